@@ -1,0 +1,30 @@
+# `make demo` and `make test` need only Python 3.11 or newer: both set up .venv first.
+PYTHON ?= python3
+VENV ?= .venv
+WORKDIR ?= runs/demo
+
+.PHONY: demo test lint format clean
+
+demo: $(VENV)/installed
+	$(VENV)/bin/python experiments/demo.py --workdir $(WORKDIR)
+
+test: $(VENV)/installed
+	$(VENV)/bin/python -m pytest -n 2 --dist worksteal
+
+lint: $(VENV)/installed
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/pyrefly check
+
+format: $(VENV)/installed
+	$(VENV)/bin/ruff check --fix
+	$(VENV)/bin/ruff format
+
+$(VENV)/installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)/bin/python -m pip install --quiet --editable '.[test,lint]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,68 @@
+"""The flags that all scripts share, and bad input reported in one line, status 2."""
+
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from miue_jax import parallel
+
+BAD_INPUT = 2
+
+
+def run(
+    main: Callable[[dict[str, Any], pathlib.Path, bool], None],
+    *,
+    config_file: str,
+    description: str,
+) -> None:
+    """Runs a script with ``--config``, ``--workdir`` and ``--resume``.
+
+    Args:
+      main: called with the configuration, the working directory and whether a run that
+        was stopped may be continued.
+      config_file: the default of ``--config``, relative to the repository.
+      description: of ``--config``.
+    """
+    config_flags.DEFINE_config_file("config", config_file, description)
+    flags.DEFINE_string("workdir", None, "Directory of the run.")
+    flags.DEFINE_bool("resume", True, "Continue a run that was stopped.")
+
+    def start(rest: Sequence[str]) -> None:
+        del rest
+        values = flags.FLAGS
+        if values.workdir is None:
+            raise ValueError("--workdir is missing: name a directory for the run")
+        parallel.initialize_processes()
+        main(values.config.to_dict(), pathlib.Path(values.workdir), values.resume)
+
+    try:
+        app.run(start, flags_parser=parse)
+    except (ValueError, OSError) as error:
+        fail(error)
+
+
+def parse(arguments: Sequence[str]) -> Sequence[str]:
+    """Parses flags; what is wrong with them ends the script with status 2."""
+    try:
+        rest = flags.FLAGS(arguments)
+    except (flags.Error, ValueError, TypeError, LookupError, AttributeError) as error:
+        fail(error)
+    except OSError as error:
+        fail(error)
+    if len(rest) > 1:
+        fail(ValueError(f"unexpected argument {rest[1]!r}; every option is a flag"))
+    # Orbax reports every directory that it makes.
+    logging.set_verbosity(logging.WARNING)
+    return rest
+
+
+def fail(error: Exception) -> None:
+    """Prints an error in one line and exits with status 2."""
+    message = " ".join(str(error).split()) or type(error).__name__
+    script = pathlib.Path(sys.argv[0]).name
+    print(f"{script}: {message}", file=sys.stderr)
+    sys.exit(BAD_INPUT)

@@ -1,0 +1,13 @@
+"""Mutual-information unlearnable examples as pure JAX functions."""
+
+from miue_jax import augment as augment
+from miue_jax import data as data
+from miue_jax import defenses as defenses
+from miue_jax import methods as methods
+from miue_jax import models as models
+from miue_jax import training as training
+from miue_jax.losses import conditional_covariance_loss as conditional_covariance_loss
+from miue_jax.losses import distance_loss as distance_loss
+from miue_jax.losses import mi_ue_loss as mi_ue_loss
+from miue_jax.losses import similarity_loss as similarity_loss
+from miue_jax.perturbation import pgd as pgd

@@ -1,0 +1,91 @@
+"""Augmentations of a batch: a key and images in, images out.
+
+Random numbers are drawn shard by shard by the callers (see `sampling`), so that a
+result does not depend on the number of devices.
+"""
+
+from collections.abc import Callable
+
+import dm_pix
+import jax
+import jax.numpy as jnp
+
+Augmentation = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def random_crop(key: jax.Array, images: jax.Array, *, padding: int = 4) -> jax.Array:
+    """Pads every image with zeros and cuts its size out at a random place.
+
+    Args:
+      key: a PRNG key.
+      images: (B, H, W, C) float in [0, 1].
+      padding: pixels added on each side.
+
+    Returns:
+      (B, H, W, C), of the same dtype.
+    """
+    widths = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+    padded = jnp.pad(images, widths)
+    keys = jax.random.split(key, len(images))
+    return jax.vmap(lambda k, x: dm_pix.random_crop(k, x, images.shape[1:]))(
+        keys, padded
+    )
+
+
+def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
+    """Mirrors every image left to right with probability one half.
+
+    Args:
+      key: a PRNG key.
+      images: (B, H, W, C) float in [0, 1].
+
+    Returns:
+      (B, H, W, C), of the same dtype.
+    """
+    return flip_where(jax.random.bernoulli(key, shape=images.shape[:1]), images)
+
+
+def flip_where(mirrored: jax.Array, images: jax.Array) -> jax.Array:
+    """Mirrors the chosen images left to right.
+
+    Args:
+      mirrored: (B,) bool.
+      images: (B, H, W, C).
+
+    Returns:
+      (B, H, W, C), of the same dtype.
+    """
+    return jnp.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
+
+
+def chain(*augmentations: Augmentation) -> Augmentation:
+    """Composes augmentations from left to right, each with a key of its own.
+
+    Args:
+      *augmentations: functions (key, images) -> images.
+
+    Returns:
+      A function (key, images) -> images.
+    """
+
+    def apply(key: jax.Array, images: jax.Array) -> jax.Array:
+        for k, augmentation in zip(
+            jax.random.split(key, max(len(augmentations), 1)), augmentations
+        ):
+            images = augmentation(k, images)
+        return images
+
+    return apply
+
+
+def crop_and_flip(key: jax.Array, images: jax.Array) -> jax.Array:
+    """The field's standard augmentation: a crop after padding by 4, and a mirror image.
+
+    Args:
+      key: a PRNG key.
+      images: (B, H, W, C) float in [0, 1].
+
+    Returns:
+      (B, H, W, C), of the same dtype.
+    """
+    return chain(random_crop, random_flip)(key, images)

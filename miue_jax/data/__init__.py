@@ -1,0 +1,109 @@
+"""Data sets by name or by path, and the protected data set."""
+
+import difflib
+import os
+import pathlib
+
+from miue_jax.data import arrays, cifar_archive, folder, shapes, tfds
+from miue_jax.data.dataset import Dataset, fingerprint, subset, validate
+
+__all__ = ["SPLITS", "Dataset", "fingerprint", "load", "subset", "validate"]
+
+SPLITS = ("train", "test")
+
+# Images of the default data set for each split.
+_NUM_SHAPES = {"train": 5000, "test": 2000}
+_SUFFIXES = (".npz", ".tar", ".gz", ".tgz", ".bin", ".zip", ".png", ".jpg", ".jpeg")
+
+
+def load(
+    name_or_path: str | os.PathLike[str],
+    split: str = "train",
+    *,
+    per_class: int | None = None,
+    seed: int = 0,
+    data_dir: str | os.PathLike[str] | None = None,
+) -> Dataset:
+    """Loads a data set.
+
+    Args:
+      name_or_path: "shapes"; a path: an image folder (see `folder.load`), a `.npz` file
+        of arrays (`arrays.load`) or a protected data set, an original CIFAR binary
+        archive (`cifar_archive.load`); or the name of a TFDS data set (`tfds.load`).
+        An existing path comes before a TFDS name.
+      split: "train" or "test".
+      per_class: if given, a balanced subset with so many images of each class.
+      seed: of the procedural images (for "shapes") and of the subset.
+      data_dir: where TFDS keeps its prepared data; its own default when None.
+
+    Returns:
+      The data set, validated.
+
+    Raises:
+      ValueError: on an unknown name (with the nearest ones), a path that does not exist
+        or cannot be read, a missing split, a class with fewer than `per_class` images.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+    name = os.fspath(name_or_path)
+    path = pathlib.Path(name).expanduser()
+    if name == "shapes":
+        num_classes = len(shapes.CLASS_NAMES)
+        # As many as are asked for: a larger subset than the default is no error here.
+        count = max(_NUM_SHAPES[split], (per_class or 0) * num_classes)
+        dataset = shapes.generate(count, seed=seed, split=split)
+    elif name and path.exists():
+        dataset = _load_path(path, split)
+    elif isinstance(name_or_path, os.PathLike) or _looks_like_path(name):
+        raise ValueError(f"{name}: no such file or folder")
+    elif tfds.exists(name):
+        dataset = tfds.load(name, split, data_dir=data_dir)
+    else:
+        raise ValueError(_unknown(name))
+    validate(dataset)
+    if per_class is None:
+        return dataset
+    return subset(dataset, per_class=per_class, seed=seed)
+
+
+def _load_path(path: pathlib.Path, split: str) -> Dataset:
+    if path.is_dir():
+        if cifar_archive.is_archive(path):
+            return cifar_archive.load(path, split)
+        return folder.load(path, split)
+    if path.suffix == ".npz":
+        from miue_jax.data import protected
+
+        if not protected.is_artefact(path):
+            return arrays.load(path, split)
+        if split != "train":
+            raise ValueError(
+                f"{path}: a protected data set has only a 'train' split; evaluate on "
+                "the clean test images"
+            )
+        return protected.load(path).dataset
+    if cifar_archive.is_archive(path):
+        return cifar_archive.load(path, split)
+    raise ValueError(
+        f"{path}: not a data set: give an image folder, a .npz file, or an original "
+        "CIFAR binary archive (.tar.gz)"
+    )
+
+
+def _looks_like_path(name: str) -> bool:
+    if name.startswith((".", "~", "/")) or "\\" in name:
+        return True
+    if name.lower().endswith(_SUFFIXES):
+        return True
+    # TFDS writes configurations with a slash, as in "imagenet_resized/32x32".
+    return "/" in name and tfds.installed() and not tfds.exists(name)
+
+
+def _unknown(name: str) -> str:
+    near = difflib.get_close_matches(name, ("shapes", *tfds.names()), n=3)
+    hint = f"; nearest names: {', '.join(near)}" if near else ""
+    install = "" if tfds.installed() else f" ({tfds.INSTALL})"
+    return (
+        f"unknown data set {name!r}{hint}; allowed: 'shapes', an existing path, "
+        f"a TFDS name{install}"
+    )

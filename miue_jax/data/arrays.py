@@ -1,0 +1,121 @@
+"""Images and labels in a NumPy `.npz` file."""
+
+import os
+
+import numpy as np
+
+from miue_jax.data import npz
+from miue_jax.data.dataset import Dataset, validate
+
+# The names of images and labels in the file, for each split: the first pair found.
+_KEYS = {
+    "train": (
+        ("x_train", "y_train"),
+        ("train_images", "train_labels"),
+        ("images", "labels"),
+    ),
+    "test": (("x_test", "y_test"), ("test_images", "test_labels")),
+}
+
+
+def load(path: str | os.PathLike[str], split: str = "train") -> Dataset:
+    """Reads images and labels from a `.npz` file, without unpickling anything.
+
+    The arrays are ``images`` and ``labels`` (read as "train"), or ``x_train``,
+    ``y_train``, ``x_test``, ``y_test``, or ``train_images``, ``train_labels``,
+    ``test_images``, ``test_labels``; ``class_names`` is optional, without it the
+    classes are called "0", "1", ... and none may be missing.
+
+    Args:
+      path: the file. Images are (N, H, W, C) or, grey, (N, H, W): integers in [0, 255],
+        or floats in [0, 1], which are rounded to 8 bits. Labels are (N,) or (N, 1)
+        integers.
+      split: "train" or "test".
+
+    Returns:
+      The data set.
+
+    Raises:
+      ValueError: naming the file and array: unreadable or pickled content, missing
+        arrays, wrong shapes, NaN or values out of range, labels that are no class.
+    """
+    content = npz.read(path)
+    try:
+        pairs = [pair for pair in _KEYS[split] if set(pair) <= set(content)]
+        if not pairs:
+            raise ValueError(
+                f"it has no {split} images and labels: it must hold "
+                + " or ".join(" and ".join(pair) for pair in _KEYS[split])
+                + f", it holds {', '.join(content) or 'nothing'}"
+            )
+        image_key, label_key = pairs[0]
+        images = _to_uint8(image_key, content[image_key])
+        labels = _to_int32(label_key, content[label_key])
+        if "class_names" in content:
+            class_names = tuple(str(name) for name in content["class_names"].ravel())
+        else:
+            # The test labels may hold a class that the training labels lack.
+            label_keys = [key for pairs in _KEYS.values() for _, key in pairs]
+            every = [
+                _to_int32(key, content[key]) for key in label_keys if key in content
+            ]
+            class_names = _count_classes(label_key, np.concatenate(every))
+        return validate(Dataset(images, labels, class_names))
+    except ValueError as error:
+        raise ValueError(f"{os.fspath(path)}: {error}") from error
+
+
+def _to_uint8(key: str, images: np.ndarray) -> np.ndarray:
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or images.shape[-1] not in (1, 3):
+        transposed = images.ndim == 4 and images.shape[1] in (1, 3)
+        raise ValueError(
+            f"{key} must have shape (N, H, W, 1 or 3) or (N, H, W), got {images.shape}"
+            + (": transpose to (0, 2, 3, 1)" if transposed else "")
+        )
+    if images.dtype == np.uint8:
+        return images
+    if images.dtype.kind not in "iuf":
+        raise ValueError(f"{key} must be integers or floats, got {images.dtype}")
+    if images.dtype.kind == "f" and not np.isfinite(images).all():
+        raise ValueError(f"{key} has NaN or infinite values")
+    top = 1 if images.dtype.kind == "f" else 255
+    low, high = (images.min(), images.max()) if images.size else (0, 0)
+    if low < 0 or high > top:
+        raise ValueError(
+            f"{key} must lie in [0, {top}] for {images.dtype}, got values from {low} "
+            f"to {high}"
+        )
+    if images.dtype.kind == "f":
+        # float16 cannot resolve the grey levels near 255.
+        images = np.rint(images.astype(np.float32) * 255)
+    return images.astype(np.uint8)
+
+
+def _to_int32(key: str, labels: np.ndarray) -> np.ndarray:
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1:
+        raise ValueError(f"{key} must have shape (N,) or (N, 1), got {labels.shape}")
+    if labels.dtype.kind not in "iu":
+        raise ValueError(f"{key} must be integers, got {labels.dtype}")
+    wrong = np.flatnonzero((labels < 0) | (labels > np.iinfo(np.int32).max))
+    if wrong.size:
+        raise ValueError(
+            f"{key} must not be negative nor exceed 31 bits, got {labels[wrong[0]]} "
+            f"at index {wrong[0]}"
+        )
+    return labels.astype(np.int32)
+
+
+def _count_classes(key: str, labels: np.ndarray) -> tuple[str, ...]:
+    present = np.unique(labels)
+    missing = np.flatnonzero(present != np.arange(present.size))
+    if missing.size:
+        raise ValueError(
+            f"{key} must run through 0, 1, 2, ... without a gap, but has "
+            f"{present[missing[0]]} and no {missing[0]}; if that is meant, store the "
+            "classes as class_names"
+        )
+    return tuple(str(label) for label in range(present.size))

@@ -1,0 +1,120 @@
+"""A data set of 8-bit images with labels, and what every loader owes it."""
+
+import hashlib
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Dataset(NamedTuple):
+    """Images of one size with their labels.
+
+    Attributes:
+      images: (N, H, W, C) uint8, C being 1 or 3.
+      labels: (N,) int32, indices into `class_names`.
+      class_names: one name a class.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+
+
+def validate(dataset: Dataset) -> Dataset:
+    """Checks shapes, types and the range of the labels.
+
+    Args:
+      dataset: the data set to check.
+
+    Returns:
+      The same data set.
+
+    Raises:
+      ValueError: on the first thing that is wrong, naming the first offending index.
+    """
+    images, labels, class_names = dataset
+    if not isinstance(images, np.ndarray) or not isinstance(labels, np.ndarray):
+        raise ValueError(
+            "images and labels must be NumPy arrays, got "
+            f"{type(images).__name__} and {type(labels).__name__}"
+        )
+    if images.ndim != 4 or images.shape[-1] not in (1, 3):
+        raise ValueError(
+            f"images must have shape (N, H, W, 1 or 3), got {images.shape}"
+        )
+    if images.dtype != np.uint8:
+        raise ValueError(f"images must be uint8, got {images.dtype}")
+    if images.size == 0:
+        raise ValueError(f"there are no images: their shape is {images.shape}")
+    if labels.shape != images.shape[:1]:
+        raise ValueError(
+            f"labels must have shape {images.shape[:1]}, one an image, "
+            f"got {labels.shape}"
+        )
+    if labels.dtype != np.int32:
+        raise ValueError(f"labels must be int32, got {labels.dtype}")
+    if len(class_names) < 2:
+        raise ValueError(
+            f"at least two classes are needed, got {len(class_names)}: "
+            f"{tuple(class_names)}"
+        )
+    if len(set(class_names)) < len(class_names):
+        raise ValueError(f"class names must differ, got {tuple(class_names)}")
+    wrong = np.flatnonzero((labels < 0) | (labels >= len(class_names)))
+    if wrong.size:
+        raise ValueError(
+            f"labels must lie in [0, {len(class_names) - 1}], got "
+            f"{labels[wrong[0]]} at index {wrong[0]} ({wrong.size} labels out of range)"
+        )
+    return dataset
+
+
+def subset(dataset: Dataset, *, per_class: int, seed: int = 0) -> Dataset:
+    """Draws the same number of images of every class, without replacement.
+
+    The images keep the order they have in `dataset`. For one seed a smaller subset is
+    contained in a larger one.
+
+    Args:
+      dataset: the data set to draw from.
+      per_class: how many images of each class, at least 1.
+      seed: a non-negative integer; each class is drawn from its own stream.
+
+    Returns:
+      A data set of ``per_class * len(class_names)`` images.
+
+    Raises:
+      ValueError: if a class has fewer images, or `per_class` or `seed` is out of range.
+    """
+    if per_class < 1:
+        raise ValueError(f"per_class must be at least 1, got {per_class}")
+    if seed < 0:
+        raise ValueError(f"seed must not be negative, got {seed}")
+    chosen = []
+    for label, name in enumerate(dataset.class_names):
+        members = np.flatnonzero(dataset.labels == label)
+        if members.size < per_class:
+            raise ValueError(
+                f"class {name!r} has {members.size} images, per_class asks for "
+                f"{per_class}"
+            )
+        order = np.random.default_rng([seed, label]).permutation(members.size)
+        chosen.append(members[order[:per_class]])
+    index = np.sort(np.concatenate(chosen))
+    return Dataset(dataset.images[index], dataset.labels[index], dataset.class_names)
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """Hashes the shape, the images and the labels, in their order.
+
+    Args:
+      dataset: the data set to identify.
+
+    Returns:
+      64 hexadecimal digits (SHA-256); the same on every machine. Class names do not
+      count.
+    """
+    digest = hashlib.sha256(repr(tuple(map(int, dataset.images.shape))).encode())
+    digest.update(np.ascontiguousarray(dataset.images, dtype=np.uint8).data)
+    digest.update(np.ascontiguousarray(dataset.labels, dtype="<i4").data)
+    return digest.hexdigest()

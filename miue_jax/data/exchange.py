@@ -1,0 +1,281 @@
+"""Exports of a protected data set, and imports of perturbations made elsewhere."""
+
+import concurrent.futures
+import json
+import os
+import pathlib
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from PIL import Image
+
+from miue_jax import atomic
+from miue_jax.data import npz, torch_file
+from miue_jax.data import protected as artefact
+from miue_jax.data.dataset import Dataset, validate
+from miue_jax.data.protected import Protected
+
+_SUFFIXES = (".npy", ".npz", ".pt", ".pth")
+
+
+def export_png_folder(protected: Protected, root: str | os.PathLike[str]) -> None:
+    """Writes ``root/<class>/<index>.png`` and ``root/metadata.json``.
+
+    The index is the image's place in the source data set, so that its order can be
+    restored. The folder appears when it is complete.
+
+    Args:
+      protected: the protected data set.
+      root: a folder that does not exist yet, or is empty.
+
+    Raises:
+      ValueError: if `root` is not empty, the folder above it does not exist, or a
+        class name cannot be the name of a folder.
+      OSError: naming `root`, if something cannot be written; nothing is left behind.
+    """
+    images, labels, class_names = validate(protected.dataset)
+    for name in class_names:
+        if not name or name.startswith(".") or set(name) & set('/\\:\0"*?<>|'):
+            raise ValueError(f"class name {name!r} cannot be the name of a folder")
+    if len({name.casefold() for name in class_names}) < len(class_names):
+        raise ValueError("class names differ in case only: not every disk keeps both")
+    digits = max(5, len(str(len(images) - 1)))
+    with atomic.write_folder(root) as folder:
+        for name in class_names:
+            (folder / name).mkdir()
+
+        def write(index: int) -> None:
+            image = images[index]
+            path = folder / class_names[labels[index]] / f"{index:0{digits}d}.png"
+            Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(path)
+
+        _parallel(write, range(len(images)))
+        text = json.dumps(
+            {**protected.metadata, "class_names": class_names},
+            indent=2,
+            allow_nan=False,
+        )
+        (folder / "metadata.json").write_text(text + "\n", encoding="utf-8")
+
+
+def export_delta_nchw(path: str | os.PathLike[str], delta: ArrayLike) -> None:
+    """Writes a perturbation as ``torch.from_numpy(numpy.load(path))`` expects it.
+
+    Args:
+      path: the ``.npy`` file; written atomically.
+      delta: (N, H, W, C) float, in [0, 1] units. Written as (N, C, H, W) float32.
+
+    Raises:
+      ValueError: if the name, the shape or the type differ from the above.
+      OSError: naming the file, if it cannot be written; nothing is left behind.
+    """
+    path, delta = pathlib.Path(path), np.asarray(delta)
+    if path.suffix != ".npy":
+        raise ValueError(f"{path}: the name must end in .npy")
+    if (
+        delta.ndim != 4
+        or delta.shape[-1] not in (1, 3)
+        or not (jnp.issubdtype(delta.dtype, jnp.floating))
+    ):
+        raise ValueError(
+            "the perturbation must be float and of shape (N, H, W, 1 or 3), got "
+            f"{delta.dtype} and {delta.shape}"
+        )
+    values = np.ascontiguousarray(delta.transpose(0, 3, 1, 2), dtype="<f4")
+    with atomic.write_file(path) as file:
+        np.lib.format.write_array(file, values, allow_pickle=False)
+
+
+def import_perturbation(
+    path: str | os.PathLike[str], clean: Dataset, *, class_wise: bool | None = None
+) -> np.ndarray:
+    """Reads a perturbation of a data set that was made elsewhere.
+
+    - ``.npy``; ``.npz`` or ``.pt`` with one array of four axes; a protected data set.
+      Axes (N, H, W, C) or (N, C, H, W). Signed integers are grey levels. Floats are in
+      [0, 1] units if no value is beyond 1 and grey levels otherwise.
+    - a folder of protected images ``<class>/<index>.png`` or ``<index>.png``: the
+      difference from the clean image of that index.
+
+    No pickled code is executed.
+
+    Args:
+      path: the file or folder.
+      clean: the data set that it perturbs, in the order of the perturbation.
+      class_wise: whether the first axis counts classes rather than images; None
+        decides by its length.
+
+    Returns:
+      (N, H, W, C) float32 in [0, 1] units.
+
+    Raises:
+      ValueError: naming the path, if it cannot be read or does not fit the data set.
+    """
+    validate(clean)
+    path = pathlib.Path(path)
+    if path.is_dir():
+        images = _read_png_folder(path, clean)
+        return _difference(images, clean.images)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file or folder")
+    if path.suffix == ".npy":
+        delta = _read_npy(path)
+    elif path.suffix == ".npz":
+        if artefact.is_artefact(path):
+            protected = artefact.load(path)
+            try:
+                artefact.check_source(protected, clean)
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from error
+            return _difference(protected.dataset.images, clean.images)
+        delta = _only_one(path, npz.read(path))
+    elif path.suffix in (".pt", ".pth"):
+        delta = _only_one(path, torch_file.read_tensors(path))
+    else:
+        raise ValueError(
+            f"{path}: only folders of PNG files and {', '.join(_SUFFIXES)} files can "
+            "be read; pickles never are: convert them with np.save"
+        )
+    try:
+        return _fit(delta, clean, class_wise)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _difference(images: np.ndarray, clean: np.ndarray) -> np.ndarray:
+    return np.subtract(images, clean, dtype=np.float32) / np.float32(255)
+
+
+def _fit(delta: np.ndarray, clean: Dataset, class_wise: bool | None) -> np.ndarray:
+    """Scales to [0, 1] units, orders the axes and expands by class."""
+    shape, classes = clean.images.shape, len(clean.class_names)
+    allowed = {False: shape[0], True: classes}
+    if class_wise is not None:
+        allowed = {class_wise: allowed[class_wise]}
+    nhwc, nchw = shape[1:], (shape[3], shape[1], shape[2])
+    if delta.ndim != 4 or delta.shape[1:] not in (nhwc, nchw):
+        raise ValueError(
+            f"the perturbation must have shape (N, {', '.join(map(str, nhwc))}) or "
+            f"(N, {', '.join(map(str, nchw))}), got {delta.shape}"
+        )
+    kinds = [kind for kind, count in allowed.items() if count == len(delta)]
+    if not kinds:
+        wanted = {False: f"{shape[0]} images", True: f"{classes} classes"}
+        raise ValueError(
+            f"the perturbation is of {len(delta)}, the data set has "
+            f"{' and '.join(wanted[kind] for kind in allowed)}"
+        )
+    if len(kinds) > 1:
+        raise ValueError(
+            f"the data set has as many images as classes ({classes}): say class_wise"
+        )
+    if nhwc == nchw:
+        raise ValueError(f"shape {delta.shape} does not tell which axis is the channel")
+    delta = _scaled(delta)
+    if delta.shape[1:] == nchw:
+        delta = delta.transpose(0, 2, 3, 1)
+    return delta[clean.labels] if kinds[0] else np.ascontiguousarray(delta)
+
+
+def _scaled(delta: np.ndarray) -> np.ndarray:
+    if delta.dtype == np.uint8:
+        raise ValueError(
+            "uint8 holds images or has lost the negative values; a perturbation is "
+            "float, or a signed integer in grey levels"
+        )
+    integer = np.issubdtype(delta.dtype, np.signedinteger)
+    if not integer and not jnp.issubdtype(delta.dtype, jnp.floating):
+        raise ValueError(f"a perturbation is float or a signed integer: {delta.dtype}")
+    delta = delta.astype(np.float32)
+    finite = np.isfinite(delta).all(axis=(1, 2, 3))
+    if not finite.all():
+        raise ValueError(
+            f"row {np.argmin(finite)} holds NaN or infinity "
+            f"({np.count_nonzero(~finite)} of {len(finite)} rows do)"
+        )
+    largest = max(delta.max(), -delta.min())
+    if largest > 255:
+        raise ValueError(f"a change of {largest:g} exceeds 255 grey levels")
+    return delta / np.float32(255) if integer or largest > 1 else delta
+
+
+def _only_one(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    images = [array for array in arrays.values() if array.ndim == 4]
+    if len(images) == 1:
+        return images[0]
+    found = ", ".join(
+        f"{name or 'tensor'} {array.shape}" for name, array in arrays.items()
+    )
+    raise ValueError(
+        f"{path}: must hold exactly one array of four axes, found {found or 'none'}"
+    )
+
+
+def _read_npy(path: pathlib.Path) -> np.ndarray:
+    try:
+        with open(path, "rb") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+    except npz.UNREADABLE as error:
+        raise npz.unreadable(path, error) from error
+
+
+def _read_png_folder(root: pathlib.Path, clean: Dataset) -> np.ndarray:
+    paths: dict[int, pathlib.Path] = {}
+    for path in sorted(root.rglob("*.png")):
+        if not (path.stem.isascii() and path.stem.isdigit()):
+            raise ValueError(f"{path}: the name must be the index of the image")
+        index = int(path.stem)
+        if index in paths:
+            raise ValueError(f"{path}: the index is that of {paths[index]} too")
+        if index >= len(clean.labels):
+            raise ValueError(
+                f"{path}: the data set has only {len(clean.labels)} images"
+            )
+        label = clean.labels[index]
+        folders = ((), (clean.class_names[label],), (str(label),))
+        if path.parent.relative_to(root).parts not in folders:
+            raise ValueError(
+                f"{path}: image {index} of the data set belongs to class "
+                f"{clean.class_names[label]!r}"
+            )
+        paths[index] = path
+    missing = sorted(set(range(len(clean.labels))) - paths.keys())
+    if missing:
+        raise ValueError(
+            f"{root}: there is no PNG file for image {missing[0]} ({len(missing)} of "
+            f"{len(clean.labels)} are missing)"
+        )
+    images = np.empty_like(clean.images)
+
+    def read(index: int) -> None:
+        images[index] = _read_png(paths[index], images.shape[1:])
+
+    _parallel(read, range(len(images)))
+    return images
+
+
+def _read_png(path: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray:
+    height, width, channels = shape
+    mode = "L" if channels == 1 else "RGB"
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            if (image.mode, image.size) != (mode, (width, height)):
+                raise ValueError(
+                    f"must be {width}x{height} {mode}, is "
+                    f"{image.width}x{image.height} {image.mode}"
+                )
+            return np.asarray(image).reshape(shape)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _parallel(function: Callable[[int], None], indices: range) -> None:
+    # Pillow releases the interpreter lock while it encodes and decodes.
+    pool = concurrent.futures.ThreadPoolExecutor()
+    try:
+        for _ in pool.map(function, indices):
+            pass
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,136 @@
+"""A tree of image files, one folder a class."""
+
+import concurrent.futures
+import os
+import pathlib
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from miue_jax.data.dataset import Dataset, validate
+
+SUFFIXES = (".png", ".jpg", ".jpeg")
+SPLITS = ("train", "test")
+
+
+def load(root: str | os.PathLike[str], split: str = "train") -> Dataset:
+    """Reads ``root/class/*.png|jpg|jpeg`` or ``root/train|test/class/...``.
+
+    Classes and files come in sorted order. With split folders the classes of ``train``
+    give the labels of both. Grey images become RGB unless all are grey (then C is 1);
+    the orientation in a photograph's EXIF data is applied.
+
+    Args:
+      root: the folder.
+      split: "train" or "test"; a tree without split folders counts as "train".
+
+    Returns:
+      The data set.
+
+    Raises:
+      ValueError: naming the folder or file: no images, one class, an empty class, an
+        image that cannot be read, images of several sizes, a split that is missing.
+    """
+    root = pathlib.Path(root)
+    if not root.is_dir():
+        raise ValueError(f"{root}: no such folder")
+    splits = [name for name in SPLITS if _folders(root / name)]
+    if splits and split not in splits:
+        raise ValueError(
+            f"{root}: has no {split!r} folder with a folder a class in it, only "
+            f"{', '.join(folder.name for folder in _folders(root))}"
+        )
+    if not splits and split != "train":
+        raise ValueError(
+            f"{root}: has no {split!r} split: it must hold train/<class>/ and "
+            "test/<class>/ (a folder without them is read as 'train')"
+        )
+    top = root / split if splits else root
+    classes = tuple(folder.name for folder in _folders(top))
+    if "train" in splits:
+        names = tuple(folder.name for folder in _folders(root / "train"))
+    else:
+        names = classes
+    unknown = sorted(set(classes) - set(names))
+    if unknown:
+        raise ValueError(f"{top}: class {unknown[0]!r} is not in {root / 'train'}")
+    if not classes:
+        raise ValueError(f"{top}: holds no class folders (expected <class>/*.png|jpg)")
+    paths, labels = [], []
+    for name in classes:
+        files = _image_files(top / name)
+        paths += files
+        labels += [names.index(name)] * len(files)
+    if len(names) < 2:
+        raise ValueError(
+            f"{top}: at least two class folders are needed, got only {names[0]!r}"
+        )
+    return validate(Dataset(_decode(paths), np.asarray(labels, np.int32), names))
+
+
+def _folders(path: pathlib.Path) -> list[pathlib.Path]:
+    if not path.is_dir():
+        return []
+    return sorted(
+        entry
+        for entry in path.iterdir()
+        if entry.is_dir() and not entry.name.startswith(".")
+    )
+
+
+def _image_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    files = sorted(
+        entry
+        for entry in folder.iterdir()
+        if not entry.name.startswith(".") and entry.is_file()
+    )
+    images = [file for file in files if file.suffix.lower() in SUFFIXES]
+    for file in files:
+        # Leaving out a picture of another format unsaid would change the data set.
+        suffix = file.suffix.lower()
+        if suffix not in SUFFIXES and suffix in Image.registered_extensions():
+            raise ValueError(f"{file}: only {', '.join(SUFFIXES)} files can be read")
+    if not images:
+        raise ValueError(f"{folder}: holds no {', '.join(SUFFIXES)} files")
+    return images
+
+
+def _decode(paths: list[pathlib.Path]) -> np.ndarray:
+    first, _ = _read(paths[0])
+    images = np.empty((len(paths), *first.shape), np.uint8)
+    all_grey = True
+    # Pillow releases the interpreter lock while it decodes.
+    pool = concurrent.futures.ThreadPoolExecutor()
+    try:
+        for index, (image, grey) in enumerate(pool.map(_read, paths)):
+            if image.shape != first.shape:
+                raise ValueError(
+                    f"{paths[index]}: is {_size(image)}, but {paths[0]} is "
+                    f"{_size(first)}; all images must have one size"
+                )
+            images[index] = image
+            all_grey = all_grey and grey
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return np.ascontiguousarray(images[..., :1]) if all_grey else images
+
+
+def _read(path: pathlib.Path) -> tuple[np.ndarray, bool]:
+    try:
+        with Image.open(path) as opened:
+            opened.load()
+            image = ImageOps.exif_transpose(opened)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path}: not a readable image ({error})") from error
+    if image.mode.startswith(("I", "F")):
+        raise ValueError(f"{path}: has more than 8 bits a channel (mode {image.mode})")
+    bands = image.getbands()
+    if "A" in bands or "transparency" in image.info:
+        alpha = np.asarray(image.convert("RGBA"))[..., 3]
+        if alpha.min() < 255:
+            raise ValueError(f"{path}: is partly transparent; give it a background")
+    return np.asarray(image.convert("RGB")), bands[0] in ("1", "L")
+
+
+def _size(image: np.ndarray) -> str:
+    return f"{image.shape[1]}x{image.shape[0]}"

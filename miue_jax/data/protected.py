@@ -1,0 +1,298 @@
+"""The artefact: a protected data set as it would be published, in one ``.npz`` file."""
+
+import importlib.metadata
+import json
+import math
+import os
+import pathlib
+import platform
+from collections.abc import Mapping
+from typing import Any, BinaryIO, NamedTuple
+
+import jax
+import numpy as np
+from jax.typing import ArrayLike
+
+from miue_jax import atomic, image_quality, perturbation
+from miue_jax.data import npz
+from miue_jax.data.dataset import Dataset, fingerprint, validate
+
+FORMAT = 1
+_ARRAYS = ("images", "labels", "class_names", "metadata")
+_REQUIRED = ("format", "fingerprint", "source_fingerprint", "radius")
+
+
+class Protected(NamedTuple):
+    """A protected data set and where it comes from.
+
+    Attributes:
+      dataset: the protected images in the order of the source, with its labels.
+      metadata: what JSON can hold. The maker's own entries (method, settings, seed) and
+        `format`, `radius` (grey levels), `source_fingerprint` and `fingerprint` (of
+        the clean and the protected data set), `audit` (see `perturbation.audit`),
+        `psnr` (decibels, null if nothing changed) and `ssim` (null if nothing changed
+        or the images are below 11 pixels), both of the images that changed,
+        `perturbed` (how many images changed, in all and by class) and `versions`.
+    """
+
+    dataset: Dataset
+    metadata: dict[str, Any]
+
+
+def build(
+    clean: Dataset, delta: ArrayLike, *, radius: float, metadata: Mapping[str, Any]
+) -> Protected:
+    """Adds a perturbation, rounds to 8 bits, checks the budget and measures the result.
+
+    Args:
+      clean: the source.
+      delta: (N, H, W, C) float, in [0, 1] units.
+      radius: the largest change of a value allowed, in grey levels, in [1, 255].
+      metadata: what made the perturbation: JSON values, NumPy scalars included.
+
+    Returns:
+      The protected data set.
+
+    Raises:
+      ValueError: if the perturbation has another shape or type or is not finite, if it
+        exceeds `radius` by more than rounding takes away, or if `metadata` is not JSON
+        or sets an entry that is measured here.
+    """
+    validate(clean)
+    delta = np.asarray(delta)
+    images = perturbation.quantize(clean.images, delta, radius=radius)
+    # As `quantize` does: 255 * (8 / 255) in float32 may be a hair off 8.
+    radius = float(round(radius) if abs(radius - round(radius)) <= 1e-4 else radius)
+    _check_budget(clean.images, delta, images, radius)
+    dataset = validate(Dataset(images, clean.labels, clean.class_names))
+    measured = {
+        "format": FORMAT,
+        "radius": radius,
+        "source_fingerprint": fingerprint(clean),
+        "fingerprint": fingerprint(dataset),
+        "audit": perturbation.audit(clean.images, images)._asdict(),
+        **_quality(clean.images, images),
+        "perturbed": _perturbed(clean, images),
+        "versions": _versions(),
+    }
+    taken = sorted(measured.keys() & metadata.keys())
+    if taken:
+        raise ValueError(f"metadata: {', '.join(taken)} cannot be given: measured here")
+    return Protected(dataset, _plain({**metadata, **measured}, "metadata"))
+
+
+def save(
+    path: str | os.PathLike[str],
+    protected: Protected,
+    *,
+    delta: ArrayLike | None = None,
+) -> None:
+    """Writes the artefact atomically; the same content gives the same bytes.
+
+    The float perturbation, if given, goes to `delta_path(path)`. If it is not, a file
+    of that name is removed: it would belong to an artefact that is no more.
+
+    Args:
+      path: a name that ends in ``.npz``, in a folder that exists.
+      protected: what `build` or `load` returned.
+      delta: (N, H, W, C) float, in [0, 1] units, before rounding.
+
+    Raises:
+      ValueError: if the name, the shape of `delta` or the metadata are wrong, or the
+        images are not those that the metadata describe.
+      OSError: naming the file that cannot be written. An artefact that was there before
+        stays as it was, though perhaps without its float perturbation.
+    """
+    path = pathlib.Path(path)
+    if path.suffix != ".npz":
+        raise ValueError(f"{path}: the name of an artefact must end in .npz")
+    dataset = validate(protected.dataset)
+    metadata = _plain(protected.metadata, "metadata")
+    _check_metadata(metadata, dataset)
+    if delta is None:
+        with atomic.write_file(path) as file:
+            _write(file, dataset, metadata)
+            delta_path(path).unlink(missing_ok=True)
+        return
+    delta = np.asarray(delta)
+    if delta.shape != dataset.images.shape:
+        raise ValueError(
+            f"the perturbation must have shape {dataset.images.shape}, "
+            f"got {delta.shape}"
+        )
+    with atomic.write_file(delta_path(path)) as delta_file:
+        np.lib.format.write_array(
+            delta_file, delta.astype("<f4", copy=False), allow_pickle=False
+        )
+        delta_file.flush()
+        with atomic.write_file(path) as file:
+            _write(file, dataset, metadata)
+            # At no moment may the old perturbation lie beside the new images.
+            delta_path(path).unlink(missing_ok=True)
+
+
+def load(path: str | os.PathLike[str]) -> Protected:
+    """Reads an artefact and checks that it is whole.
+
+    Nothing in the file is executed.
+
+    Args:
+      path: the ``.npz`` file.
+
+    Returns:
+      The protected data set.
+
+    Raises:
+      ValueError: naming the file, if it is missing, truncated, changed since it was
+        written, or not an artefact.
+    """
+    arrays = npz.read(path)
+    missing = [name for name in _ARRAYS if name not in arrays]
+    if missing:
+        raise ValueError(
+            f"{path}: not a protected data set: it has no {', '.join(missing)}"
+        )
+    images, labels, class_names, text = (arrays[name] for name in _ARRAYS)
+    try:
+        if class_names.dtype.kind != "U" or class_names.ndim != 1:
+            raise ValueError("class_names must be a list of strings")
+        if text.dtype.kind != "U" or text.ndim != 0:
+            raise ValueError("metadata must be one string")
+        dataset = validate(Dataset(images, labels, tuple(class_names.tolist())))
+        metadata = _parse_json(text.item())
+        _check_metadata(metadata, dataset)
+    except ValueError as error:
+        raise ValueError(f"{path}: not a protected data set: {error}") from error
+    return Protected(dataset, metadata)
+
+
+def is_artefact(path: str | os.PathLike[str]) -> bool:
+    """Tells an artefact from other files by its members, without reading the images."""
+    return {"images", "metadata"} <= npz.names(path)
+
+
+def check_source(protected: Protected, clean: Dataset) -> None:
+    """Checks that a protected data set was made from these clean images.
+
+    Args:
+      protected: the protected data set.
+      clean: the data set that it is to be compared with.
+
+    Raises:
+      ValueError: if the fingerprint of the source is another one.
+    """
+    expected, given = protected.metadata["source_fingerprint"], fingerprint(clean)
+    if expected != given:
+        raise ValueError(
+            "the protected data set was made from another source: its fingerprint is "
+            f"{expected[:12]}..., that of the clean data set {given[:12]}... "
+            f"({len(protected.dataset.labels)} and {len(clean.labels)} images)"
+        )
+
+
+def delta_path(path: str | os.PathLike[str]) -> pathlib.Path:
+    """Where the float perturbation of an artefact lies: ``<stem>.delta.npy``."""
+    return pathlib.Path(path).with_suffix(".delta.npy")
+
+
+def _write(file: BinaryIO, dataset: Dataset, metadata: dict[str, Any]) -> None:
+    text = json.dumps(metadata, allow_nan=False, sort_keys=True, ensure_ascii=False)
+    arrays = (
+        dataset.images,
+        dataset.labels.astype("<i4", copy=False),
+        np.asarray(dataset.class_names, dtype=np.str_),
+        np.asarray(text),
+    )
+    npz.write(file, dict(zip(_ARRAYS, arrays, strict=True)))
+
+
+def _parse_json(text: str) -> dict[str, Any]:
+    def refuse(constant: str) -> None:
+        raise ValueError(f"metadata holds {constant}, which is not JSON")
+
+    try:
+        metadata = json.loads(text, parse_constant=refuse)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"metadata is not JSON ({error})") from error
+    if not isinstance(metadata, dict):
+        raise ValueError("metadata is not a JSON object")
+    return metadata
+
+
+def _check_metadata(metadata: dict[str, Any], dataset: Dataset) -> None:
+    missing = [name for name in _REQUIRED if name not in metadata]
+    if missing:
+        raise ValueError(f"metadata has no {', '.join(missing)}")
+    if metadata["format"] != FORMAT:
+        raise ValueError(
+            f"format {metadata['format']!r} is unknown; this version reads {FORMAT}"
+        )
+    if not isinstance(metadata["source_fingerprint"], str):
+        raise ValueError("source_fingerprint in the metadata is not a string")
+    if metadata["fingerprint"] != fingerprint(dataset):
+        raise ValueError("the images or labels are not those that were protected")
+
+
+def _check_budget(
+    clean: np.ndarray, delta: np.ndarray, images: np.ndarray, radius: float
+) -> None:
+    # `quantize` cuts to the budget. More than rounding errors to cut means that the
+    # perturbation was made for another budget.
+    axes = (1, 2, 3)
+    wanted = 255 * np.maximum(delta.max(axes), -delta.min(axes)).astype(np.float32)
+    change = (np.maximum(images, clean) - np.minimum(images, clean)).max(axes)
+    for largest, allowed in ((wanted, radius + 0.5), (change, radius)):
+        over = np.flatnonzero(largest > allowed)
+        if over.size:
+            raise ValueError(
+                f"the perturbation of image {over[0]} reaches {largest[over[0]]:g} "
+                f"grey levels, the radius allows {radius:g} ({over.size} of "
+                f"{len(images)} images exceed it)"
+            )
+
+
+def _quality(clean: np.ndarray, images: np.ndarray) -> dict[str, float | None]:
+    psnr = image_quality.psnr(clean, images)
+    if not math.isfinite(psnr):
+        return {"psnr": None, "ssim": None}
+    if min(clean.shape[1:3]) < image_quality.SSIM_WINDOW:
+        return {"psnr": psnr, "ssim": None}
+    return {"psnr": psnr, "ssim": image_quality.ssim(clean, images)}
+
+
+def _perturbed(clean: Dataset, images: np.ndarray) -> dict[str, Any]:
+    changed = (clean.images != images).any(axis=(1, 2, 3))
+    counts = np.bincount(clean.labels[changed], minlength=len(clean.class_names))
+    return {
+        "images": np.count_nonzero(changed),
+        "of": len(changed),
+        "by_class": dict(zip(clean.class_names, counts.tolist(), strict=True)),
+    }
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version(), "jax": jax.__version__}
+    for name in ("flax", "miue_jax"):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def _plain(value: Any, where: str) -> Any:
+    """Copies a value that JSON can hold, or says which entry cannot be."""
+    if isinstance(value, Mapping):
+        for name in value:
+            if not isinstance(name, str):
+                raise ValueError(f"{where}: the key {name!r} is not a string")
+        return {name: _plain(item, f"{where}.{name}") for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if isinstance(value, np.generic | np.ndarray | jax.Array) and value.ndim == 0:
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where} is {value}, which JSON cannot hold")
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise ValueError(f"{where} is a {type(value).__name__}, which JSON cannot hold")

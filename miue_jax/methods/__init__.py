@@ -1,0 +1,114 @@
+"""Generators of unlearnable examples, by name and preset."""
+
+import difflib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from miue_jax.methods import error_minimizing as _em
+from miue_jax.methods import mi_ue as _mi_ue
+from miue_jax.methods import random_noise as _noise
+from miue_jax.methods.alternation import AlternationConfig as AlternationConfig
+from miue_jax.methods.alternation import alternation as alternation
+from miue_jax.methods.error_minimizing import (
+    ErrorMinimizingConfig as ErrorMinimizingConfig,
+)
+from miue_jax.methods.method import Method as Method
+from miue_jax.methods.method import per_example as per_example
+from miue_jax.methods.method import select as select
+from miue_jax.methods.mi_ue import MIUEConfig as MIUEConfig
+from miue_jax.methods.random_noise import RandomNoiseConfig as RandomNoiseConfig
+
+
+class _Entry(NamedTuple):
+    build: Callable[..., Method]
+    config: type
+    presets: dict[str, Any]  # the first one is the default
+
+
+_REGISTRY = {
+    "mi_ue": _Entry(_mi_ue.mi_ue, MIUEConfig, _mi_ue.PRESETS),
+    "error_minimizing": _Entry(
+        _em.error_minimizing, ErrorMinimizingConfig, _em.PRESETS
+    ),
+    "random_noise": _Entry(_noise.random_noise, RandomNoiseConfig, _noise.PRESETS),
+}
+
+NAMES: tuple[str, ...] = tuple(_REGISTRY)
+
+
+def _lookup(kind: str, name: str, table: dict[str, Any]) -> Any:
+    if name in table:
+        return table[name]
+    near = difflib.get_close_matches(name, table, n=3, cutoff=0.4)
+    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+    raise ValueError(f"unknown {kind} {name!r}{hint} There are: {', '.join(table)}")
+
+
+def preset(method: str, name: str | None = None) -> Any:
+    """Returns the settings of a generator's preset.
+
+    Args:
+      method: name of the generator (`NAMES`).
+      name: of the preset; None for the generator's first.
+
+    Returns:
+      A frozen config.
+
+    Raises:
+      ValueError: if either name is unknown.
+    """
+    presets = _lookup("method", method, _REGISTRY).presets
+    return _lookup(f"{method} preset", name or next(iter(presets)), presets)
+
+
+def configure(method: str, settings: dict[str, Any]) -> Any:
+    """Builds a generator's config from plain settings.
+
+    Args:
+      method: name of the generator (`NAMES`).
+      settings: its fields by name.
+
+    Returns:
+      A frozen config.
+
+    Raises:
+      ValueError: if the method or a field is unknown or a value is not allowed.
+    """
+    config = _lookup("method", method, _REGISTRY).config
+    for field in settings:
+        _lookup(f"setting of {method}", field, config.__dataclass_fields__)
+    return config(**settings)
+
+
+def create(
+    method: str,
+    config: Any,
+    *,
+    num_examples: int,
+    num_classes: int,
+    num_shards: int = 1,
+    axis_name: str | None = None,
+) -> Method:
+    """Builds a generator by name.
+
+    Args:
+      method: name of the generator (`NAMES`).
+      config: its config, from `preset` or `configure`.
+      num_examples: images in the data set.
+      num_classes: classes.
+      num_shards: shards of the data over all devices.
+      axis_name: the mesh axis over which the shards are split.
+
+    Returns:
+      The generator.
+
+    Raises:
+      ValueError: if the name is unknown or the data do not fill a batch.
+    """
+    return _lookup("method", method, _REGISTRY).build(
+        config,
+        num_examples=num_examples,
+        num_classes=num_classes,
+        num_shards=num_shards,
+        axis_name=axis_name,
+    )

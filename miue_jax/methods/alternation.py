@@ -1,0 +1,449 @@
+"""Min-min generation: a surrogate and a perturbation that improve in turn.
+
+The surrogate is trained on the perturbed images; the perturbation of each image is
+moved by projected gradient so that an objective of the surrogate's outputs falls. EM
+and MI-UE differ in the objective and in how often they alternate.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from miue_jax import models, perturbation, sampling, training
+from miue_jax.augment import flip_where
+from miue_jax.methods.method import Method
+from miue_jax.parallel import State
+from miue_jax.training import Learner, Mean, Metrics, mean_of
+
+# Keys of a run are folded with these, so that no two uses share a stream.
+_INIT, _TRAIN_ORDER, _PERTURB_ORDER, _TRAIN_FLIP, _PERTURB_FLIP = range(5)
+
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# (features (B, D), logits (B, K), labels (B,), axis_name) -> () loss
+Objective = Callable[[jax.Array, jax.Array, jax.Array, str | None], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AlternationConfig:
+    """The schedule of a min-min generator.
+
+    Attributes:
+      model: architecture of the surrogate (`models.NAMES`).
+      width: its width; None for the architecture's own.
+      dtype: its compute type, "float32" or "bfloat16".
+      normalization: of the surrogate's input, "none" or "imagenet" (three channels).
+      radius: largest change of a channel, in grey levels.
+      step_size: of the first epoch's projected gradient, in grey levels.
+      step_size_end: approached linearly over the epochs, in grey levels.
+      pgd_steps: projected-gradient steps on a batch at each visit.
+      schedule: "alternating" trains for whole epochs, then visits every image once;
+        "interleaved" visits each batch right before the surrogate trains on it.
+      epochs: training epochs of the surrogate.
+      perturb_every: training epochs before each visit of all images (alternating).
+      batches_per_epoch: batches that count as an epoch of training; None for as many
+        as the data have (alternating).
+      batch_size: global batch of the training.
+      perturbation_batch_size: global batch of the visits (alternating).
+      learning_rate: of the surrogate's first epoch.
+      learning_rate_end: approached along a cosine over the epochs.
+      momentum: of its SGD.
+      weight_decay: of its SGD.
+      clip_norm: largest gradient norm of its SGD; None for no limit.
+      flip: mirror images while generating: "none"; "joint", image and perturbation
+        together as a victim does; "image_only", the image under the perturbation.
+      perturbation: "sample", one for every image, or "class", one for every class.
+      stop_error: training error in [0, 1] after a visit of all images at which the
+        generator stops early; None never stops (alternating).
+    """
+
+    model: str = "resnet18"
+    width: int | None = None
+    dtype: str = "float32"
+    normalization: str = "none"
+    radius: float = 8.0
+    step_size: float = 0.8
+    step_size_end: float = 0.8
+    pgd_steps: int = 10
+    schedule: str = "alternating"
+    epochs: int = 100
+    perturb_every: int = 1
+    batches_per_epoch: int | None = None
+    batch_size: int = 128
+    perturbation_batch_size: int = 512
+    learning_rate: float = 0.1
+    learning_rate_end: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    clip_norm: float | None = None
+    flip: str = "none"
+    perturbation: str = "sample"
+    stop_error: float | None = None
+
+    def __post_init__(self) -> None:
+        allowed = {
+            "dtype": ("float32", "bfloat16"),
+            "normalization": ("none", "imagenet"),
+            "schedule": ("alternating", "interleaved"),
+            "flip": ("none", "joint", "image_only"),
+            "perturbation": ("sample", "class"),
+        }
+        for name, values in allowed.items():
+            if getattr(self, name) not in values:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}; allowed: {', '.join(values)}"
+                )
+        for name in (
+            "radius",
+            "step_size",
+            "step_size_end",
+            "pgd_steps",
+            "epochs",
+            "perturb_every",
+            "batch_size",
+            "perturbation_batch_size",
+            "learning_rate",
+        ):
+            if not getattr(self, name) > 0:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}; it must be positive"
+                )
+        if self.radius > 255:
+            raise ValueError(
+                f"radius is {self.radius} grey levels; at most 255 make sense"
+            )
+        if self.schedule == "alternating":
+            if self.epochs % self.perturb_every:
+                raise ValueError(
+                    f"epochs ({self.epochs}) must be a multiple of perturb_every "
+                    f"({self.perturb_every}), or the last epochs change nothing"
+                )
+        elif self.stop_error is not None or self.batches_per_epoch is not None:
+            raise ValueError(
+                "stop_error and batches_per_epoch belong to the alternating schedule"
+            )
+
+
+class _Shared(NamedTuple):
+    learner: Learner
+    class_delta: jax.Array | None  # (K, H, W, C) when every class has one
+    mistakes: Mean  # of the visit under way
+    finished: jax.Array  # () bool
+
+
+class _PerExample(NamedTuple):
+    delta: jax.Array | None  # (g, n, H, W, C) when every image has one
+    train_order: jax.Array  # (g, n) int32
+    perturb_order: jax.Array  # (g, n) int32
+
+
+def alternation(
+    config: AlternationConfig,
+    objective: Objective,
+    *,
+    num_examples: int,
+    num_classes: int,
+    num_shards: int = 1,
+    axis_name: str | None = None,
+) -> Method:
+    """Builds a min-min generator.
+
+    Args:
+      config: the schedule.
+      objective: what the perturbation minimises, from a batch's features and logits.
+      num_examples: images in the data set.
+      num_classes: classes.
+      num_shards: shards of the data over all devices.
+      axis_name: the mesh axis over which the shards are split.
+
+    Returns:
+      The generator. A step is one batch: a training step, a visit, or (interleaved)
+      both.
+    """
+    module = models.create(
+        config.model,
+        num_classes=num_classes,
+        width=config.width,
+        dtype=jnp.dtype(config.dtype),
+        axis_name=axis_name,
+    )
+    interleaved = config.schedule == "interleaved"
+    per_class = config.perturbation == "class"
+    train_share = config.batch_size // num_shards
+    visit_share = config.perturbation_batch_size // num_shards
+    batches = sampling.steps_per_pass(num_examples, num_shards, config.batch_size)
+    epoch_steps = config.batches_per_epoch or batches
+    if interleaved:
+        train_steps, visit_steps, cycles = batches, 0, config.epochs
+    else:
+        train_steps = config.perturb_every * epoch_steps
+        visit_steps = sampling.steps_per_pass(
+            num_examples, num_shards, config.perturbation_batch_size
+        )
+        cycles = config.epochs // config.perturb_every
+    cycle_steps = train_steps + visit_steps
+    radius = config.radius / 255
+    optimizer = training.sgd(
+        training.epochwise_cosine(
+            config.learning_rate, config.learning_rate_end, config.epochs, epoch_steps
+        ),
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        clip_norm=config.clip_norm,
+    )
+
+    def init(key: jax.Array, data: sampling.Shards) -> State:
+        shape = data.images.shape[2:]
+        learner = training.init_learner(
+            jax.random.fold_in(key, _INIT), module, optimizer, shape
+        )
+        nothing = Mean(jnp.zeros(()), jnp.zeros(()))
+        class_delta = jnp.zeros((num_classes, *shape)) if per_class else None
+        delta = None if per_class else jnp.zeros(data.images.shape)
+        order = jnp.zeros(data.labels.shape, jnp.int32)
+        return State(
+            jnp.zeros((), jnp.int32),
+            _Shared(learner, class_delta, nothing, jnp.zeros((), bool)),
+            _PerExample(delta, order, order),
+        )
+
+    def normalise(images: jax.Array) -> jax.Array:
+        if config.normalization == "none":
+            return images
+        return (images - jnp.asarray(_IMAGENET_MEAN)) / jnp.asarray(_IMAGENET_STD)
+
+    def draw_flips(
+        key: jax.Array, data: sampling.Shards, share: int
+    ) -> jax.Array | None:
+        if config.flip == "none":
+            return None
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, data.shard)
+        draw = jax.vmap(lambda k: jax.random.bernoulli(k, shape=(share,)))
+        return draw(keys).reshape(-1)
+
+    def place(
+        images: jax.Array, mirrored: jax.Array | None
+    ) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
+        """The images that carry the perturbation, and how the surrogate sees them."""
+        if mirrored is None:
+            return images, normalise
+        if config.flip == "image_only":
+            return flip_where(mirrored, images), normalise
+        return images, lambda perturbed: normalise(flip_where(mirrored, perturbed))
+
+    def flat(batch: sampling.Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
+        return (
+            batch.images.reshape(-1, *batch.images.shape[2:]),
+            batch.labels.reshape(-1),
+            batch.selected.reshape(-1),
+        )
+
+    def delta_of(state: State, batch: sampling.Batch) -> jax.Array:
+        labels, selected = batch.labels.reshape(-1), batch.selected.reshape(-1)
+        if per_class:
+            delta = state.shared.class_delta[labels]
+        else:
+            delta = jax.vmap(lambda d, r: d[r])(state.per_example.delta, batch.rows)
+            delta = delta.reshape(-1, *delta.shape[2:])
+        return jnp.where(selected[:, None, None, None], delta, 0)
+
+    def with_delta(state: State, batch: sampling.Batch, delta: jax.Array) -> State:
+        if not per_class:
+            shaped = delta.reshape(batch.images.shape)
+            stored = jax.vmap(lambda d, r, new: d.at[r].set(new))(
+                state.per_example.delta, batch.rows, shaped
+            )
+            return state._replace(per_example=state.per_example._replace(delta=stored))
+        _, labels, selected = flat(batch)
+        weights = jax.nn.one_hot(labels, num_classes) * selected[:, None]
+        sums = jnp.tensordot(weights, delta, (0, 0))
+        counts = jnp.sum(weights, 0)
+        if axis_name is not None:
+            sums, counts = lax.psum((sums, counts), axis_name)
+        counts = counts[:, None, None, None]
+        moved = jnp.where(
+            counts > 0, sums / jnp.maximum(counts, 1), state.shared.class_delta
+        )
+        return state._replace(shared=state.shared._replace(class_delta=moved))
+
+    def visit(
+        state: State,
+        batch: sampling.Batch,
+        mirrored: jax.Array | None,
+        epoch: jax.Array,
+    ) -> tuple[State, jax.Array]:
+        """Moves the perturbations of a batch; also returns the objective before."""
+        images, labels, selected = flat(batch)
+        carriers, seen = place(images, mirrored)
+        variables = state.shared.learner.variables
+        progress = epoch / config.epochs
+        step_size = config.step_size + progress * (
+            config.step_size_end - config.step_size
+        )
+
+        def loss_fn(perturbed: jax.Array) -> jax.Array:
+            features, logits = module.apply(variables, seen(perturbed), train=False)
+            return objective(features, logits, labels, axis_name)
+
+        before = delta_of(state, batch)
+        after, losses = perturbation.pgd_with_losses(
+            loss_fn,
+            carriers,
+            before,
+            radius=radius,
+            step_size=step_size / 255,
+            num_steps=config.pgd_steps,
+        )
+        after = jnp.where(selected[:, None, None, None], after, 0)
+        state = with_delta(state, batch, after)
+        if config.stop_error is not None:
+            _, logits = module.apply(variables, seen(carriers + after), train=False)
+            wrong = jnp.mean(jnp.argmax(logits, -1) != labels)
+            if axis_name is not None:
+                wrong = lax.pmean(wrong, axis_name)
+            old = state.shared.mistakes
+            mistakes = Mean(old.total + wrong, old.weight + 1)
+            state = state._replace(shared=state.shared._replace(mistakes=mistakes))
+        return state, losses[0]
+
+    def train(
+        state: State, batch: sampling.Batch, mirrored: jax.Array | None
+    ) -> tuple[State, Metrics]:
+        images, labels, _ = flat(batch)
+        carriers, seen = place(images, mirrored)
+        learner, loss, accuracy = training.train_step(
+            state.shared.learner,
+            module,
+            optimizer,
+            seen(carriers + delta_of(state, batch)),
+            labels,
+            axis_name=axis_name,
+        )
+        metrics = {
+            "surrogate_loss": mean_of(loss),
+            "surrogate_accuracy": mean_of(accuracy),
+        }
+        return state._replace(shared=state.shared._replace(learner=learner)), metrics
+
+    def next_order(
+        key: jax.Array, count: jax.Array, per_pass: int, order: jax.Array, data
+    ) -> jax.Array:
+        fresh = lambda: sampling.shuffled(  # noqa: E731
+            jax.random.fold_in(key, count // per_pass), data
+        )
+        return lax.cond(count % per_pass == 0, fresh, lambda: order)
+
+    def train_batch(
+        key: jax.Array, state: State, data: sampling.Shards, count: jax.Array
+    ) -> tuple[State, sampling.Batch, jax.Array | None]:
+        order = next_order(
+            jax.random.fold_in(key, _TRAIN_ORDER),
+            count,
+            batches,
+            state.per_example.train_order,
+            data,
+        )
+        flips = jax.random.fold_in(jax.random.fold_in(key, _TRAIN_FLIP), count)
+        state = state._replace(
+            per_example=state.per_example._replace(train_order=order)
+        )
+        return (
+            state,
+            sampling.take(data, order, count % batches, train_share),
+            draw_flips(flips, data, train_share),
+        )
+
+    def interleaved_step(
+        key: jax.Array, state: State, data: sampling.Shards
+    ) -> tuple[State, Metrics]:
+        state, batch, mirrored = train_batch(key, state, data, state.step)
+        state, loss = visit(state, batch, mirrored, state.step // batches)
+        state, metrics = train(state, batch, mirrored)
+        metrics["perturbation_loss"] = mean_of(loss)
+        return state._replace(step=state.step + 1), metrics
+
+    def alternating_step(
+        key: jax.Array, state: State, data: sampling.Shards
+    ) -> tuple[State, Metrics]:
+        cycle, position = jnp.divmod(state.step, cycle_steps)
+        nothing = Mean(jnp.zeros(()), jnp.zeros(()))
+
+        def train_one(state: State) -> tuple[State, Metrics]:
+            count = cycle * train_steps + position
+            state, batch, mirrored = train_batch(key, state, data, count)
+            state, metrics = train(state, batch, mirrored)
+            return state, {**metrics, "perturbation_loss": nothing}
+
+        def visit_one(state: State) -> tuple[State, Metrics]:
+            count = cycle * visit_steps + position - train_steps
+            order = next_order(
+                jax.random.fold_in(key, _PERTURB_ORDER),
+                count,
+                visit_steps,
+                state.per_example.perturb_order,
+                data,
+            )
+            batch = sampling.take(data, order, count % visit_steps, visit_share)
+            flips = jax.random.fold_in(jax.random.fold_in(key, _PERTURB_FLIP), count)
+            epoch = (cycle + 1) * config.perturb_every - 1
+            state, loss = visit(
+                state._replace(
+                    per_example=state.per_example._replace(perturb_order=order)
+                ),
+                batch,
+                draw_flips(flips, data, visit_share),
+                epoch,
+            )
+            return state, {
+                "surrogate_loss": nothing,
+                "surrogate_accuracy": nothing,
+                "perturbation_loss": mean_of(loss),
+            }
+
+        state, metrics = lax.cond(position < train_steps, train_one, visit_one, state)
+        if config.stop_error is not None:
+            ended = position == cycle_steps - 1
+            shared = state.shared
+            error = shared.mistakes.total / jnp.maximum(shared.mistakes.weight, 1)
+            shared = shared._replace(
+                finished=ended & (error <= config.stop_error),
+                mistakes=jax.tree.map(
+                    lambda value: jnp.where(ended, 0, value), shared.mistakes
+                ),
+            )
+            state = state._replace(shared=shared)
+        return state._replace(step=state.step + 1), metrics
+
+    def step(
+        key: jax.Array, state: State, data: sampling.Shards
+    ) -> tuple[State, Metrics]:
+        if interleaved:
+            return interleaved_step(key, state, data)
+        if config.stop_error is None:
+            return alternating_step(key, state, data)
+        nothing = Mean(jnp.zeros(()), jnp.zeros(()))
+        names = ("surrogate_loss", "surrogate_accuracy", "perturbation_loss")
+        return lax.cond(
+            state.shared.finished,
+            lambda state: (state, dict.fromkeys(names, nothing)),
+            lambda state: alternating_step(key, state, data),
+            state,
+        )
+
+    def perturbation_of(state: State) -> jax.Array:
+        delta = state.shared.class_delta if per_class else state.per_example.delta
+        return jnp.clip(delta, -radius, radius)
+
+    return Method(
+        init=init,
+        step=step,
+        num_steps=cycles * cycle_steps,
+        perturbation=perturbation_of,
+        finished=lambda state: state.shared.finished,
+        per_class=per_class,
+    )

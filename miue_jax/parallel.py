@@ -1,0 +1,146 @@
+"""One mesh axis, two kinds of arrays: copies on every device, and rows split over them.
+
+A step is written for one device's share of the data, with explicit collectives over
+the axis ``AXIS``; `parallelize` runs it on a mesh. One device is a mesh of one.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+AXIS = "data"
+
+
+class State(NamedTuple):
+    """State of an iterative procedure, separated by where it lives.
+
+    Attributes:
+      step: () int32, steps taken so far.
+      shared: a pytree with the same value on every device (parameters, optimiser).
+      per_example: a pytree whose leaves have the shard axis first, (G, ...), split over
+        the devices (perturbations, the order of the data).
+    """
+
+    step: jax.Array
+    shared: Any
+    per_example: Any
+
+
+# Prefixes of the pytrees above, as `jax.shard_map` takes them.
+STATE_SPEC = State(step=P(), shared=P(), per_example=P(AXIS))
+DATA_SPEC = P(AXIS)
+COPIED_SPEC = P()
+
+
+def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Returns a one-axis mesh over the given devices, by default all there are.
+
+    Args:
+      devices: the devices, or None for all devices of all processes.
+
+    Returns:
+      A mesh with the single axis ``AXIS``.
+    """
+    return Mesh(np.asarray(jax.devices() if devices is None else devices), (AXIS,))
+
+
+def check_divisible(batch_size: int, num_shards: int, mesh: Mesh) -> None:
+    """Checks that a global batch splits over shards, and shards over devices.
+
+    Args:
+      batch_size: images in a global batch.
+      num_shards: shards of the data.
+      mesh: the devices.
+
+    Raises:
+      ValueError: if one of the two divisions leaves a remainder.
+    """
+    if num_shards % mesh.size:
+        raise ValueError(
+            f"{num_shards} shards do not split over {mesh.size} devices: the number of "
+            "shards must be a multiple of the number of devices"
+        )
+    if batch_size % num_shards:
+        raise ValueError(
+            f"a global batch of {batch_size} images does not split over {num_shards} "
+            "shards: make the batch size a multiple of the number of devices (or shards)"
+        )
+
+
+def place(tree: Any, mesh: Mesh, spec: Any) -> Any:
+    """Puts a pytree of host or device arrays on the mesh.
+
+    Args:
+      tree: a pytree of arrays.
+      mesh: the devices.
+      spec: a partition spec, or a prefix of the tree that holds specs.
+
+    Returns:
+      The same tree of global arrays.
+    """
+    return jax.device_put(tree, shardings(mesh, spec, tree))
+
+
+def shardings(mesh: Mesh, spec: Any, tree: Any) -> Any:
+    """Spreads a prefix of partition specs over a whole tree, as named shardings."""
+    broadcast = jax.tree.broadcast(spec, tree, is_leaf=lambda leaf: isinstance(leaf, P))
+    return jax.tree.map(
+        lambda leaf: NamedSharding(mesh, leaf),
+        broadcast,
+        is_leaf=lambda leaf: isinstance(leaf, P),
+    )
+
+
+def parallelize(
+    function: Callable[..., Any],
+    mesh: Mesh,
+    *,
+    in_specs: Any,
+    out_specs: Any,
+    donate_argnums: int | tuple[int, ...] = (),
+) -> Callable[..., Any]:
+    """Compiles a per-device program with explicit collectives for a mesh.
+
+    Args:
+      function: a pure function of one device's shares; its collectives name ``AXIS``.
+      mesh: the devices.
+      in_specs: partition specs of the arguments (prefixes are enough).
+      out_specs: partition specs of the results.
+      donate_argnums: arguments whose buffers the results may reuse.
+
+    Returns:
+      The jit-compiled function of global arrays.
+    """
+    # Without replication checking a psum transposes to a psum, as under pmap: the mean
+    # over devices of the gradients of replicated parameters is the global gradient.
+    mapped = jax.shard_map(
+        function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
+    )
+    return jax.jit(mapped, donate_argnums=donate_argnums)
+
+
+def to_host(tree: Any) -> Any:
+    """Gathers a pytree of global arrays into NumPy arrays on every process."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def initialize_processes() -> None:
+    """Joins a multi-process run where the environment describes one (TPU pods, Slurm).
+
+    Call it before anything touches a device; on a single host without a coordinator in
+    the environment it does nothing.
+    """
+    if jax.distributed.is_initialized():
+        return
+    try:
+        jax.distributed.initialize()
+    except ValueError:
+        # No cluster environment and no coordinator address: a single process.
+        return

@@ -1,0 +1,161 @@
+"""Epochs of shuffled batches from data that never leave their device.
+
+The data set is dealt to G shards in turn. Each shard shuffles its own rows and gives an
+equal share of each global batch. All randomness is a function of the key, the pass over
+the data and the shard, so G shards on one device give the batches of G devices.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+
+class Shards(NamedTuple):
+    """A data set dealt to shards; row r of shard g is example g + G r.
+
+    Attributes:
+      images: (G, n, H, W, C) uint8.
+      labels: (G, n) int32.
+      selected: (G, n) bool, the examples that may be perturbed.
+      count: (G,) int32, the rows of each shard that hold an example; the rest pad.
+      shard: (G,) int32, the index of the shard.
+    """
+
+    images: jax.Array
+    labels: jax.Array
+    selected: jax.Array
+    count: jax.Array
+    shard: jax.Array
+
+
+class Batch(NamedTuple):
+    """Equal shares of a batch from the g shards of one device.
+
+    Attributes:
+      rows: (g, b) int32, the rows taken from each shard, distinct within a shard.
+      images: (g, b, H, W, C) float32 in [0, 1].
+      labels: (g, b) int32.
+      selected: (g, b) bool.
+    """
+
+    rows: jax.Array
+    images: jax.Array
+    labels: jax.Array
+    selected: jax.Array
+
+
+def deal(
+    images: np.ndarray,
+    labels: np.ndarray,
+    num_shards: int,
+    *,
+    selected: np.ndarray | None = None,
+) -> Shards:
+    """Deals a data set to shards, on the host.
+
+    Args:
+      images: (N, H, W, C) uint8.
+      labels: (N,) integer.
+      num_shards: G.
+      selected: (N,) bool, the examples that may be perturbed, by default all.
+
+    Returns:
+      NumPy arrays in the layout of `Shards`.
+
+    Raises:
+      ValueError: if there are fewer examples than shards.
+    """
+    size = len(images)
+    if size < num_shards:
+        raise ValueError(f"{size} images cannot be dealt to {num_shards} shards")
+    if selected is None:
+        selected = np.ones(size, bool)
+    rows = -(-size // num_shards)
+    source = np.minimum(np.arange(rows * num_shards), size - 1)
+    source = source.reshape(rows, num_shards).T
+    shard = np.arange(num_shards, dtype=np.int32)
+    return Shards(
+        images=images[source],
+        labels=np.asarray(labels)[source].astype(np.int32),
+        selected=np.asarray(selected)[source],
+        count=((size - 1 - shard) // num_shards + 1).astype(np.int32),
+        shard=shard,
+    )
+
+
+def collect(array: np.ndarray, size: int) -> np.ndarray:
+    """Undoes `deal` for one array: (G, n, ...) to (size, ...) in the original order."""
+    return np.swapaxes(array, 0, 1).reshape(-1, *array.shape[2:])[:size]
+
+
+def steps_per_pass(size: int, num_shards: int, batch_size: int) -> int:
+    """Steps in which every example is met at least once.
+
+    Args:
+      size: examples in the data set.
+      num_shards: G.
+      batch_size: images in a global batch, a multiple of G.
+
+    Returns:
+      The number of steps.
+
+    Raises:
+      ValueError: if a batch holds more images than the data set can fill.
+    """
+    share = batch_size // num_shards
+    if share > size // num_shards:
+        raise ValueError(
+            f"a batch of {batch_size} images needs at least {share * num_shards} images "
+            f"in the data set, which has {size}"
+        )
+    return -(-(-(-size // num_shards)) // share)
+
+
+def shuffled(key: jax.Array, data: Shards) -> jax.Array:
+    """Draws a new order of every shard's rows.
+
+    Args:
+      key: a PRNG key of this pass over the data.
+      data: the device's shards.
+
+    Returns:
+      (g, n) int32: a permutation of the rows that hold examples, then the padding.
+    """
+
+    def permute(shard: jax.Array, count: jax.Array) -> jax.Array:
+        draws = jax.random.uniform(
+            jax.random.fold_in(key, shard), data.labels.shape[1:]
+        )
+        padding = jnp.arange(draws.shape[0]) >= count
+        return jnp.argsort(jnp.where(padding, jnp.inf, draws)).astype(jnp.int32)
+
+    return jax.vmap(permute)(data.shard, data.count)
+
+
+def take(data: Shards, order: jax.Array, step: ArrayLike, share: int) -> Batch:
+    """Takes the next rows of every shard, starting again at the front at the end.
+
+    Args:
+      data: the device's shards.
+      order: (g, n) int32, from `shuffled`.
+      step: the step within the pass over the data.
+      share: b, images of each shard in a batch.
+
+    Returns:
+      A batch of g times b images.
+    """
+    positions = (step * share + jnp.arange(share))[None] % data.count[:, None]
+    rows = jnp.take_along_axis(order, positions, axis=1)
+
+    def gather(array: jax.Array) -> jax.Array:
+        return jax.vmap(lambda values, index: values[index])(array, rows)
+
+    return Batch(
+        rows=rows,
+        images=gather(data.images).astype(jnp.float32) / 255,
+        labels=gather(data.labels),
+        selected=gather(data.selected),
+    )

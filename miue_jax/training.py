@@ -1,0 +1,350 @@
+"""Classifiers trained by gradient descent: the victim, and one step of any surrogate."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from miue_jax import augment, models, sampling
+from miue_jax.parallel import State
+
+# Keys of a run are folded with these, so that no two uses share a stream.
+_INIT, _ORDER, _AUGMENT = range(3)
+
+
+class Mean(NamedTuple):
+    """A mean kept as a total and a weight, so that means of parts can be added.
+
+    Attributes:
+      total: () float32.
+      weight: () float32; 0 says that nothing was measured.
+    """
+
+    total: jax.Array
+    weight: jax.Array
+
+
+Metrics = dict[str, Mean]
+
+
+def mean_of(value: jax.Array, weight: float | jax.Array = 1.0) -> Mean:
+    """A measured value as a mean of the given weight."""
+    weight = jnp.asarray(weight, jnp.float32)
+    return Mean(value.astype(jnp.float32) * weight, weight)
+
+
+class Learner(NamedTuple):
+    """A classifier under training.
+
+    Attributes:
+      variables: the Flax variables, "params" and perhaps "batch_stats".
+      opt_state: the state of the optimiser.
+    """
+
+    variables: Any
+    opt_state: optax.OptState
+
+
+def init_learner(
+    key: jax.Array,
+    module: nn.Module,
+    optimizer: optax.GradientTransformation,
+    image_shape: tuple[int, ...],
+) -> Learner:
+    """Draws a classifier's parameters.
+
+    Args:
+      key: a PRNG key.
+      module: a classifier that returns (features, logits).
+      optimizer: an Optax optimiser.
+      image_shape: (H, W, C).
+
+    Returns:
+      The untrained learner.
+    """
+    images = jnp.zeros((1, *image_shape), jnp.float32)
+    variables = dict(module.init(key, images, train=False))
+    # Layers sow what they compute while initialising; only the state is kept.
+    variables.pop("intermediates", None)
+    return Learner(variables, optimizer.init(variables["params"]))
+
+
+def sgd(
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    clip_norm: float | None = None,
+) -> optax.GradientTransformation:
+    """SGD with momentum and L2 decay of all parameters, as the field's scripts use it.
+
+    Args:
+      learning_rate: a number or a schedule of the step count.
+      momentum: the heavy-ball factor.
+      weight_decay: factor of the parameters added to their gradient.
+      clip_norm: largest norm of the whole gradient, before decay; None for no limit.
+
+    Returns:
+      An Optax optimiser.
+    """
+    return optax.chain(
+        optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm),
+        optax.add_decayed_weights(weight_decay),
+        optax.sgd(learning_rate, momentum=momentum),
+    )
+
+
+def epochwise_cosine(
+    start: float, end: float, epochs: int, steps_per_epoch: int
+) -> optax.Schedule:
+    """A cosine from start to end that changes once an epoch.
+
+    Args:
+      start: the learning rate of the first epoch.
+      end: the learning rate that an epoch after the last would have.
+      epochs: epochs in all.
+      steps_per_epoch: optimiser steps in an epoch.
+
+    Returns:
+      An Optax schedule.
+    """
+    cosine = optax.cosine_decay_schedule(start, epochs, alpha=end / start)
+    return lambda count: cosine(count // steps_per_epoch)
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Mean cross-entropy of a batch, in nats.
+
+    Args:
+      logits: (B, K) float.
+      labels: (B,) int.
+
+    Returns:
+      () float32.
+    """
+    return jnp.mean(
+        optax.softmax_cross_entropy_with_integer_labels(
+            logits.astype(jnp.float32), labels
+        )
+    )
+
+
+def train_step(
+    learner: Learner,
+    module: nn.Module,
+    optimizer: optax.GradientTransformation,
+    images: jax.Array,
+    labels: jax.Array,
+    *,
+    axis_name: str | None = None,
+) -> tuple[Learner, jax.Array, jax.Array]:
+    """One optimiser step on the cross-entropy of a batch.
+
+    Args:
+      learner: the classifier.
+      module: its Flax module.
+      optimizer: its optimiser.
+      images: (B, H, W, C) float, the device's share of the batch.
+      labels: (B,) int32.
+      axis_name: the mesh axis over which the batch is split.
+
+    Returns:
+      The learner after the step, the batch's loss and its accuracy.
+    """
+    state = {k: v for k, v in learner.variables.items() if k != "params"}
+
+    def loss_fn(params: Any) -> tuple[jax.Array, tuple[Any, jax.Array]]:
+        (_, logits), updated = module.apply(
+            {"params": params, **state}, images, train=True, mutable=list(state)
+        )
+        accuracy = jnp.mean(jnp.argmax(logits, -1) == labels)
+        return cross_entropy(logits, labels), (updated, accuracy)
+
+    params = learner.variables["params"]
+    (loss, (state, accuracy)), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
+    if axis_name is not None:
+        loss, accuracy, grads = jax.lax.pmean((loss, accuracy, grads), axis_name)
+    updates, opt_state = optimizer.update(grads, learner.opt_state, params)
+    params = optax.apply_updates(params, updates)
+    return Learner({"params": params, **state}, opt_state), loss, accuracy
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VictimConfig:
+    """Protocol of a victim: training from scratch on what was published.
+
+    Attributes:
+      model: name of the architecture (`models.NAMES`).
+      width: its width; None for the architecture's own.
+      epochs: passes over the training data.
+      batch_size: images in a global batch.
+      learning_rate: of the first epoch; a cosine over epochs takes it to 0.
+      momentum: of SGD.
+      weight_decay: of SGD, for all parameters.
+      dtype: compute type, "float32" or "bfloat16".
+    """
+
+    model: str = "resnet18"
+    width: int | None = None
+    epochs: int = 60
+    batch_size: int = 128
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "learning_rate"):
+            if getattr(self, name) <= 0:
+                raise ValueError(
+                    f"victim {name} is {getattr(self, name)}; it must be positive"
+                )
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(
+                f"victim dtype {self.dtype!r}; allowed: 'float32', 'bfloat16'"
+            )
+
+
+PROTOCOLS: dict[str, VictimConfig] = {
+    "authors": VictimConfig(epochs=200, learning_rate=0.5, weight_decay=1e-4),
+    "em": VictimConfig(epochs=60, learning_rate=0.1, weight_decay=5e-4),
+    "quick": VictimConfig(model="resnet10", epochs=30, learning_rate=0.1),
+}
+
+
+class Victim(NamedTuple):
+    """A victim's training as pure functions of one device's share of the data.
+
+    Attributes:
+      init: (key, data) -> state.
+      step: (key, state, data) -> (state, metrics), one batch.
+      evaluate: (state, data) -> metrics, all of a data set, without augmentation.
+      num_steps: steps in all.
+      steps_per_epoch: steps in a pass over the training data.
+    """
+
+    init: Callable[[jax.Array, sampling.Shards], State]
+    step: Callable[[jax.Array, State, sampling.Shards], tuple[State, Metrics]]
+    evaluate: Callable[[State, sampling.Shards], Metrics]
+    num_steps: int
+    steps_per_epoch: int
+
+
+def victim(
+    config: VictimConfig,
+    *,
+    num_examples: int,
+    num_classes: int,
+    num_shards: int = 1,
+    axis_name: str | None = None,
+) -> Victim:
+    """Builds the training of a victim with random crops and flips.
+
+    Args:
+      config: the protocol.
+      num_examples: images in the training data.
+      num_classes: classes.
+      num_shards: shards of the data over all devices.
+      axis_name: the mesh axis over which the shards are split.
+
+    Returns:
+      The victim.
+    """
+    module = models.create(
+        config.model,
+        num_classes=num_classes,
+        width=config.width,
+        dtype=jnp.dtype(config.dtype),
+        axis_name=axis_name,
+    )
+    share = config.batch_size // num_shards
+    steps = sampling.steps_per_pass(num_examples, num_shards, config.batch_size)
+    optimizer = sgd(
+        epochwise_cosine(config.learning_rate, 0.0, config.epochs, steps),
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+    )
+
+    def init(key: jax.Array, data: sampling.Shards) -> State:
+        learner = init_learner(
+            jax.random.fold_in(key, _INIT), module, optimizer, data.images.shape[2:]
+        )
+        order = jnp.zeros(data.labels.shape, jnp.int32)
+        return State(jnp.zeros((), jnp.int32), learner, order)
+
+    def step(
+        key: jax.Array, state: State, data: sampling.Shards
+    ) -> tuple[State, Metrics]:
+        epoch, position = jnp.divmod(state.step, steps)
+        order_key = jax.random.fold_in(jax.random.fold_in(key, _ORDER), epoch)
+        order = jax.lax.cond(
+            position == 0,
+            lambda: sampling.shuffled(order_key, data),
+            lambda: state.per_example,
+        )
+        batch = sampling.take(data, order, position, share)
+        batch_key = jax.random.fold_in(jax.random.fold_in(key, _AUGMENT), state.step)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(batch_key, data.shard)
+        images = jax.vmap(augment.crop_and_flip)(keys, batch.images)
+        learner, loss, accuracy = train_step(
+            state.shared,
+            module,
+            optimizer,
+            images.reshape(-1, *images.shape[2:]),
+            batch.labels.reshape(-1),
+            axis_name=axis_name,
+        )
+        metrics = {"loss": mean_of(loss), "accuracy": mean_of(accuracy)}
+        return State(state.step + 1, learner, order), metrics
+
+    def evaluate(state: State, data: sampling.Shards) -> Metrics:
+        return {
+            "accuracy": accuracy_of(
+                module, state.shared.variables, data, axis_name=axis_name
+            )
+        }
+
+    return Victim(init, step, evaluate, config.epochs * steps, steps)
+
+
+def accuracy_of(
+    module: nn.Module,
+    variables: Any,
+    data: sampling.Shards,
+    *,
+    axis_name: str | None = None,
+    rows_at_once: int = 256,
+) -> Mean:
+    """Accuracy on a whole data set, in evaluation mode.
+
+    Args:
+      module: a classifier that returns (features, logits).
+      variables: its variables.
+      data: the device's shards.
+      axis_name: the mesh axis over which the shards are split.
+      rows_at_once: rows of every shard in one forward pass.
+
+    Returns:
+      The share of right answers; its weight is the number of examples.
+    """
+    rows = data.labels.shape[1]
+    order = jnp.broadcast_to(jnp.arange(rows, dtype=jnp.int32), data.labels.shape)
+    share = min(rows, rows_at_once)
+
+    def count_right(i: jax.Array, right: jax.Array) -> jax.Array:
+        batch = sampling.take(data, order, i, share)
+        images = batch.images.reshape(-1, *batch.images.shape[2:])
+        _, logits = module.apply(variables, images, train=False)
+        hits = jnp.argmax(logits, -1).reshape(batch.labels.shape) == batch.labels
+        fresh = i * share + jnp.arange(share) < data.count[:, None]
+        return right + jnp.sum(hits & fresh).astype(jnp.float32)
+
+    right = jax.lax.fori_loop(0, -(-rows // share), count_right, jnp.zeros(()))
+    total = jnp.sum(data.count).astype(jnp.float32)
+    if axis_name is not None:
+        right, total = jax.lax.psum((right, total), axis_name)
+    return Mean(right, total)

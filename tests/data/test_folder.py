@@ -1,0 +1,167 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from miue_jax.data import folder
+
+RNG = np.random.default_rng(0)
+
+
+def write(path, image, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path, **options)
+
+
+def colour(height=6, width=4):
+    return RNG.integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def smooth():
+    """An image that JPEG hardly changes."""
+    ramp = np.linspace(60, 180, 16)
+    image = np.stack([np.add.outer(ramp, ramp) / 2] * 3, axis=-1)
+    return image.astype(np.uint8)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Two classes of two colour images each."""
+    for name in ("dog/b.png", "dog/a.PNG", "cat/1.png", "cat/0.png"):
+        write(tmp_path / name, colour())
+    return tmp_path
+
+
+def test_png_pixels_come_back_in_sorted_order(root):
+    dataset = folder.load(root)
+    assert dataset.class_names == ("cat", "dog")
+    assert dataset.labels.tolist() == [0, 0, 1, 1]
+    assert dataset.images.shape == (4, 6, 4, 3)
+    files = ("cat/0.png", "cat/1.png", "dog/a.PNG", "dog/b.png")
+    for image, name in zip(dataset.images, files, strict=True):
+        np.testing.assert_array_equal(image, np.asarray(Image.open(root / name)), name)
+
+
+def test_jpeg_pixels_come_back_nearly(tmp_path):
+    for name in ("a/0.jpg", "b/0.jpeg", "b/1.JPG"):
+        write(tmp_path / name, smooth(), quality=98)
+    images = folder.load(tmp_path).images.astype(int)
+    assert images.shape == (3, 16, 16, 3)
+    assert np.abs(images - smooth()).max() <= 3
+
+
+def test_splits_share_the_classes_of_train(tmp_path):
+    for name in ("train/a/0.png", "train/b/0.png", "train/c/0.png", "test/c/0.png"):
+        write(tmp_path / name, colour())
+    train, test = folder.load(tmp_path, "train"), folder.load(tmp_path, "test")
+    assert train.labels.tolist() == [0, 1, 2]
+    assert test.labels.tolist() == [2]
+    assert test.class_names == train.class_names == ("a", "b", "c")
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    for name in ("train/0.png", "plane/0.png"):
+        write(tmp_path / name, colour())
+    assert folder.load(tmp_path).class_names == ("plane", "train")
+
+
+def test_grey_images_stay_grey_only_together(root):
+    grey = colour()[..., 0]
+    for name in ("cat/0.png", "cat/1.png", "dog/a.PNG"):
+        write(root / name, grey)
+    mixed = folder.load(root).images
+    assert mixed.shape == (4, 6, 4, 3)
+    np.testing.assert_array_equal(mixed[0], np.repeat(grey[..., None], 3, axis=-1))
+    write(root / "dog/b.png", grey)
+    images = folder.load(root).images
+    assert images.shape == (4, 6, 4, 1)
+    np.testing.assert_array_equal(images[3, ..., 0], grey)
+
+
+def test_opaque_alpha_is_dropped_and_transparency_refused(root):
+    image = np.dstack([colour(), np.full((6, 4), 255, np.uint8)])
+    write(root / "cat/0.png", image)
+    np.testing.assert_array_equal(folder.load(root).images[0], image[..., :3])
+    image[2, 2, 3] = 254
+    write(root / "cat/0.png", image)
+    with pytest.raises(ValueError, match=r"cat.0\.png: is partly transparent"):
+        folder.load(root)
+
+
+def test_a_photograph_is_turned_upright(root):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: shown rotated by a quarter
+    sideways = colour(4, 6)
+    write(root / "cat/0.png", sideways, exif=exif)
+    np.testing.assert_array_equal(folder.load(root).images[0], np.rot90(sideways, -1))
+
+
+def test_hidden_and_other_files_are_no_images(root):
+    (root / ".git").mkdir()
+    (root / "README.txt").write_text("about")
+    (root / "cat/notes.txt").write_text("about")
+    (root / "cat/.DS_Store.png").write_bytes(b"")
+    assert len(folder.load(root).images) == 4
+
+
+def test_an_unreadable_image_is_named(root):
+    content = (root / "dog/a.PNG").read_bytes()
+    for broken in (b"", b"no image", content[: len(content) // 2]):
+        (root / "dog/a.PNG").write_bytes(broken)
+        with pytest.raises(ValueError, match=r"dog.a\.PNG: not a readable image"):
+            folder.load(root)
+
+
+def test_a_truncated_jpeg_is_named(tmp_path):
+    for name in ("a/0.jpg", "b/0.jpg"):
+        write(tmp_path / name, smooth())
+    content = (tmp_path / "b/0.jpg").read_bytes()
+    (tmp_path / "b/0.jpg").write_bytes(content[:-40])
+    with pytest.raises(ValueError, match=r"b.0\.jpg: not a readable image"):
+        folder.load(tmp_path)
+
+
+def test_mixed_sizes_name_both_files(root):
+    write(root / "dog/b.png", colour(6, 5))
+    message = r"dog.b\.png: is 5x6, but .*cat.0\.png is 4x6"
+    with pytest.raises(ValueError, match=message):
+        folder.load(root)
+
+
+def test_more_than_eight_bits_are_refused(root):
+    write(root / "dog/b.png", colour()[..., 0].astype(np.uint16) * 200)
+    with pytest.raises(ValueError, match=r"dog.b\.png: has more than 8 bits"):
+        folder.load(root)
+
+
+def test_images_of_other_formats_are_not_skipped_in_silence(root):
+    write(root / "dog/c.bmp", colour())
+    with pytest.raises(ValueError, match=r"dog.c\.bmp: only \.png, \.jpg, \.jpeg"):
+        folder.load(root)
+
+
+def test_missing_images_and_classes_are_named(tmp_path):
+    with pytest.raises(ValueError, match="nowhere: no such folder"):
+        folder.load(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="holds no class folders"):
+        folder.load(tmp_path)
+    write(tmp_path / "cat/0.png", colour())
+    with pytest.raises(
+        ValueError, match="two class folders are needed, got only 'cat'"
+    ):
+        folder.load(tmp_path)
+    (tmp_path / "dog").mkdir()
+    with pytest.raises(ValueError, match=r"dog: holds no \.png"):
+        folder.load(tmp_path)
+
+
+def test_missing_splits_and_foreign_classes_are_named(tmp_path, root):
+    with pytest.raises(ValueError, match="has no 'test' split"):
+        folder.load(root, "test")
+    split = tmp_path / "split"
+    for name in ("train/a/0.png", "train/b/0.png"):
+        write(split / name, colour())
+    with pytest.raises(ValueError, match=r"has no 'test' folder .* only train"):
+        folder.load(split, "test")
+    write(split / "test/z/0.png", colour())
+    with pytest.raises(ValueError, match="class 'z' is not in"):
+        folder.load(split, "test")

@@ -1,0 +1,488 @@
+"""Losses: published figures, closed forms, and one contract that all of them keep."""
+
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.sharding import PartitionSpec as P
+from jax.test_util import check_grads
+
+from miue_jax.losses import (
+    conditional_covariance_loss,
+    distance_loss,
+    mi_ue_loss,
+    similarity_loss,
+)
+
+ORACLE = pathlib.Path(__file__).parents[2] / "shared" / "oracle" / "losses.npz"
+CASE_KEYS = ("features", "labels", "temperature")
+CASE_KEYS += ("similarity", "similarity_grad", "distance", "distance_grad")
+CLASSES = 5
+
+LOSSES = {
+    "similarity": functools.partial(similarity_loss, temperature=0.3),
+    "distance": distance_loss,
+    "mi_ue": functools.partial(mi_ue_loss, temperature=0.3, distance_weight=0.5),
+    "trace": functools.partial(conditional_covariance_loss, num_classes=CLASSES),
+    "trace_raw": functools.partial(
+        conditional_covariance_loss, num_classes=CLASSES, normalize=False
+    ),
+    "logdet": functools.partial(
+        conditional_covariance_loss, num_classes=CLASSES, statistic="logdet"
+    ),
+}
+# Compiled once for each shape and type: operation by operation the suite takes minutes.
+COMPILED = {name: jax.jit(jax.value_and_grad(loss)) for name, loss in LOSSES.items()}
+every_loss = pytest.mark.parametrize("name", LOSSES)
+similarity_jit = jax.jit(similarity_loss)
+
+
+def batch(size=16, dim=6, seed=0, dtype=np.float64):
+    """Features with positive mean; class 3 has one member, class 4 none."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, size).astype(np.int32)
+    labels[size // 2] = 3
+    centres = rng.standard_normal((CLASSES, dim))
+    features = centres[labels] + rng.standard_normal((size, dim))
+    return features.astype(dtype), labels
+
+
+# Published figures and closed forms -------------------------------------------------
+
+
+@jax.jit
+def published_losses(features, labels, temperature):
+    similarity = functools.partial(similarity_loss, temperature=temperature)
+    return {
+        "similarity": jax.value_and_grad(similarity)(features, labels),
+        "distance": jax.value_and_grad(distance_loss)(features, labels),
+    }
+
+
+@pytest.mark.parametrize("case", range(7))
+def test_equals_published_code(case):
+    if not ORACLE.exists():
+        pytest.skip(f"the published figures are not here: {ORACLE}")
+    with np.load(ORACLE) as file:
+        oracle = {key: file[f"case{case}_{key}"] for key in CASE_KEYS}
+    with jax.enable_x64(True):
+        results = published_losses(*(oracle[key] for key in CASE_KEYS[:3]))
+    for name, (value, gradient) in results.items():
+        assert gradient.dtype == np.float64
+        want, want_gradient = oracle[name], oracle[f"{name}_grad"]
+        np.testing.assert_allclose(value, want, rtol=1e-6, atol=1e-15, err_msg=name)
+        np.testing.assert_allclose(
+            gradient,
+            want_gradient,
+            rtol=1e-6,
+            atol=1e-9 * np.abs(want_gradient).max() + 1e-15,
+            err_msg=name,
+        )
+
+
+@pytest.mark.parametrize("classes", [2, 10, 100])
+def test_similarity_of_equal_features_is_log_classes(classes):
+    features = np.ones((2 * classes, 8), np.float32)
+    labels = np.arange(2 * classes) % classes
+    value = similarity_jit(features, labels)
+    np.testing.assert_allclose(value, np.log(classes), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("classes", "want"), [(10, 4.085e-4), (100, 4.485e-3), (200, 8.994e-3)]
+)
+def test_similarity_at_orthogonal_collapse(classes, want):
+    features = np.repeat(np.eye(classes, dtype=np.float32), 3, axis=0)
+    labels = np.repeat(np.arange(classes), 3)
+    value = similarity_jit(features, labels, temperature=0.1)
+    np.testing.assert_allclose(value, want, rtol=2e-4)
+    exact = np.log1p((classes - 1) * (np.exp(-10) + 1e-18) / (1 + 1e-8 * np.exp(-10)))
+    np.testing.assert_allclose(value, exact, rtol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.02, 0.1, 3.0])
+def test_similarity_is_the_published_formula(temperature):
+    features, labels = batch()
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    terms = np.exp(unit @ unit.T / temperature) + 1e-8
+    same = labels[:, None] == labels
+    want = -np.mean(np.log((terms * same).sum(1) / terms.sum(1)))
+    with jax.enable_x64(True):
+        value = similarity_jit(features, labels, temperature=temperature)
+    np.testing.assert_allclose(value, want, rtol=1e-10)
+
+
+def test_similarity_adds_the_published_constant_to_every_exponential():
+    # Opposite classes at this temperature: exp(-20) is a fifth of the constant.
+    features = np.array([[1, 2], [1, 2], [-1, -2], [-1, -2]], np.float64)
+    with jax.enable_x64(True):
+        value = similarity_jit(features, np.array([0, 0, 1, 1]), temperature=0.05)
+    want = (np.exp(-20) + 1e-8) / (np.exp(20) + 1e-8)
+    np.testing.assert_allclose(value, want, rtol=1e-10)
+
+
+def test_similarity_does_not_overflow_at_low_temperature():
+    features, labels = batch(dtype=np.float32)
+    loss = functools.partial(similarity_loss, temperature=1e-3)
+    value, gradient = jax.jit(jax.value_and_grad(loss))(features, labels)
+    assert np.isfinite(value)
+    assert np.all(np.isfinite(gradient))
+
+
+def test_distance_counts_pairs_and_divides_by_dimension():
+    features = np.array([[0, 0], [3, 4], [9, 9]], np.float32)
+    value, _ = COMPILED["distance"](features, np.array([0, 0, 1]))
+    np.testing.assert_allclose(value, 2 / 3 * np.log(1 + 5 / 2), rtol=1e-6)
+
+
+def test_distance_in_tight_far_clusters_is_accurate_in_float32():
+    rng = np.random.default_rng(0)
+    labels = np.arange(40) % 4
+    centres = 100 * rng.standard_normal((4, 32))
+    features = centres[labels] + 0.01 * rng.standard_normal((40, 32))
+    features = features.astype(np.float32)
+    exact = features.astype(np.float64)
+    distances = np.linalg.norm(exact[:, None] - exact, axis=2)
+    sums = (distances * (labels[:, None] == labels)).sum(1)
+    value, _ = COMPILED["distance"](features, labels)
+    np.testing.assert_allclose(value, np.mean(np.log1p(sums / 32)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("dim", [3, 512, 2048])
+def test_distance_of_copies_away_from_the_reference_has_no_gradient(dim):
+    rng = np.random.default_rng(0)
+    copied = rng.standard_normal(dim)
+    features = np.stack([rng.standard_normal(dim), *[copied] * 14]).astype(np.float32)
+    labels = np.zeros(15, np.int32)
+    value, gradient = COMPILED["distance"](features, labels)
+    apart = np.linalg.norm(features[0].astype(np.float64) - features[1])
+    want = (np.log1p(14 * apart / dim) + 14 * np.log1p(apart / dim)) / 15
+    np.testing.assert_allclose(value, want, rtol=1e-5)
+    towards = features[1] - features[0]
+    cosine = gradient[1] @ towards / np.linalg.norm(gradient[1]) / apart
+    np.testing.assert_allclose(cosine, 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("weight", [0, 0.0, 0.1, np.float32(2)])
+def test_mi_ue_is_the_weighted_sum(weight):
+    features, labels = batch(dtype=np.float32)
+    (similarity, _), (distance, _) = (
+        COMPILED[name](features, labels) for name in ("similarity", "distance")
+    )
+    loss = functools.partial(mi_ue_loss, temperature=0.3, distance_weight=weight)
+    value = jax.jit(loss)(features, labels)
+    np.testing.assert_allclose(value, similarity + weight * distance, rtol=1e-5)
+
+
+def test_mi_ue_without_weight_does_not_compute_the_distance():
+    features, labels = batch(dtype=np.float32)
+
+    def operations(weight):
+        loss = functools.partial(mi_ue_loss, labels=labels, distance_weight=weight)
+        return str(jax.make_jaxpr(loss)(features)).count("dot_general")
+
+    assert (operations(0.0), operations(0.1)) == (1, 2)
+
+
+def covariances(features, labels):
+    for label in np.unique(labels):
+        members = features[labels == label]
+        prior = len(members) / len(labels)
+        if len(members) > 1:
+            yield prior, members, np.atleast_2d(np.cov(members.T))
+
+
+@pytest.mark.parametrize("dim", [4, 40])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_covariance_equals_dense_computation(dim, normalize):
+    features, labels = batch(dim=dim)
+    given = features
+    if normalize:
+        features = features / np.linalg.norm(features, axis=1, keepdims=True)
+    trace = sum(
+        prior * np.trace(cov) for prior, _, cov in covariances(features, labels)
+    )
+    logdet = sum(
+        prior * np.linalg.slogdet(np.eye(dim) + cov / 0.2)[1] / 2
+        for prior, _, cov in covariances(features, labels)
+    )
+    with jax.enable_x64(True):
+        loss = functools.partial(
+            conditional_covariance_loss,
+            given,
+            labels,
+            num_classes=CLASSES,
+            normalize=normalize,
+            noise_variance=0.2,
+        )
+        np.testing.assert_allclose(loss(statistic="trace"), trace, rtol=1e-10)
+        np.testing.assert_allclose(loss(statistic="logdet"), logdet, rtol=1e-10)
+    # log det(I + S) <= d log(1 + tr S / d) <= tr S.
+    bound = dim / 2 * np.log1p(trace / (dim * 0.2))
+    assert logdet <= bound <= trace / 0.4
+
+
+def test_trace_is_one_minus_the_mean_cosine_between_different_samples():
+    features, labels = batch()
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    want = 0
+    for prior, members, _ in covariances(unit, labels):
+        n = len(members)
+        off_diagonal = (np.sum(members @ members.T) - n) / (n * (n - 1))
+        want += prior * (1 - off_diagonal)
+    with jax.enable_x64(True):
+        value, _ = COMPILED["trace"](features, labels)
+    np.testing.assert_allclose(value, want, rtol=1e-12)
+
+
+@pytest.mark.parametrize("label", [-1, CLASSES, 1000])
+@pytest.mark.parametrize("statistic", ["trace", "logdet"])
+def test_covariance_of_labels_out_of_range_is_nan(label, statistic):
+    features, labels = batch(dtype=np.float32)
+    labels[3] = label
+    value, _ = COMPILED[statistic](features, labels)
+    assert np.isnan(value)
+
+
+# The contract -----------------------------------------------------------------------
+
+
+@every_loss
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_is_a_finite_scalar_in_float32(name, dtype):
+    features, labels = batch(dtype=np.float32)
+    features = jnp.asarray(features, dtype)
+    value, gradient = COMPILED[name](features, labels)
+    assert (value.shape, value.dtype, gradient.dtype) == ((), np.float32, dtype)
+    assert np.all(np.isfinite(np.asarray(gradient, np.float32)))
+    wide, _ = COMPILED[name](np.asarray(features, np.float32), labels)
+    np.testing.assert_allclose(value, wide, rtol=1e-5)
+
+
+@every_loss
+def test_derivatives_are_those_of_finite_differences(name):
+    features, labels = batch()
+    with jax.enable_x64(True):
+        loss = jax.jit(functools.partial(LOSSES[name], labels=labels))
+        check_grads(loss, (jnp.asarray(features),), order=1, modes="rev", rtol=1e-6)
+
+
+@every_loss
+def test_vmap_is_a_loop(name):
+    batches = [batch(seed=seed, dtype=np.float32) for seed in range(3)]
+    features, labels = map(np.stack, zip(*batches, strict=True))
+    values = jax.jit(jax.vmap(LOSSES[name]))(features, labels)
+    want = [COMPILED[name](*each)[0] for each in batches]
+    np.testing.assert_allclose(values, want, rtol=1e-5)
+
+
+@every_loss
+def test_order_of_samples_and_names_of_classes_do_not_matter(name):
+    features, labels = batch()
+    order = np.random.default_rng(1).permutation(len(labels))
+    renamed = np.array([2, 4, 0, 1, 3], np.int32)[labels]
+    with jax.enable_x64(True):
+        value, gradient = COMPILED[name](features, labels)
+        other, other_gradient = COMPILED[name](features[order], renamed[order])
+        assert value.dtype == gradient.dtype == np.float64
+    np.testing.assert_allclose(other, value, rtol=1e-12)
+    np.testing.assert_allclose(other_gradient, gradient[order], rtol=1e-9, atol=1e-12)
+
+
+DEGENERATE = {
+    "all_equal": lambda f: np.ones_like(f),
+    "all_zero": lambda f: np.zeros_like(f),
+    "one_zero": lambda f: f * (np.arange(len(f)) > 0)[:, None],
+    "copies": lambda f: np.repeat(f[::4], 4, axis=0),
+    "opposite": lambda f: f[:1] * np.where(np.arange(len(f)) % 2, 1, -1)[:, None],
+    "tiny": lambda f: f * np.float32(1e-30),
+    "huge": lambda f: f * np.float32(1e15),
+}
+
+
+@every_loss
+@pytest.mark.parametrize("kind", DEGENERATE)
+def test_degenerate_features_have_finite_gradients(name, kind):
+    features, labels = batch(dtype=np.float32)
+    features = DEGENERATE[kind](features)
+    for labelling in (labels, np.zeros_like(labels), labels % 2):
+        value, gradient = COMPILED[name](features, labelling)
+        assert np.isfinite(value), f"{kind}: {value}"
+        assert np.all(np.isfinite(gradient)), f"{kind}: {gradient}"
+
+
+@every_loss
+def test_classes_of_one_member_have_finite_gradients(name):
+    features, _ = batch(size=CLASSES, dtype=np.float32)
+    value, gradient = COMPILED[name](features, np.arange(CLASSES, dtype=np.int32))
+    assert np.isfinite(value)
+    assert np.all(np.isfinite(gradient))
+    if name not in ("similarity", "mi_ue"):
+        assert value == 0
+        np.testing.assert_allclose(gradient, 0, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["distance", "trace", "trace_raw", "logdet"])
+def test_collapsed_classes_cost_nothing(name):
+    features = np.repeat(np.eye(4, 6, dtype=np.float32), 4, axis=0)
+    labels = np.repeat(np.arange(4, dtype=np.int32), 4)
+    value, gradient = COMPILED[name](features, labels)
+    np.testing.assert_allclose(value, 0, atol=1e-12)
+    np.testing.assert_allclose(gradient, 0, atol=1e-7)
+
+
+@every_loss
+def test_nan_is_not_hidden(name):
+    features, labels = batch(dtype=np.float32)
+    features[2, 1] = np.nan
+    assert np.isnan(COMPILED[name](features, labels)[0])
+
+
+def sizes(jaxpr):
+    """Yields the size of every intermediate of a jaxpr and those nested in it."""
+    for equation in jaxpr.eqns:
+        yield from (var.aval.size for var in equation.outvars)
+        for parameter in jax.tree.leaves(list(equation.params.values())):
+            nested = getattr(parameter, "jaxpr", parameter)
+            if hasattr(nested, "eqns"):
+                yield from sizes(nested)
+
+
+@every_loss
+def test_memory_is_that_of_features_and_one_matrix(name):
+    features, labels = batch(size=32, dim=48, dtype=np.float32)
+    jaxpr = jax.make_jaxpr(jax.value_and_grad(LOSSES[name]))(features, labels)
+    assert max(sizes(jaxpr.jaxpr)) <= max(features.size, len(labels) ** 2)
+    naive = jax.make_jaxpr(lambda f: jnp.sum(abs(f[:, None] - f)))(features)
+    assert max(sizes(naive.jaxpr)) == 32 * 32 * 48, "this test sees no intermediates"
+
+
+def values_and_gradients(parameters, features, labels, axis_name=None):
+    """Every loss of a linear map, its gradients to the parameters and the features."""
+
+    def of(parameters, features, name):
+        return LOSSES[name](features @ parameters, labels, axis_name=axis_name)
+
+    return {
+        name: jax.value_and_grad(of, (0, 1))(parameters, features, name)
+        for name in LOSSES
+    }
+
+
+@pytest.mark.parametrize("check_vma", [False, True])
+def test_eight_devices_give_the_loss_of_the_global_batch(check_vma):
+    features, labels = batch(size=16)
+    parameters = np.random.default_rng(3).standard_normal((6, 4))
+
+    def per_device(parameters, features, labels):
+        results = values_and_gradients(parameters, features, labels, axis_name="data")
+        return {
+            # With check_vma the reduction over devices is part of differentiation.
+            name: (
+                value,
+                (grads[0] if check_vma else lax.pmean(grads[0], "data"), grads[1]),
+            )
+            for name, (value, grads) in results.items()
+        }
+
+    sharded = jax.shard_map(
+        per_device,
+        mesh=jax.sharding.Mesh(np.array(jax.devices()[:8]), ("data",)),
+        in_specs=(P(), P("data"), P("data")),
+        out_specs=dict.fromkeys(LOSSES, (P(), (P(), P("data")))),
+        check_vma=check_vma,
+    )
+    with jax.enable_x64(True):
+        wanted = jax.jit(values_and_gradients)(parameters, features, labels)
+        results = jax.jit(sharded)(parameters, features, labels)
+    for name, (value, (gradient, local)) in results.items():
+        want, (want_gradient, want_local) = wanted[name]
+        shards = [shard.data for shard in value.addressable_shards]
+        assert len(shards) == 8
+        np.testing.assert_array_equal(shards, [shards[0]] * 8, err_msg=name)
+        np.testing.assert_allclose(value, want, rtol=1e-12, err_msg=name)
+        close = functools.partial(
+            np.testing.assert_allclose, rtol=1e-9, atol=1e-13, err_msg=name
+        )
+        close(gradient, want_gradient)
+        close(local, np.multiply(want_local, 1 if check_vma else 8))
+
+
+def test_pmap_gives_the_gradient_of_the_global_batch():
+    features, labels = batch(size=16, dtype=np.float32)
+    parameters = np.random.default_rng(3).standard_normal((6, 4)).astype(np.float32)
+
+    def gradient(parameters, features, labels, axis_name=None):
+        def loss(parameters):
+            return mi_ue_loss(features @ parameters, labels, axis_name=axis_name)
+
+        result = jax.grad(loss)(parameters)
+        return result if axis_name is None else lax.pmean(result, axis_name)
+
+    mapped = jax.pmap(
+        functools.partial(gradient, axis_name="data"),
+        axis_name="data",
+        in_axes=(None, 0, 0),
+        out_axes=None,
+    )
+    result = mapped(parameters, features.reshape(8, 2, 6), labels.reshape(8, 2))
+    want = jax.jit(gradient)(parameters, features, labels)
+    np.testing.assert_allclose(result, want, rtol=1e-4, atol=1e-6)
+
+
+# Bad input --------------------------------------------------------------------------
+
+
+@every_loss
+@pytest.mark.parametrize(
+    ("features", "labels", "message"),
+    [
+        (np.ones((4, 2, 2), np.float32), np.zeros(4, int), r"\(4, 2, 2\)"),
+        (np.ones(4, np.float32), np.zeros(4, int), r"\(4,\)"),
+        (np.ones((0, 2), np.float32), np.zeros(0, int), "empty"),
+        (np.ones((4, 2), np.float32), np.zeros(3, int), r"\(4,\).*\(4, 2\).*\(3,\)"),
+        (np.ones((4, 2), np.float32), np.zeros((4, 1), int), r"\(4, 1\)"),
+        (np.ones((4, 2), np.float32), np.zeros(4, np.float32), "integers"),
+        (np.ones((4, 2), np.int32), np.zeros(4, int), "floating"),
+    ],
+)
+def test_bad_batches_are_refused_while_tracing(name, features, labels, message):
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(LOSSES[name], features, labels)
+
+
+@pytest.mark.parametrize("value", [0, -0.1, float("nan"), np.float32(0), np.ones(2)])
+def test_settings_that_are_not_positive_scalars_are_refused(value):
+    features, labels = batch(dtype=np.float32)
+    for loss in (similarity_loss, mi_ue_loss):
+        with pytest.raises(ValueError, match="temperature"):
+            loss(features, labels, temperature=value)
+    with pytest.raises(ValueError, match="noise_variance"):
+        conditional_covariance_loss(
+            features, labels, num_classes=CLASSES, noise_variance=value
+        )
+    with pytest.raises(ValueError, match="num_classes"):
+        conditional_covariance_loss(features, labels, num_classes=value)
+
+
+def test_unknown_statistic_names_the_nearest():
+    features, labels = batch(dtype=np.float32)
+    with pytest.raises(ValueError, match=r"'log_det'; did you mean 'logdet'\?.*trace"):
+        conditional_covariance_loss(
+            features, labels, num_classes=CLASSES, statistic="log_det"
+        )
+
+
+def test_settings_may_be_traced():
+    features, labels = batch(dtype=np.float32)
+    mapped = jax.vmap(
+        lambda temperature, weight: mi_ue_loss(
+            features, labels, temperature=temperature, distance_weight=weight
+        )
+    )
+    values = jax.jit(mapped)(jnp.array([0.1, 0.3]), jnp.array([0.1, 0.5]))
+    np.testing.assert_allclose(values[1], COMPILED["mi_ue"](features, labels)[0], 1e-5)
