@@ -1,10 +1,12 @@
 """The flags that all scripts share, and bad input reported in one line, status 2."""
 
+import os
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -34,6 +36,7 @@ def run(
     def start(rest: Sequence[str]) -> None:
         del rest
         values = flags.FLAGS
+        keep_compiled()
         if values.workdir is None:
             raise ValueError("--workdir is missing: name a directory for the run")
         parallel.initialize_processes()
@@ -43,6 +46,13 @@ def run(
         app.run(start, flags_parser=parse)
     except (ValueError, OSError) as error:
         fail(error)
+
+
+def keep_compiled() -> None:
+    """Keeps compiled programs in the user's cache, unless JAX is told where already."""
+    if jax.config.jax_compilation_cache_dir is None:
+        cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+        jax.config.update("jax_compilation_cache_dir", f"{cache}/miue_jax")
 
 
 def parse(arguments: Sequence[str]) -> Sequence[str]:

@@ -1,8 +1,8 @@
 """Trains victims on a data set and reports their accuracy on clean test images.
 
     python experiments/evaluate.py --config experiments/configs/evaluate.py:quick \
-        --config.train.name_or_path=runs/shapes/protected.npz --config.test.name_or_path=shapes \
-        --workdir runs/shapes-victims
+        --config.train.name_or_path=runs/shapes/protected.npz \
+        --config.test.name_or_path=shapes --workdir runs/shapes-victims
 
 The working directory then holds results.json and, for each seed, metrics.jsonl and
 checkpoints. The same command continues what was stopped.
@@ -12,7 +12,7 @@ import pathlib
 import statistics
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import command_line
 import jax
@@ -68,6 +68,7 @@ def run(
         num_classes=len(train_set.class_names),
         num_shards=num_shards,
         axis_name=parallel.AXIS,
+        defense=defense,
     )
     identity = {
         "train": dict(config["train"]),
@@ -93,9 +94,15 @@ def run(
                 sampling.deal(test_set.images, test_set.labels, num_shards),
             )
         ]
+        compiled = _Compiled(
+            runner.start(victim.init, mesh),
+            runner.advance(victim.step, mesh),
+            runner.evaluation(victim.evaluate, mesh),
+        )
         curves = {
             seed: _train(
                 victim,
+                compiled,
                 placed[0],
                 placed[1],
                 mesh,
@@ -125,8 +132,15 @@ def _check_match(train_set: data.Dataset, test_set: data.Dataset) -> None:
         raise ValueError(f"training images are {shapes[0]}, test images {shapes[1]}")
 
 
+class _Compiled(NamedTuple):
+    start: runner.Start
+    advance: runner.Advance
+    evaluate: runner.Evaluate
+
+
 def _train(
     victim: training.Victim,
+    compiled: _Compiled,
     train_data: sampling.Shards,
     test_data: sampling.Shards,
     mesh: jax.sharding.Mesh,
@@ -141,9 +155,7 @@ def _train(
     """Trains one victim; returns a line of metrics for every epoch."""
     workdir.mkdir(parents=True, exist_ok=True)
     key = parallel.place(jax.random.key(seed), mesh, parallel.COPIED_SPEC)
-    state = runner.start(victim.init, key, train_data, mesh)
-    advance = runner.advance(victim.step, mesh)
-    evaluate = runner.evaluation(victim.evaluate, mesh)
+    state = compiled.start(key, train_data)
     with (
         checkpoints.Checkpoints(workdir / "checkpoints") as saved,
         runs.stop_signals() as received,
@@ -159,7 +171,7 @@ def _train(
                 epoch = step // victim.steps_per_epoch + 1
                 state, values = runs.run_until(
                     epoch * victim.steps_per_epoch,
-                    advance,
+                    compiled.advance,
                     key,
                     state,
                     train_data,
@@ -174,7 +186,7 @@ def _train(
                     "train_accuracy": values["accuracy"],
                 }
                 if epoch % evaluate_every == 0 or epoch == epochs:
-                    measured = runner.values(evaluate(state, test_data))
+                    measured = runner.values(compiled.evaluate(state, test_data))
                     line["test_accuracy"] = measured["accuracy"]
                 line["seconds"] = round(time.perf_counter() - began, 3)
                 metrics.write(step, line)

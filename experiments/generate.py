@@ -116,7 +116,7 @@ def _generate(
     """Runs a generator's steps with checkpoints, metrics and a progress bar."""
     key = parallel.place(jax.random.key(seed), mesh, parallel.COPIED_SPEC)
     placed = parallel.place(dealt, mesh, parallel.DATA_SPEC)
-    state = runner.start(method.init, key, placed, mesh)
+    state = runner.start(method.init, mesh)(key, placed)
     advance = runner.advance(method.step, mesh)
     report_every = max(1, method.num_steps // 100)
     with (

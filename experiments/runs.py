@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import math
+import operator
 import pathlib
 import signal
 import sys
@@ -211,10 +212,8 @@ def run_until(
         state, metrics = advance(key, state, data, stop)
         metrics = jax.device_get(metrics)
         for name, mean in metrics.items():
-            old = totals.get(name)
-            totals[name] = (
-                mean if old is None else type(mean)(*map(sum, zip(old, mean)))
-            )
+            old = totals.get(name, mean._replace(total=0, weight=0))
+            totals[name] = jax.tree.map(operator.add, old, mean)
         seconds = max(time.perf_counter() - began, 1e-4) / (stop - step)
         # The first call compiles and says nothing of the speed.
         size = min(max(1, int(_SECONDS_A_CALL / seconds)), 4 * size)

@@ -69,10 +69,8 @@ def chain(*augmentations: Augmentation) -> Augmentation:
     """
 
     def apply(key: jax.Array, images: jax.Array) -> jax.Array:
-        for k, augmentation in zip(
-            jax.random.split(key, max(len(augmentations), 1)), augmentations
-        ):
-            images = augmentation(k, images)
+        for i, augmentation in enumerate(augmentations):
+            images = augmentation(jax.random.fold_in(key, i), images)
         return images
 
     return apply

@@ -68,7 +68,7 @@ def check_divisible(batch_size: int, num_shards: int, mesh: Mesh) -> None:
     if batch_size % num_shards:
         raise ValueError(
             f"a global batch of {batch_size} images does not split over {num_shards} "
-            "shards: make the batch size a multiple of the number of devices (or shards)"
+            "shards: make it a multiple of the number of devices (of num_shards if set)"
         )
 
 

@@ -13,29 +13,28 @@ from miue_jax.parallel import COPIED_SPEC, DATA_SPEC, STATE_SPEC, State
 from miue_jax.sampling import Shards
 from miue_jax.training import Mean, Metrics
 
+Start = Callable[[jax.Array, Shards], State]
 Advance = Callable[[jax.Array, State, Shards, int], tuple[State, Metrics]]
+Evaluate = Callable[[State, Shards], Metrics]
 
 
-def start(
-    init: Callable[[jax.Array, Shards], State],
-    key: jax.Array,
-    data: Shards,
-    mesh: Mesh,
-) -> State:
-    """Makes the first state, each leaf where it belongs on the mesh.
+def start(init: Callable[[jax.Array, Shards], State], mesh: Mesh) -> Start:
+    """Compiles the making of a first state, each leaf where it belongs on the mesh.
 
     Args:
       init: (key, data) -> state.
-      key: the run's key.
-      data: global arrays on the mesh.
       mesh: the devices.
 
     Returns:
-      The state, as global arrays.
+      A function (key, data) -> state of global arrays.
     """
-    shape = jax.eval_shape(init, key, data)
-    placed = parallel.shardings(mesh, STATE_SPEC, shape)
-    return jax.jit(init, out_shardings=placed)(key, data)
+
+    def make(key: jax.Array, data: Shards) -> State:
+        shape = jax.eval_shape(init, key, data)
+        placed = parallel.shardings(mesh, STATE_SPEC, shape)
+        return jax.jit(init, out_shardings=placed)(key, data)
+
+    return make
 
 
 def advance(
@@ -80,9 +79,7 @@ def advance(
     return lambda key, state, data, stop: compiled(key, state, data, jnp.int32(stop))
 
 
-def evaluation(
-    evaluate: Callable[[State, Shards], Metrics], mesh: Mesh
-) -> Callable[[State, Shards], Metrics]:
+def evaluation(evaluate: Evaluate, mesh: Mesh) -> Evaluate:
     """Compiles an evaluation for a mesh.
 
     Args:

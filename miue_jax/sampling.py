@@ -5,6 +5,7 @@ equal share of each global batch. All randomness is a function of the key, the p
 the data and the shard, so G shards on one device give the batches of G devices.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -73,7 +74,7 @@ def deal(
         raise ValueError(f"{size} images cannot be dealt to {num_shards} shards")
     if selected is None:
         selected = np.ones(size, bool)
-    rows = -(-size // num_shards)
+    rows = math.ceil(size / num_shards)
     source = np.minimum(np.arange(rows * num_shards), size - 1)
     source = source.reshape(rows, num_shards).T
     shard = np.arange(num_shards, dtype=np.int32)
@@ -108,10 +109,10 @@ def steps_per_pass(size: int, num_shards: int, batch_size: int) -> int:
     share = batch_size // num_shards
     if share > size // num_shards:
         raise ValueError(
-            f"a batch of {batch_size} images needs at least {share * num_shards} images "
-            f"in the data set, which has {size}"
+            f"a batch of {batch_size} images from {num_shards} shards is larger than "
+            f"the data set, which has {size} images"
         )
-    return -(-(-(-size // num_shards)) // share)
+    return math.ceil(math.ceil(size / num_shards) / share)
 
 
 def shuffled(key: jax.Array, data: Shards) -> jax.Array:

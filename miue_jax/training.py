@@ -1,4 +1,4 @@
-"""Classifiers trained by gradient descent: the victim, and one step of any surrogate."""
+"""Training of classifiers: the victim, and one step of any surrogate."""
 
 import dataclasses
 from collections.abc import Callable
@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from miue_jax import augment, models, sampling
+from miue_jax import augment, defenses, models, sampling
 from miue_jax.parallel import State
 
 # Keys of a run are folded with these, so that no two uses share a stream.
-_INIT, _ORDER, _AUGMENT = range(3)
+_INIT, _ORDER, _AUGMENT, _DEFENSE, _LOSS = range(5)
 
 
 class Mean(NamedTuple):
@@ -121,56 +121,84 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
     Args:
       logits: (B, K) float.
-      labels: (B,) int.
+      labels: (B,) int, or (B, K) class probabilities.
 
     Returns:
       () float32.
     """
-    return jnp.mean(
-        optax.softmax_cross_entropy_with_integer_labels(
-            logits.astype(jnp.float32), labels
-        )
-    )
+    logits = logits.astype(jnp.float32)
+    if labels.ndim == 2:
+        return jnp.mean(optax.softmax_cross_entropy(logits, labels))
+    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+
+
+def plain_loss(
+    key: jax.Array, forward: defenses.Forward, images: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+    """Cross-entropy in the form that a defence may replace (`defenses.Defense.loss`).
+
+    Args:
+      key: unused.
+      forward: images -> (logits, updated state), the model in training mode.
+      images: (B, H, W, C) float.
+      labels: (B,) int, or (B, K) class probabilities.
+
+    Returns:
+      The loss, and what `forward` gave.
+    """
+    del key
+    logits, state = forward(images)
+    return cross_entropy(logits, labels), (logits, state)
 
 
 def train_step(
+    key: jax.Array,
     learner: Learner,
     module: nn.Module,
     optimizer: optax.GradientTransformation,
     images: jax.Array,
     labels: jax.Array,
     *,
+    loss: defenses.Loss = plain_loss,
     axis_name: str | None = None,
 ) -> tuple[Learner, jax.Array, jax.Array]:
-    """One optimiser step on the cross-entropy of a batch.
+    """One optimiser step on the loss of a batch.
 
     Args:
+      key: a PRNG key for the loss.
       learner: the classifier.
       module: its Flax module.
       optimizer: its optimiser.
       images: (B, H, W, C) float, the device's share of the batch.
-      labels: (B,) int32.
+      labels: (B,) int32, or (B, K) class probabilities.
+      loss: cross-entropy, or what a defence puts in its place.
       axis_name: the mesh axis over which the batch is split.
 
     Returns:
       The learner after the step, the batch's loss and its accuracy.
     """
     state = {k: v for k, v in learner.variables.items() if k != "params"}
+    answers = jnp.argmax(labels, -1) if labels.ndim == 2 else labels
 
     def loss_fn(params: Any) -> tuple[jax.Array, tuple[Any, jax.Array]]:
-        (_, logits), updated = module.apply(
-            {"params": params, **state}, images, train=True, mutable=list(state)
-        )
-        accuracy = jnp.mean(jnp.argmax(logits, -1) == labels)
-        return cross_entropy(logits, labels), (updated, accuracy)
+        def forward(images: jax.Array) -> tuple[jax.Array, Any]:
+            (_, logits), updated = module.apply(
+                {"params": params, **state}, images, train=True, mutable=list(state)
+            )
+            return logits, updated
+
+        value, (logits, updated) = loss(key, forward, images, labels)
+        return value, (updated, jnp.mean(jnp.argmax(logits, -1) == answers))
 
     params = learner.variables["params"]
-    (loss, (state, accuracy)), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
+    (value, (state, accuracy)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+        params
+    )
     if axis_name is not None:
-        loss, accuracy, grads = jax.lax.pmean((loss, accuracy, grads), axis_name)
+        value, accuracy, grads = jax.lax.pmean((value, accuracy, grads), axis_name)
     updates, opt_state = optimizer.update(grads, learner.opt_state, params)
     params = optax.apply_updates(params, updates)
-    return Learner({"params": params, **state}, opt_state), loss, accuracy
+    return Learner({"params": params, **state}, opt_state), value, accuracy
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -241,6 +269,7 @@ def victim(
     num_classes: int,
     num_shards: int = 1,
     axis_name: str | None = None,
+    defense: defenses.Defense = defenses.NONE,
 ) -> Victim:
     """Builds the training of a victim with random crops and flips.
 
@@ -250,6 +279,8 @@ def victim(
       num_classes: classes.
       num_shards: shards of the data over all devices.
       axis_name: the mesh axis over which the shards are split.
+      defense: what the victim does against protection in its steps; purifying the
+        training images is up to the caller.
 
     Returns:
       The victim.
@@ -269,6 +300,12 @@ def victim(
         weight_decay=config.weight_decay,
     )
 
+    def step_keys(
+        key: jax.Array, use: int, step: jax.Array, data: sampling.Shards
+    ) -> jax.Array:
+        key = jax.random.fold_in(jax.random.fold_in(key, use), step)
+        return jax.vmap(jax.random.fold_in, (None, 0))(key, data.shard)
+
     def init(key: jax.Array, data: sampling.Shards) -> State:
         learner = init_learner(
             jax.random.fold_in(key, _INIT), module, optimizer, data.images.shape[2:]
@@ -287,15 +324,22 @@ def victim(
             lambda: state.per_example,
         )
         batch = sampling.take(data, order, position, share)
-        batch_key = jax.random.fold_in(jax.random.fold_in(key, _AUGMENT), state.step)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(batch_key, data.shard)
-        images = jax.vmap(augment.crop_and_flip)(keys, batch.images)
+        images = jax.vmap(augment.crop_and_flip)(
+            step_keys(key, _AUGMENT, state.step, data), batch.images
+        )
+        labels = batch.labels
+        if defense.augment is not None:
+            images, labels = jax.vmap(defense.augment)(
+                step_keys(key, _DEFENSE, state.step, data), images, labels
+            )
         learner, loss, accuracy = train_step(
+            step_keys(key, _LOSS, state.step, data)[0],
             state.shared,
             module,
             optimizer,
             images.reshape(-1, *images.shape[2:]),
-            batch.labels.reshape(-1),
+            labels.reshape(-1, *labels.shape[2:]),
+            loss=defense.loss or plain_loss,
             axis_name=axis_name,
         )
         metrics = {"loss": mean_of(loss), "accuracy": mean_of(accuracy)}

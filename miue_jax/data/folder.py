@@ -99,8 +99,9 @@ def _decode(paths: list[pathlib.Path]) -> np.ndarray:
     first, _ = _read(paths[0])
     images = np.empty((len(paths), *first.shape), np.uint8)
     all_grey = True
-    # Pillow releases the interpreter lock while it decodes.
-    pool = concurrent.futures.ThreadPoolExecutor()
+    # Pillow releases the interpreter lock while it decodes; threads beyond the cores
+    # would only compete for it.
+    pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
     try:
         for index, (image, grey) in enumerate(pool.map(_read, paths)):
             if image.shape != first.shape:

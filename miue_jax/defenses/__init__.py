@@ -3,8 +3,12 @@
 import difflib
 from collections.abc import Callable
 
-from miue_jax.defenses.base import Defense
-from miue_jax.defenses.jpeg import jpeg_pillow
+from miue_jax.defenses.base import Defense as Defense
+from miue_jax.defenses.base import Forward as Forward
+from miue_jax.defenses.base import Loss as Loss
+from miue_jax.defenses.jpeg import jpeg_pillow as jpeg_pillow
+
+NONE = Defense()
 
 # A defence without a setting is called by its name, one with a setting as name-number.
 _PLAIN: dict[str, Callable[[], Defense]] = {"none": Defense}
@@ -51,5 +55,3 @@ def _number(text: str, name: str) -> int | float:
             continue
     raise ValueError(f"defence {name!r}: {text!r} is not a number")
 
-
-__all__ = ["NAMES", "Defense", "create", "jpeg_pillow"]

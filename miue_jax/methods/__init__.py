@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 from miue_jax.methods import error_minimizing as _em
 from miue_jax.methods import mi_ue as _mi_ue
 from miue_jax.methods import random_noise as _noise
-from miue_jax.methods.alternation import AlternationConfig as AlternationConfig
 from miue_jax.methods.alternation import alternation as alternation
+from miue_jax.methods.alternation_config import (
+    AlternationConfig as AlternationConfig,
+)
 from miue_jax.methods.error_minimizing import (
     ErrorMinimizingConfig as ErrorMinimizingConfig,
 )

@@ -5,7 +5,6 @@ moved by projected gradient so that an objective of the surrogate's outputs fall
 and MI-UE differ in the objective and in how often they alternate.
 """
 
-import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -15,6 +14,7 @@ from jax import lax
 
 from miue_jax import models, perturbation, sampling, training
 from miue_jax.augment import flip_where
+from miue_jax.methods.alternation_config import AlternationConfig
 from miue_jax.methods.method import Method
 from miue_jax.parallel import State
 from miue_jax.training import Learner, Mean, Metrics, mean_of
@@ -27,106 +27,6 @@ _IMAGENET_STD = (0.229, 0.224, 0.225)
 
 # (features (B, D), logits (B, K), labels (B,), axis_name) -> () loss
 Objective = Callable[[jax.Array, jax.Array, jax.Array, str | None], jax.Array]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class AlternationConfig:
-    """The schedule of a min-min generator.
-
-    Attributes:
-      model: architecture of the surrogate (`models.NAMES`).
-      width: its width; None for the architecture's own.
-      dtype: its compute type, "float32" or "bfloat16".
-      normalization: of the surrogate's input, "none" or "imagenet" (three channels).
-      radius: largest change of a channel, in grey levels.
-      step_size: of the first epoch's projected gradient, in grey levels.
-      step_size_end: approached linearly over the epochs, in grey levels.
-      pgd_steps: projected-gradient steps on a batch at each visit.
-      schedule: "alternating" trains for whole epochs, then visits every image once;
-        "interleaved" visits each batch right before the surrogate trains on it.
-      epochs: training epochs of the surrogate.
-      perturb_every: training epochs before each visit of all images (alternating).
-      batches_per_epoch: batches that count as an epoch of training; None for as many
-        as the data have (alternating).
-      batch_size: global batch of the training.
-      perturbation_batch_size: global batch of the visits (alternating).
-      learning_rate: of the surrogate's first epoch.
-      learning_rate_end: approached along a cosine over the epochs.
-      momentum: of its SGD.
-      weight_decay: of its SGD.
-      clip_norm: largest gradient norm of its SGD; None for no limit.
-      flip: mirror images while generating: "none"; "joint", image and perturbation
-        together as a victim does; "image_only", the image under the perturbation.
-      perturbation: "sample", one for every image, or "class", one for every class.
-      stop_error: training error in [0, 1] after a visit of all images at which the
-        generator stops early; None never stops (alternating).
-    """
-
-    model: str = "resnet18"
-    width: int | None = None
-    dtype: str = "float32"
-    normalization: str = "none"
-    radius: float = 8.0
-    step_size: float = 0.8
-    step_size_end: float = 0.8
-    pgd_steps: int = 10
-    schedule: str = "alternating"
-    epochs: int = 100
-    perturb_every: int = 1
-    batches_per_epoch: int | None = None
-    batch_size: int = 128
-    perturbation_batch_size: int = 512
-    learning_rate: float = 0.1
-    learning_rate_end: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    clip_norm: float | None = None
-    flip: str = "none"
-    perturbation: str = "sample"
-    stop_error: float | None = None
-
-    def __post_init__(self) -> None:
-        allowed = {
-            "dtype": ("float32", "bfloat16"),
-            "normalization": ("none", "imagenet"),
-            "schedule": ("alternating", "interleaved"),
-            "flip": ("none", "joint", "image_only"),
-            "perturbation": ("sample", "class"),
-        }
-        for name, values in allowed.items():
-            if getattr(self, name) not in values:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)!r}; allowed: {', '.join(values)}"
-                )
-        for name in (
-            "radius",
-            "step_size",
-            "step_size_end",
-            "pgd_steps",
-            "epochs",
-            "perturb_every",
-            "batch_size",
-            "perturbation_batch_size",
-            "learning_rate",
-        ):
-            if not getattr(self, name) > 0:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)}; it must be positive"
-                )
-        if self.radius > 255:
-            raise ValueError(
-                f"radius is {self.radius} grey levels; at most 255 make sense"
-            )
-        if self.schedule == "alternating":
-            if self.epochs % self.perturb_every:
-                raise ValueError(
-                    f"epochs ({self.epochs}) must be a multiple of perturb_every "
-                    f"({self.perturb_every}), or the last epochs change nothing"
-                )
-        elif self.stop_error is not None or self.batches_per_epoch is not None:
-            raise ValueError(
-                "stop_error and batches_per_epoch belong to the alternating schedule"
-            )
 
 
 class _Shared(NamedTuple):
@@ -317,6 +217,7 @@ def alternation(
         images, labels, _ = flat(batch)
         carriers, seen = place(images, mirrored)
         learner, loss, accuracy = training.train_step(
+            jax.random.key(0),  # the plain loss draws nothing
             state.shared.learner,
             module,
             optimizer,
@@ -333,10 +234,12 @@ def alternation(
     def next_order(
         key: jax.Array, count: jax.Array, per_pass: int, order: jax.Array, data
     ) -> jax.Array:
-        fresh = lambda: sampling.shuffled(  # noqa: E731
-            jax.random.fold_in(key, count // per_pass), data
+        pass_key = jax.random.fold_in(key, count // per_pass)
+        return lax.cond(
+            count % per_pass == 0,
+            lambda: sampling.shuffled(pass_key, data),
+            lambda: order,
         )
-        return lax.cond(count % per_pass == 0, fresh, lambda: order)
 
     def train_batch(
         key: jax.Array, state: State, data: sampling.Shards, count: jax.Array

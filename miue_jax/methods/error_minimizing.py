@@ -4,7 +4,8 @@ import dataclasses
 
 import jax
 
-from miue_jax.methods.alternation import AlternationConfig, alternation
+from miue_jax.methods.alternation import alternation
+from miue_jax.methods.alternation_config import AlternationConfig
 from miue_jax.methods.method import Method
 from miue_jax.training import cross_entropy
 

@@ -1,0 +1,373 @@
+"""Images per second of a training step and of a perturbation step.
+
+    python experiments/benchmark.py --model resnet18 --width 64 --batch_size 128 \
+        --dtype float32 --repeats 5 --json results/benchmark.json
+
+Runs the steps as the library does, in a loop on the device and over all local devices;
+for residual networks also in PyTorch, where it can be imported, in turns with the
+library: eager and channels-last, on a GPU also compiled in bfloat16. A ratio above one
+says that the library is faster; it is the median over the turns, with the smallest and
+the largest. The share of the peak is that of the matrix product measured here, with the
+FLOPs of the forward pass counted three times a training step (forward, gradient to the
+parameters, gradient to the activations) and twice a perturbation step.
+"""
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import pathlib
+import platform
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+# PyTorch has to find memory on the same device.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+import command_line
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+from flax import linen as nn
+from jax import lax
+
+from miue_jax import atomic, losses, models, parallel, perturbation, training
+
+_CLASSES = 10
+_IMAGE_SHAPE = (32, 32, 3)
+_DTYPES = ("float32", "bfloat16")
+_RADIUS, _STEP_SIZE = 8 / 255, 0.8 / 255
+# How often a step does the work of a forward pass.
+_PASSES = {"train": 3, "perturbation": 2}
+
+Run = Callable[[], None]
+
+
+def run(
+    *,
+    model: str = "resnet18",
+    width: int | None = None,
+    batch_size: int = 128,
+    dtype: str = "float32",
+    repeats: int = 5,
+    steps: int = 3,
+) -> dict[str, Any]:
+    """Times both steps.
+
+    Args:
+      model: one of `models.NAMES`.
+      width: of the model; None for its own.
+      batch_size: images in a global batch.
+      dtype: compute type, "float32" or "bfloat16".
+      repeats: turns, each of one timed loop of every program.
+      steps: steps in a loop.
+
+    Returns:
+      What the JSON file holds: images per second, ratios, shares of the peak, hardware
+      and versions.
+
+    Raises:
+      ValueError: for an unknown model or type, or a number that is not positive.
+    """
+    sizes = {"batch_size": batch_size, "repeats": repeats, "steps": steps}
+    for name, value in sizes.items():
+        if value <= 0:
+            raise ValueError(f"{name} is {value}; it must be positive")
+    if dtype not in _DTYPES:
+        raise ValueError(f"dtype {dtype!r}; allowed: {', '.join(_DTYPES)}")
+    options = {"num_classes": _CLASSES, "width": width, "dtype": jnp.dtype(dtype)}
+    module = models.create(model, axis_name=parallel.AXIS, **options)
+    mesh = parallel.data_mesh(jax.local_devices())
+    parallel.check_divisible(batch_size, mesh.size, mesh)
+    rng = np.random.default_rng(0)
+    images = rng.random((batch_size, *_IMAGE_SHAPE), np.float32)
+    labels = (np.arange(batch_size) % _CLASSES).astype(np.int32)
+
+    programs = _jax_runs(module, mesh, images, labels, steps)
+    omitted = _why_no_torch(module, mesh)
+    if omitted is None:
+        programs |= _torch_runs(module, images, labels, steps, dtype)
+    wall, cpu = _time_in_turns(programs, repeats)
+    peak = _matmul_peak(dtype, repeats, mesh.size)
+    forward = _forward_flops(
+        models.create(model, convolution=lax.conv_general_dilated, **options)
+    )
+    results: dict[str, Any] = {}
+    for kind, passes in _PASSES.items():
+        work = batch_size * steps
+        ours = wall["miue_jax", kind]
+        speed = work / statistics.median(ours)
+        results[kind] = {
+            "images_per_second": _spread([work / seconds for seconds in ours]),
+            "share_of_matmul_peak": passes * forward * speed / peak,
+            "pytorch": {
+                name: {
+                    "images_per_second": _spread([work / s for s in seconds]),
+                    "ratio": _spread(_quotients(seconds, ours)),
+                    "ratio_of_cpu_time": _spread(
+                        _quotients(cpu[name, kind], cpu["miue_jax", kind])
+                    ),
+                }
+                for (name, of), seconds in wall.items()
+                if of == kind and name != "miue_jax"
+            },
+        }
+    settings = {"model": model, "width": width, "dtype": dtype, "image": _IMAGE_SHAPE}
+    return {
+        "settings": settings | sizes,
+        "results": results,
+        "pytorch_omitted": omitted,
+        "forward_flops_per_image": forward,
+        "flops_convention": "forward x 3 (train), forward x 2 (perturbation)",
+        "matmul_peak_flops_per_second": peak,
+        "hardware": _hardware(mesh.size),
+        "versions": _versions(),
+    }
+
+
+def _jax_runs(module, mesh, images, labels, steps) -> dict[tuple[str, str], Run]:
+    key = jax.random.key(0)
+    optimizer = training.sgd(0.01, weight_decay=5e-4)
+    learner = jax.jit(training.init_learner, static_argnums=(1, 2, 3))(
+        key, module, optimizer, _IMAGE_SHAPE
+    )
+    learner = parallel.place(learner, mesh, parallel.COPIED_SPEC)
+    batch = parallel.place((images, labels), mesh, parallel.DATA_SPEC)
+
+    def train(learner, images, labels):
+        def step(_, learner):
+            return training.train_step(
+                key, learner, module, optimizer, images, labels, axis_name=parallel.AXIS
+            )[0]
+
+        return lax.fori_loop(0, steps, step, learner)
+
+    def perturb(learner, images, labels):
+        def loss(perturbed):
+            features, _ = module.apply(learner.variables, perturbed, train=False)
+            return losses.similarity_loss(features, labels, axis_name=parallel.AXIS)
+
+        return perturbation.pgd(
+            loss,
+            images,
+            jnp.zeros_like(images),
+            radius=_RADIUS,
+            step_size=_STEP_SIZE,
+            num_steps=steps,
+        )
+
+    specs = (parallel.COPIED_SPEC, parallel.DATA_SPEC, parallel.DATA_SPEC)
+    runs = {}
+    for kind, function, out in (
+        ("train", train, parallel.COPIED_SPEC),
+        ("perturbation", perturb, parallel.DATA_SPEC),
+    ):
+        compiled = parallel.parallelize(function, mesh, in_specs=specs, out_specs=out)
+        runs["miue_jax", kind] = lambda program=compiled: jax.block_until_ready(
+            program(learner, *batch)
+        )
+    return runs
+
+
+def _why_no_torch(module: nn.Module, mesh: jax.sharding.Mesh) -> str | None:
+    if not isinstance(module, models.ResNet):
+        return "the PyTorch side has residual networks only"
+    if importlib.util.find_spec("torch") is None:
+        return "PyTorch is not installed"
+    kind = jax.default_backend()
+    if kind == "cpu":
+        return None
+    if mesh.size > 1:
+        return f"the PyTorch side uses one device, the library {mesh.size}"
+    import torch
+
+    # jax.default_backend() calls a CUDA device "gpu".
+    if kind != "gpu" or not torch.cuda.is_available():
+        return f"PyTorch has no {kind} here"
+    return None
+
+
+def _torch_runs(module, images, labels, steps, dtype) -> dict[tuple[str, str], Run]:
+    import torch
+    import torch_resnet
+
+    on_gpu = jax.default_backend() == "gpu"
+    torch.set_num_threads(_cores())
+    torch.manual_seed(0)
+    variants = [("eager", dtype)]
+    if on_gpu:
+        torch.backends.cudnn.benchmark = True
+        variants.append(("compiled", "bfloat16"))
+    runs = {}
+    for how, compute in variants:
+        for kind in _PASSES:
+            net = torch_resnet.ResNet(
+                _CLASSES, module.stage_sizes, module.bottleneck, module.width
+            )
+            net = net.to("cuda" if on_gpu else "cpu", memory_format=torch.channels_last)
+            if how == "compiled":
+                net.compile()
+            options = {"steps": steps, "dtype": compute}
+            if kind == "train":
+                program = torch_resnet.train_run(net, images, labels, **options)
+            else:
+                program = torch_resnet.perturbation_run(
+                    net,
+                    images,
+                    labels,
+                    radius=_RADIUS,
+                    step_size=_STEP_SIZE,
+                    **options,
+                )
+            runs[f"{how} {compute}", kind] = program
+    return runs
+
+
+def _time_in_turns(
+    programs: dict[tuple[str, str], Run], repeats: int
+) -> tuple[dict[tuple[str, str], list[float]], dict[tuple[str, str], list[float]]]:
+    """Seconds of wall and of processor time, program by program, A B A B."""
+    order = sorted(programs, key=lambda name: name[1])
+    for name in order:
+        programs[name]()
+    wall, cpu = ({name: [] for name in order} for _ in range(2))
+    for _ in range(repeats):
+        for name in order:
+            before = time.perf_counter(), time.process_time()
+            programs[name]()
+            wall[name].append(time.perf_counter() - before[0])
+            cpu[name].append(time.process_time() - before[1])
+    return wall, cpu
+
+
+def _quotients(above: list[float], below: list[float]) -> list[float]:
+    return [a / b for a, b in zip(above, below, strict=True)]
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    middle = statistics.median(values)
+    return {"median": middle, "min": min(values), "max": max(values)}
+
+
+def _matmul_peak(dtype: str, repeats: int, num_devices: int) -> float:
+    """FLOP/s of a large matrix product; fake CPU devices share one machine."""
+    on_cpu = jax.default_backend() == "cpu"
+    size = 2048 if on_cpu else 8192
+    matrix = jnp.ones((size, size), dtype)
+    product = jax.jit(jnp.matmul)
+    name = ("miue_jax", "matmul")
+    wall, _ = _time_in_turns(
+        {name: lambda: jax.block_until_ready(product(matrix, matrix))}, repeats
+    )
+    # The fastest: a peak taken while a neighbour was busy would flatter the steps.
+    return 2 * size**3 / min(wall[name]) * (1 if on_cpu else num_devices)
+
+
+def _forward_flops(module: nn.Module) -> float:
+    """FLOPs of one image's forward pass, by XLA's cost analysis of the program."""
+    image = jax.ShapeDtypeStruct((1, *_IMAGE_SHAPE), jnp.float32)
+    variables = jax.eval_shape(
+        lambda x: module.init(jax.random.key(0), x, train=False), image
+    )
+    lowered = jax.jit(lambda v, x: module.apply(v, x, train=False)).lower(
+        variables, image
+    )
+    # Before optimisation: a GPU's library calls count for nothing afterwards.
+    return float(lowered.cost_analysis()["flops"])
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _hardware(num_devices: int) -> dict[str, Any]:
+    processor = platform.processor() or platform.machine()
+    info = pathlib.Path("/proc/cpuinfo")
+    if info.exists():
+        names = [x for x in info.read_text().splitlines() if x.startswith("model name")]
+        processor = names[0].split(":", 1)[1].strip() if names else processor
+    return {
+        "backend": jax.default_backend(),
+        "device": jax.devices()[0].device_kind,
+        "num_devices": num_devices,
+        "processor": processor,
+        "cores_used": _cores(),
+        # Above the number of cores used, neighbours were busy.
+        "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+    }
+
+
+def _versions() -> dict[str, str | None]:
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for name in ("miue_jax", "jax", "jaxlib", "flax", "optax", "torch"):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None
+    return versions
+
+
+def _report(measured: dict[str, Any]) -> None:
+    hardware = measured["hardware"]
+    print(f"{hardware['num_devices']} x {hardware['device']}, {hardware['processor']}")
+    for kind, result in measured["results"].items():
+        speed, share = result["images_per_second"], result["share_of_matmul_peak"]
+        print(
+            f"{kind} step: {speed['median']:.4g} images/s "
+            f"({speed['min']:.4g} to {speed['max']:.4g}), "
+            f"{100 * share:.1f} % of the matmul peak"
+        )
+        for name, other in result["pytorch"].items():
+            speed, ratio = other["images_per_second"], other["ratio"]
+            print(
+                f"  PyTorch {name}: {speed['median']:.4g} images/s; ratio "
+                f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})"
+            )
+            if hardware["backend"] == "cpu":
+                ratio = other["ratio_of_cpu_time"]
+                print(
+                    f"    by processor time {ratio['median']:.2f} "
+                    f"({ratio['min']:.2f} to {ratio['max']:.2f})"
+                )
+    if measured["pytorch_omitted"]:
+        print(f"no comparison with PyTorch: {measured['pytorch_omitted']}")
+
+
+def main(rest: Sequence[str]) -> None:
+    """Measures, prints and writes what the flags ask for."""
+    del rest
+    values = flags.FLAGS
+    path = None if values.json is None else pathlib.Path(values.json)
+    # Before minutes of measuring, not after.
+    if path is not None and not path.parent.is_dir():
+        raise ValueError(f"{path}: there is no folder {path.parent}")
+    names = ("model", "width", "batch_size", "dtype", "repeats", "steps")
+    measured = run(**{name: values[name].value for name in names})
+    measured["command"] = shlex.join(
+        ["python", "experiments/benchmark.py", *sys.argv[1:]]
+    )
+    _report(measured)
+    if path is not None:
+        with atomic.write_file(path) as file:
+            file.write(json.dumps(measured, indent=2).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("model", "resnet18", "Name of the network.")
+    flags.DEFINE_integer("width", None, "Its width; its own if not given.")
+    flags.DEFINE_integer("batch_size", 128, "Images in a batch over all devices.")
+    flags.DEFINE_string("dtype", "float32", "Compute type: float32 or bfloat16.")
+    flags.DEFINE_integer("repeats", 5, "Timed loops of each program.")
+    flags.DEFINE_integer("steps", 3, "Steps in a loop.")
+    flags.DEFINE_string("json", None, "File for the results.")
+    try:
+        app.run(main, flags_parser=command_line.parse)
+    except (ValueError, OSError) as error:
+        command_line.fail(error)

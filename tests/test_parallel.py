@@ -1,0 +1,53 @@
+"""Placement on a mesh and the checks that come before any compute."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from miue_jax import parallel
+from miue_jax.parallel import State
+
+
+def test_prefix_specs_reach_every_leaf():
+    mesh = parallel.data_mesh()
+    state = State(
+        np.int32(0), {"w": np.ones(3), "none": None}, (np.zeros((8, 2)), np.ones(16))
+    )
+    placed = parallel.place(state, mesh, parallel.STATE_SPEC)
+    assert placed.shared["w"].sharding.is_fully_replicated
+    assert placed.per_example[0].sharding.spec == P("data")
+    assert len(placed.per_example[1].addressable_shards) == mesh.size
+    np.testing.assert_array_equal(parallel.to_host(placed).per_example[1], np.ones(16))
+
+
+def test_a_parallel_mean_gradient_is_the_global_one():
+    x = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)
+
+    def gradient(weights, x):
+        grads = jax.grad(lambda w: jnp.mean(jnp.tanh(x @ w) ** 2))(weights)
+        return jax.lax.pmean(grads, parallel.AXIS)
+
+    mapped = parallel.parallelize(
+        gradient,
+        parallel.data_mesh(),
+        in_specs=(parallel.COPIED_SPEC, parallel.DATA_SPEC),
+        out_specs=parallel.COPIED_SPEC,
+    )
+    weights = jnp.arange(3.0)
+    expected = jax.grad(lambda w: jnp.mean(jnp.tanh(x @ w) ** 2))(weights)
+    np.testing.assert_allclose(mapped(weights, x), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("batch", "shards", "message"),
+    [(12, 8, "12 images does not split over 8 shards"), (12, 4, "4 shards do not")],
+)
+def test_indivisible_batches_are_refused(batch, shards, message):
+    with pytest.raises(ValueError, match=message):
+        parallel.check_divisible(batch, shards, parallel.data_mesh())
+
+
+def test_divisible_batches_pass():
+    parallel.check_divisible(32, 16, parallel.data_mesh())

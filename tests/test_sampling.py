@@ -1,0 +1,64 @@
+"""Every example is dealt once, met in every pass, and gathered back in order."""
+
+import jax
+import numpy as np
+import pytest
+
+from miue_jax import sampling
+
+
+def _deal(size: int, num_shards: int) -> sampling.Shards:
+    # The first channel of an image is its number, so batches can be traced back.
+    images = np.arange(size, dtype=np.uint8)[:, None, None, None] * np.ones(
+        (1, 2, 2, 1), np.uint8
+    )
+    return sampling.deal(images, np.arange(size) % 3, num_shards)
+
+
+@pytest.mark.parametrize(("size", "num_shards"), [(12, 1), (12, 4), (13, 4), (7, 3)])
+def test_collect_undoes_deal(size, num_shards):
+    dealt = _deal(size, num_shards)
+    assert int(dealt.count.sum()) == size
+    back = sampling.collect(dealt.images, size)
+    np.testing.assert_array_equal(back[:, 0, 0, 0], np.arange(size))
+
+
+@pytest.mark.parametrize(("size", "num_shards", "batch"), [(12, 1, 5), (23, 4, 8)])
+def test_a_pass_meets_every_example_and_a_batch_none_twice(size, num_shards, batch):
+    dealt = _deal(size, num_shards)
+    order = sampling.shuffled(jax.random.key(0), dealt)
+    steps = sampling.steps_per_pass(size, num_shards, batch)
+    seen: list[int] = []
+    for step in range(steps):
+        taken = sampling.take(dealt, order, step, batch // num_shards)
+        numbers = np.rint(np.asarray(taken.images)[..., 0, 0, 0] * 255).astype(int)
+        assert len(set(numbers.ravel())) == batch, f"step {step} repeats an example"
+        np.testing.assert_array_equal(taken.labels, numbers % 3)
+        seen += numbers.ravel().tolist()
+    assert set(seen) == set(range(size))
+
+
+def test_order_depends_on_the_shard_and_not_on_its_neighbours():
+    dealt = _deal(24, 4)
+    key = jax.random.key(3)
+    whole = np.asarray(sampling.shuffled(key, dealt))
+    alone = jax.tree.map(lambda leaf: leaf[2:3], dealt)
+    np.testing.assert_array_equal(sampling.shuffled(key, alone)[0], whole[2])
+    assert not np.array_equal(whole[0], whole[1])
+    other = np.asarray(sampling.shuffled(jax.random.key(4), dealt))
+    assert not np.array_equal(whole, other)
+
+
+def test_padding_is_never_taken():
+    dealt = _deal(13, 4)  # three shards hold a row of padding
+    order = np.asarray(sampling.shuffled(jax.random.key(0), dealt))
+    for shard in range(4):
+        rows = order[shard][: dealt.count[shard]]
+        assert set(rows) == set(range(int(dealt.count[shard])))
+
+
+def test_bad_sizes_are_refused():
+    with pytest.raises(ValueError, match="3 images cannot be dealt to 4 shards"):
+        _deal(3, 4)
+    with pytest.raises(ValueError, match=r"a batch of 16 images .* has 12 images"):
+        sampling.steps_per_pass(12, 1, 16)
