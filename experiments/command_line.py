@@ -73,6 +73,9 @@ def parse(arguments: Sequence[str]) -> Sequence[str]:
 def fail(error: Exception) -> None:
     """Prints an error in one line and exits with status 2."""
     message = " ".join(str(error).split()) or type(error).__name__
+    if "Traceback (most recent call last)" in message:
+        # ml_collections reports an error of a configuration file with its traceback.
+        message = str(error).strip().splitlines()[-1].partition(": ")[2] or message
     script = pathlib.Path(sys.argv[0]).name
     print(f"{script}: {message}", file=sys.stderr)
     sys.exit(BAD_INPUT)

@@ -160,12 +160,13 @@ def _generate(
 def describe(result: protected.Protected) -> str:
     """The audit of a protected data set in one line."""
     meta = result.metadata
-    psnr = "unchanged" if meta["psnr"] is None else f"PSNR {meta['psnr']:.2f} dB"
-    return (
-        f"{len(result.dataset.labels)} images, largest change "
-        f"{meta['audit']['max_change']} grey levels, {psnr}, "
-        f"SSIM {meta['ssim']:.4f}"
-    )
+    text = f"{len(result.dataset.labels)} images"
+    text += f", largest change {meta['audit']['max_change']} grey levels"
+    if meta["psnr"] is not None:
+        text += f", PSNR {meta['psnr']:.2f} dB"
+    if meta["ssim"] is not None:
+        text += f", SSIM {meta['ssim']:.4f}"
+    return text
 
 
 def main(config: dict[str, Any], workdir: pathlib.Path, resume: bool) -> None:

@@ -48,8 +48,14 @@ class Checkpoints:
         """
         if step == self.latest_step:
             return
-        self._checkpointer.save(step, state, force=True)
-        self._checkpointer.wait()
+        try:
+            self._checkpointer.save(step, state, force=True)
+            self._checkpointer.wait()
+        except Exception as error:  # a full disk arrives here as an error of any kind
+            raise OSError(
+                f"checkpoint {step} in {self.directory} cannot be written: "
+                f"{_first_line(error)}"
+            ) from error
 
     def restore(self, like: Any) -> Any:
         """Reads the newest state.
@@ -76,8 +82,11 @@ class Checkpoints:
         try:
             return self._checkpointer.load(step, abstract)
         except Exception as error:  # Orbax has no common base for a damaged file
-            reason = (str(error) or type(error).__name__).splitlines()[0]
             raise ValueError(
                 f"checkpoint {step} in {self.directory} cannot be read (damaged, or of "
-                f"another configuration): {reason}"
+                f"another configuration): {_first_line(error)}"
             ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -34,7 +34,7 @@ def get_config() -> ConfigDict:
         "data_dir": config_dict.placeholder(str),
     }
     victim = dataclasses.asdict(
-        dataclasses.replace(training.PROTOCOLS["quick"], epochs=20)
+        dataclasses.replace(training.PROTOCOLS["quick"], epochs=15)
     )
     lenet = {**victim, "model": "lenet5", "learning_rate": 0.01}
     return ConfigDict(

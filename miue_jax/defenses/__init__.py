@@ -54,4 +54,3 @@ def _number(text: str, name: str) -> int | float:
         except ValueError:
             continue
     raise ValueError(f"defence {name!r}: {text!r} is not a number")
-

@@ -76,9 +76,7 @@ def select(
     """
     labels = np.asarray(labels)
     if not 0 < fraction <= 1:
-        raise ValueError(
-            f"fraction is {fraction}; allowed: 0 < fraction <= 1"
-        )
+        raise ValueError(f"fraction is {fraction}; allowed: 0 < fraction <= 1")
     known = sorted({int(label) for label in labels})
     for label in classes or ():
         if label not in known:

@@ -1,0 +1,330 @@
+"""Generate and evaluate, as a user runs them: results, resuming, and bad input."""
+
+import copy
+import errno
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import evaluate
+import generate
+import jax
+import numpy as np
+import pytest
+from configs import evaluate as evaluate_config
+from configs import generate as generate_config
+from PIL import Image
+
+from miue_jax import checkpoints, parallel
+from miue_jax.data import protected
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def _write_data(path: pathlib.Path, size: int = 96) -> str:
+    """Two classes: red and green both lighter or both darker, or one of each.
+
+    No colour alone tells the class, and crops and flips keep the cue.
+    """
+    rng = np.random.default_rng(0)
+
+    def split(size: int) -> tuple[np.ndarray, np.ndarray]:
+        labels = np.arange(size) % 2
+        red = rng.choice([-24, 24], size)
+        green = red * (2 * labels - 1)
+        images = rng.integers(80, 140, (size, 8, 8, 3))
+        images[..., 0] += red[:, None, None]
+        images[..., 1] += green[:, None, None]
+        return images.astype(np.uint8), labels
+
+    (x, y), (x_test, y_test) = split(size), split(100)
+    np.savez(path, x_train=x, y_train=y, x_test=x_test, y_test=y_test)
+    return str(path)
+
+
+def _generate_config(data: str, **method):
+    config = generate_config.get_config("mi_ue/interleaved").to_dict()
+    config["data"]["name_or_path"] = data
+    config["method"] |= {
+        "model": "mlp2",
+        "width": 32,
+        "epochs": 4,
+        "batch_size": 16,
+        **method,
+    }
+    return config
+
+
+def _evaluate_config(train: str, test: str, **victim):
+    config = evaluate_config.get_config("quick").to_dict()
+    config["train"]["name_or_path"] = train
+    config["test"]["name_or_path"] = test
+    config["victim"] |= {
+        "model": "mlp2",
+        "width": 32,
+        "epochs": 3,
+        "batch_size": 16,
+        **victim,
+    }
+    config["seeds"] = (0, 1)
+    return config
+
+
+@pytest.fixture
+def data(tmp_path):
+    return _write_data(tmp_path / "data.npz")
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+    """Collectives over fake devices are slow, and most of this is not about them."""
+    mesh = parallel.data_mesh(jax.devices()[:1])
+    monkeypatch.setattr(parallel, "data_mesh", lambda: mesh)
+
+
+def _flags(config: dict) -> list[str]:
+    """The command line that says what a configuration says."""
+    found = []
+    for section in ("data", "method"):
+        for name, value in config[section].items():
+            if value is not None and name != "name":
+                found.append(f"--config.{section}.{name}={value}")
+    return [*found, f"--config.checkpoint_every={config['checkpoint_every']}"]
+
+
+def _command(script: str, *arguments: str) -> list[str]:
+    return [sys.executable, f"experiments/{script}.py", *arguments]
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "1"}
+
+
+def _run_script(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        _command(script, *arguments),
+        cwd=ROOT,
+        env=_environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.usefixtures("one_device")
+def test_a_protected_victim_does_worse_than_a_clean_one(tmp_path):
+    data = _write_data(tmp_path / "data.npz", 256)
+    settings = {"model": "mlp2", "width": 64, "batch_size": 32, "learning_rate": 0.05}
+    made = generate.run(
+        _generate_config(
+            data, epochs=30, radius=32.0, step_size=6.4, step_size_end=6.4, **settings
+        ),
+        tmp_path / "generate",
+        quiet=True,
+    )
+    assert made.metadata["audit"]["max_change"] <= 32
+    artefact = str(tmp_path / "generate" / generate.ARTEFACT)
+    found = {}
+    for name, train in (("clean", data), ("protected", artefact)):
+        victim = _evaluate_config(train, data, epochs=40, **settings)
+        victim["evaluate_every"] = 40
+        found[name] = evaluate.run(victim, tmp_path / name, quiet=True)
+    clean, poisoned = (found[n]["final"]["mean"] for n in ("clean", "protected"))
+    assert clean > 0.8
+    assert poisoned < 0.65
+    # The protected victim fits what it was given: its failure is not one of training.
+    assert min(curve[-1] for curve in found["protected"]["train_accuracy"]) > 0.75
+
+
+@pytest.mark.usefixtures("one_device")
+def test_results_hold_every_seed_and_epoch(tmp_path, data):
+    config = _evaluate_config(data, data)
+    found = evaluate.run(config, tmp_path / "run", quiet=True)
+    assert np.shape(found["test_accuracy"]) == (2, 3)
+    assert found["final"]["values"] == [curve[-1] for curve in found["test_accuracy"]]
+    assert found["best"]["values"] == [max(c) for c in found["test_accuracy"]]
+    assert found["final"]["std"] == pytest.approx(
+        np.std(found["final"]["values"], ddof=1)
+    )
+    again = evaluate.run(config, tmp_path / "run", quiet=True)
+    assert again == json.loads((tmp_path / "run" / evaluate.RESULTS).read_text())
+
+
+@pytest.mark.usefixtures("one_device")
+def test_a_finished_run_is_not_repeated(tmp_path, data, monkeypatch):
+    config = _generate_config(data)
+    first = generate.run(config, tmp_path / "run", quiet=True)
+    monkeypatch.setattr(generate, "_generate", lambda *a, **k: pytest.fail("ran again"))
+    again = generate.run(config, tmp_path / "run", quiet=True)
+    np.testing.assert_array_equal(first.dataset.images, again.dataset.images)
+    changed = copy.deepcopy(config)
+    changed["method"]["temperature"] = 0.2
+    with pytest.raises(ValueError, match=r"method.temperature is 0.1 there and 0.2"):
+        generate.run(changed, tmp_path / "run", quiet=True)
+
+
+@pytest.mark.usefixtures("one_device")
+def test_other_data_under_the_same_name_are_refused(tmp_path, data):
+    config = _generate_config(data)
+    generate.run(config, tmp_path / "run", quiet=True)
+    _write_data(pathlib.Path(data), 99)
+    with pytest.raises(ValueError, match="source is"):
+        generate.run(config, tmp_path / "run", quiet=True)
+
+
+@pytest.mark.slow
+def test_kill_minus_nine_and_sigterm_leave_no_trace_in_the_result(tmp_path, data):
+    config = _generate_config(data, epochs=100)
+    config["checkpoint_every"] = 10
+    arguments = _flags(config)
+    whole = _run_script("generate", *arguments, f"--workdir={tmp_path / 'whole'}")
+    assert whole.returncode == 0, whole.stderr
+    for number, expected in ((signal.SIGKILL, -9), (signal.SIGTERM, 143)):
+        workdir = tmp_path / f"stopped_{number}"
+        command = _command("generate", *arguments, f"--workdir={workdir}")
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=_environment(), stderr=subprocess.PIPE, text=True
+        )
+        metrics = workdir / "metrics.jsonl"
+        deadline = time.monotonic() + 200
+        while time.monotonic() < deadline and process.poll() is None:
+            if metrics.exists() and metrics.read_text().count("\n") > 25:
+                break
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=100)
+        assert process.returncode == expected, errors
+        assert not (workdir / generate.ARTEFACT).exists(), "it was stopped too late"
+        resumed = _run_script(
+            "generate", *arguments, f"--workdir={workdir}", "--resume"
+        )
+        assert resumed.returncode == 0, resumed.stderr
+        for name in (generate.ARTEFACT, "protected.delta.npy"):
+            a, b = ((tmp_path / d / name).read_bytes() for d in ("whole", workdir))
+            assert a == b, f"{name} differs after {signal.Signals(number).name}"
+        lines = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
+        assert lines == sorted(set(lines)), "metrics repeat steps"
+
+
+def _one_class(root: pathlib.Path) -> str:
+    (root / "cats").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(root / "cats" / "0.png")
+    return str(root)
+
+
+BAD_GENERATION = {
+    "no such path": (lambda c, t: c["data"].update(name_or_path=f"{t}/none"), "none"),
+    "one class": (
+        lambda c, t: c["data"].update(name_or_path=_one_class(t / "one")),
+        "class",
+    ),
+    "radius": (lambda c, t: c["method"].update(radius=0.0), r"radius is 0\.0"),
+    "model": (lambda c, t: c["method"].update(model="resnt18"), "resnet18"),
+    "method": (lambda c, t: c["method"].update(name="mi_eu"), "mi_ue"),
+    "setting": (lambda c, t: c["method"].update(radios=8), "radius"),
+    "batch": (lambda c, t: c["method"].update(batch_size=12), "12 images does not"),
+    "too few": (lambda c, t: c["method"].update(batch_size=960), "batch of 960"),
+    "class to protect": (lambda c, t: c["protect"].update(classes=(9,)), "class 9"),
+    "checkpoints": (lambda c, t: c.update(checkpoint_every=0), "checkpoint_every is 0"),
+}
+
+
+@pytest.mark.parametrize("case", list(BAD_GENERATION))
+def test_bad_input_to_generate_is_named_and_nothing_is_written(tmp_path, data, case):
+    change, message = BAD_GENERATION[case]
+    config = _generate_config(data)
+    change(config, tmp_path)
+    with pytest.raises(ValueError, match=message):
+        generate.run(config, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+BAD_EVALUATION = {
+    "defence": (lambda c: c.update(defense="jepg-10"), "jpeg"),
+    "seeds": (lambda c: c.update(seeds=()), "seeds is empty"),
+    "field": (lambda c: c["victim"].update(epoch=3), "epoch"),
+    "model": (lambda c: c["victim"].update(model="vg11"), "vgg11"),
+    "test data": (lambda c: c["test"].update(name_or_path="shapes"), "classes"),
+    "every": (lambda c: c.update(evaluate_every=0), "evaluate_every is 0"),
+}
+
+
+@pytest.mark.parametrize("case", list(BAD_EVALUATION))
+def test_bad_input_to_evaluate_is_named_and_nothing_is_written(tmp_path, data, case):
+    change, message = BAD_EVALUATION[case]
+    config = _evaluate_config(data, data)
+    change(config)
+    with pytest.raises(ValueError, match=message):
+        evaluate.run(config, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("one_device")
+def test_a_truncated_artefact_is_no_silent_clean_run(tmp_path, data):
+    generate.run(_generate_config(data), tmp_path / "made", quiet=True)
+    artefact = tmp_path / "made" / generate.ARTEFACT
+    artefact.write_bytes(artefact.read_bytes()[:-500])
+    with pytest.raises(ValueError, match=r"protected\.npz"):
+        evaluate.run(_evaluate_config(str(artefact), data), tmp_path / "v", quiet=True)
+    with pytest.raises(ValueError, match=r"protected\.npz"):
+        generate.run(_generate_config(data), tmp_path / "made", quiet=True)
+    assert not (tmp_path / "v").exists()
+
+
+@pytest.mark.usefixtures("one_device")
+def test_a_full_disk_is_one_error_and_leaves_no_artefact(tmp_path, data, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    config = _generate_config(data)
+    config["checkpoint_every"] = 5
+    checkpointer = checkpoints.ocp.training.Checkpointer
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpointer, "wait", full)
+        with pytest.raises(OSError, match=r"checkpoint 5 .* cannot be .*No space"):
+            generate.run(config, tmp_path / "run", quiet=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        with pytest.raises(OSError, match=r"protected"):
+            generate.run(config, tmp_path / "run", quiet=True)
+    left = [p.name for p in (tmp_path / "run").iterdir() if p.suffix != ".json"]
+    assert not any("protected" in name for name in left), left
+    made = generate.run(config, tmp_path / "run", quiet=True)
+    protected.check_source(made, generate.data.load(data))
+
+
+@pytest.mark.slow
+def test_scripts_report_bad_input_in_one_line_with_status_two(tmp_path):
+    base = ["--config.data.name_or_path=shapes", f"--workdir={tmp_path / 'run'}"]
+    cases = [
+        (["--config=experiments/configs/generate.py:mi_ue/papr"], "paper"),
+        (["--config.method.radius=-1"], "radius is -1.0"),
+        (["--config.method.radius=wide"], "radius"),
+        (["--no_such_flag"], "no_such_flag"),
+    ]
+    processes = [
+        (
+            subprocess.Popen(
+                _command("generate", *extra, *base),
+                cwd=ROOT,
+                env=_environment(),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            ),
+            message,
+        )
+        for extra, message in cases
+    ]
+    for process, message in processes:
+        output, errors = process.communicate(timeout=200)
+        assert process.returncode == 2, errors
+        assert "Traceback" not in errors
+        assert message in errors
+        assert len(errors.strip().splitlines()) == 1, errors
+        assert not output
+    assert not (tmp_path / "run").exists()
