@@ -157,22 +157,10 @@ def _generate(
         return np.asarray(parallel.to_host(method.perturbation(state)), np.float32)
 
 
-def describe(result: protected.Protected) -> str:
-    """The audit of a protected data set in one line."""
-    meta = result.metadata
-    text = f"{len(result.dataset.labels)} images"
-    text += f", largest change {meta['audit']['max_change']} grey levels"
-    if meta["psnr"] is not None:
-        text += f", PSNR {meta['psnr']:.2f} dB"
-    if meta["ssim"] is not None:
-        text += f", SSIM {meta['ssim']:.4f}"
-    return text
-
-
 def main(config: dict[str, Any], workdir: pathlib.Path, resume: bool) -> None:
     """Runs and prints what came out."""
     result = run(config, workdir, resume=resume)
-    print(f"{workdir / ARTEFACT}: {describe(result)}")
+    print(f"{workdir / ARTEFACT}: {protected.describe(result)}")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
 XLA's CPU backend rewrites the oddly laid out convolutions of a backward pass into its
 fast form only outside loops (jax-ml/jax#12868): in the body of ``scan``, ``fori_loop``
 or ``cond`` the same gradient runs 50 to 250 times slower. Here both gradients are
-written in a fast form from the start, on the CPU only; so are depthwise convolutions,
-forwards too. Other backends keep XLA's own.
+written in a fast form from the start, on the CPU only, and so are the convolutions that
+XLA is slow at there: depthwise ones and those of many channels on small maps. Other
+backends keep XLA's own.
 """
 
 import functools
@@ -18,12 +19,16 @@ import numpy as np
 from jax import lax
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
-# A block of the kernel gradient: at least this many images and, where maps are small,
-# output pixels. Larger ones fall out of the cache, smaller ones make thin products.
+# A block of images: at least this many and, where maps are small, as many as make this
+# many rows of a matrix product. Larger blocks fall out of the cache, smaller ones make
+# thin products. Measured with 64 to 512 channels.
 _IMAGES = 4
 _ROWS = 512
 # Channels below which the taps of a kernel share one matrix product.
 _NARROW = 16
+# Pixels up to which, and channels from which, products beat XLA's convolution.
+_SMALL_MAP = 256
+_WIDE = 64
 
 _Pads = tuple[tuple[int, int], tuple[int, int]]
 
@@ -96,12 +101,13 @@ def _conv(
     pads: _Pads,
     depthwise: bool,
 ) -> jax.Array:
-    if not depthwise:
+    products = _depthwise if depthwise else _blockwise
+    if not depthwise and not _favours_products(x, kernel, strides, pads):
         return _xla_conv(x, kernel, strides=strides, pads=pads)
     return lax.platform_dependent(
         x,
         kernel,
-        cpu=functools.partial(_depthwise, strides=strides, pads=pads),
+        cpu=functools.partial(products, strides=strides, pads=pads),
         default=functools.partial(_xla_conv, strides=strides, pads=pads),
     )
 
@@ -157,11 +163,15 @@ def _xla_kernel_gradient(x, kernel, cotangent, **arguments):
 
 def _input_gradient(x, kernel, cotangent, *, strides, pads):
     """One convolution of the dilated cotangent with the flipped kernel."""
+    flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+    widths = _transposed_pads(x, kernel, cotangent, strides, pads)
+    if strides == (1, 1) and _favours_products(cotangent, flipped, strides, widths):
+        return _blockwise(cotangent, flipped, strides=strides, pads=widths)
     return lax.conv_general_dilated(
         cotangent,
-        jnp.flip(kernel, (0, 1)).swapaxes(2, 3),
+        flipped,
         (1, 1),
-        _transposed_pads(x, kernel, cotangent, strides, pads),
+        widths,
         lhs_dilation=strides,
         dimension_numbers=_NHWC,
     )
@@ -186,31 +196,57 @@ def _transposed_pads(x, kernel, cotangent, strides, pads):
 
 def _depthwise(x, kernel, *, strides, pads, dilation=(1, 1)):
     """One product a kernel tap: XLA's grouped convolution is 10 to 40 times slower."""
-    window = kernel.shape[:2]
     padded = _pad(x, pads, dilation)
-    output = [
-        (padded.shape[axis + 1] - window[axis]) // stride + 1
-        for axis, stride in enumerate(strides)
-    ]
+    output = _output_size(padded, kernel, strides, ((0, 0), (0, 0)))
     weights = kernel.reshape(-1, x.shape[-1])
-    taps = _taps(padded.astype(_wide(x)), window, output, strides)
+    taps = _taps(padded.astype(_accumulator(x)), kernel.shape[:2], output, strides)
     products = [tap * weights[index] for index, tap in enumerate(taps)]
     return functools.reduce(jnp.add, products).astype(x.dtype)
+
+
+def _favours_products(x, kernel, strides, pads):
+    height, width, channels, outputs = kernel.shape
+    pixels = math.prod(_output_size(x, kernel, strides, pads))
+    wide = min(channels, outputs) >= _WIDE
+    return height * width > 1 and wide and 0 < pixels <= _SMALL_MAP
+
+
+def _blockwise(x, kernel, *, strides, pads):
+    """One matrix product a kernel tap, by blocks of images."""
+
+    output = _output_size(x, kernel, strides, pads)
+    weights = kernel.reshape(-1, *kernel.shape[2:])
+
+    def convolve(images):
+        taps = _taps(_pad(images, pads), kernel.shape[:2], output, strides)
+        products = [
+            jnp.matmul(
+                tap.reshape(-1, tap.shape[-1]),
+                weights[index],
+                preferred_element_type=_accumulator(x),
+            )
+            for index, tap in enumerate(taps)
+        ]
+        total = functools.reduce(jnp.add, products).astype(x.dtype)
+        return total.reshape(len(images), *output, -1)
+
+    (blocks,), (rest,) = _blocks(output, x)
+    results = lax.map(convolve, blocks)
+    result = results.reshape(-1, *results.shape[2:])
+    return jnp.concatenate([result, convolve(rest)]) if len(rest) else result
 
 
 def _kernel_gradient(x, kernel, cotangent, *, strides, pads, depthwise):
     """One matrix product (or one sum) a kernel tap, summed over blocks of images."""
     *window, _, outputs = kernel.shape
-    batch, *output, _ = cotangent.shape
     channels = x.shape[-1]
-    block = min(batch, max(_IMAGES, _ROWS // math.prod(output)))
     # Narrow taps side by side make one product that is wide enough to be efficient.
     joined = not depthwise and channels < _NARROW
 
     def add_block(totals, images, grads):
-        taps = _taps(_pad(images, pads), window, output, strides)
+        taps = _taps(_pad(images, pads), window, cotangent.shape[1:3], strides)
         if depthwise:
-            wide = grads.astype(_wide(x))
+            wide = grads.astype(_accumulator(x))
             terms = [jnp.sum(tap * wide, (0, 1, 2)) for tap in taps]
         else:
             if joined:
@@ -221,7 +257,7 @@ def _kernel_gradient(x, kernel, cotangent, *, strides, pads, depthwise):
                 jnp.matmul(
                     rows,
                     tap.reshape(-1, tap.shape[-1]),
-                    preferred_element_type=_wide(x),
+                    preferred_element_type=_accumulator(x),
                 )
                 for tap in taps
             ]
@@ -229,24 +265,37 @@ def _kernel_gradient(x, kernel, cotangent, *, strides, pads, depthwise):
 
     count = math.prod(window)
     if depthwise:
-        totals = [jnp.zeros(channels, _wide(x))] * count
+        totals = [jnp.zeros(channels, _accumulator(x))] * count
     elif joined:
-        totals = [jnp.zeros((outputs, count * channels), _wide(x))]
+        totals = [jnp.zeros((outputs, count * channels), _accumulator(x))]
     else:
-        totals = [jnp.zeros((outputs, channels), _wide(x))] * count
-    whole = batch // block
-    blocks = [
-        array[: whole * block].reshape(whole, block, *array.shape[1:])
-        for array in (x, cotangent)
-    ]
+        totals = [jnp.zeros((outputs, channels), _accumulator(x))] * count
+    blocks, rest = _blocks(cotangent.shape[1:3], x, cotangent)
     totals, _ = lax.scan(
         lambda totals, block: (add_block(totals, *block), None), totals, blocks
     )
-    if batch % block:
-        totals = add_block(totals, x[whole * block :], cotangent[whole * block :])
+    if len(rest[0]):
+        totals = add_block(totals, *rest)
     # (outputs, taps * channels), or (taps, channels) of a depthwise kernel.
     gradient = jnp.stack(totals) if depthwise else jnp.concatenate(totals, -1).T
     return gradient.reshape(kernel.shape).astype(kernel.dtype)
+
+
+def _blocks(output, *arrays):
+    """Splits arrays along the batch into stacked blocks and what is left over."""
+    batch = len(arrays[0])
+    images = max(_IMAGES, _ROWS // max(1, math.prod(output)))
+    size = max(1, min(batch, images))
+    count = batch // size
+    whole = [a[: count * size].reshape(count, size, *a.shape[1:]) for a in arrays]
+    return whole, [a[count * size :] for a in arrays]
+
+
+def _output_size(x, kernel, strides, pads):
+    return [
+        (x.shape[axis + 1] + sum(pads[axis]) - kernel.shape[axis]) // stride + 1
+        for axis, stride in enumerate(strides)
+    ]
 
 
 def _taps(padded, window, output, strides):
@@ -263,5 +312,5 @@ def _pad(x, pads, dilation=(1, 1)):
     return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *widths, (0, 0, 0)))
 
 
-def _wide(x):
+def _accumulator(x):
     return jnp.promote_types(x.dtype, jnp.float32)

@@ -28,6 +28,8 @@ _DENSE = [
     pytest.param((4, 8, 8, 16), (1, 1, 16, 8), (2, 2), "SAME", id="1x1-stride-2"),
     pytest.param((4, 5, 5, 2), (4, 4, 2, 3), (1, 1), ((0, 3), (2, 1)), id="asymmetric"),
     pytest.param((3, 8, 8, 2), (3, 3, 2, 2), (2, 2), ((-1, 2), (0, -2)), id="cropping"),
+    pytest.param((20, 4, 4, 64), (3, 3, 64, 70), (1, 1), "SAME", id="small-map"),
+    pytest.param((5, 9, 9, 64), (3, 3, 64, 64), (2, 2), "VALID", id="small-strided"),
     pytest.param((2, 4, 4, 2), (1, 1, 2, 3), (1, 1), ((2, 5), (3, 4)), id="wide-pads"),
 ]
 _DEPTHWISE = [

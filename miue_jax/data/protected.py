@@ -190,6 +190,25 @@ def check_source(protected: Protected, clean: Dataset) -> None:
         )
 
 
+def describe(protected: Protected) -> str:
+    """The audit of a protected data set in one line.
+
+    Args:
+      protected: what `build` or `load` returned.
+
+    Returns:
+      Its size, the largest change, PSNR and SSIM where they are defined.
+    """
+    meta = protected.metadata
+    text = f"{len(protected.dataset.labels)} images"
+    text += f", largest change {meta['audit']['max_change']} grey levels"
+    if meta["psnr"] is not None:
+        text += f", PSNR {meta['psnr']:.2f} dB"
+    if meta["ssim"] is not None:
+        text += f", SSIM {meta['ssim']:.4f}"
+    return text
+
+
 def delta_path(path: str | os.PathLike[str]) -> pathlib.Path:
     """Where the float perturbation of an artefact lies: ``<stem>.delta.npy``."""
     return pathlib.Path(path).with_suffix(".delta.npy")

@@ -1,0 +1,44 @@
+"""Writes a protected data set as PNG files, or its perturbation as an array.
+
+    python experiments/export.py --artefact runs/shapes/protected.npz \
+        --png runs/shapes/png --npy runs/shapes/delta_nchw.npy
+
+The PNG names hold the index in the source data set; the array has PyTorch's layout.
+"""
+
+import pathlib
+from collections.abc import Sequence
+
+import command_line
+import numpy as np
+from absl import app, flags
+
+from miue_jax.data import exchange, protected
+
+_ARTEFACT = flags.DEFINE_string("artefact", None, "The protected data set (.npz).")
+_PNG = flags.DEFINE_string("png", None, "Folder to make: class/index.png.")
+_NPY = flags.DEFINE_string("npy", None, "File to make: float32 (N, C, H, W) in [0, 1].")
+
+
+def main(rest: Sequence[str]) -> None:
+    """Exports what the flags ask for."""
+    del rest
+    if _ARTEFACT.value is None or (_PNG.value is None and _NPY.value is None):
+        raise ValueError("give --artefact, and --png or --npy or both")
+    made = protected.load(_ARTEFACT.value)
+    if _NPY.value is not None:
+        delta = protected.delta_path(_ARTEFACT.value)
+        if not delta.exists():
+            raise ValueError(f"{delta} is missing: it holds the float perturbation")
+        exchange.export_delta_nchw(_NPY.value, np.load(delta, allow_pickle=False))
+        print(_NPY.value)
+    if _PNG.value is not None:
+        exchange.export_png_folder(made, pathlib.Path(_PNG.value))
+        print(_PNG.value)
+
+
+if __name__ == "__main__":
+    try:
+        app.run(main, flags_parser=command_line.parse)
+    except (ValueError, OSError) as error:
+        command_line.fail(error)

@@ -1,0 +1,52 @@
+"""Makes a protected data set from a perturbation that another program generated.
+
+    python experiments/import_perturbation.py --data cifar10 \
+        --perturbation poison.npy --radius 8 --output runs/theirs/protected.npz
+
+Reads .npy, .npz, PNG folders and PyTorch's .pt (without running what it may contain).
+The result is audited and evaluated like any other.
+"""
+
+import pathlib
+from collections.abc import Sequence
+
+import command_line
+from absl import app, flags
+
+from miue_jax import data
+from miue_jax.data import exchange, protected
+
+_DATA = flags.DEFINE_string("data", None, "The clean data: a name or a path.")
+_PERTURBATION = flags.DEFINE_string("perturbation", None, "File or folder to read.")
+_RADIUS = flags.DEFINE_float("radius", 8.0, "Largest change allowed, in grey levels.")
+_CLASS_WISE = flags.DEFINE_bool("class_wise", None, "One for every class, not image.")
+_OUTPUT = flags.DEFINE_string("output", None, "The .npz file to write.")
+
+
+def main(rest: Sequence[str]) -> None:
+    """Imports what the flags name."""
+    del rest
+    if None in (_DATA.value, _PERTURBATION.value, _OUTPUT.value):
+        raise ValueError("give --data, --perturbation and --output")
+    clean = data.load(_DATA.value)
+    delta = exchange.import_perturbation(
+        _PERTURBATION.value, clean, class_wise=_CLASS_WISE.value
+    )
+    source = pathlib.Path(_PERTURBATION.value).name
+    made = protected.build(
+        clean,
+        delta,
+        radius=_RADIUS.value,
+        metadata={"method": {"name": "imported", "file": source}},
+    )
+    output = pathlib.Path(_OUTPUT.value)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    protected.save(output, made, delta=delta)
+    print(f"{output}: {protected.describe(made)}")
+
+
+if __name__ == "__main__":
+    try:
+        app.run(main, flags_parser=command_line.parse)
+    except (ValueError, OSError) as error:
+        command_line.fail(error)

@@ -1,0 +1,96 @@
+"""Writes the tables of README.md from the results they show.
+
+    python experiments/table.py README.md
+
+Between `<!-- table: results/NAME.json -->` and `<!-- end -->` stands the table made of
+that file, relative to the README; what stood there is replaced. With --check nothing is
+written, and the status is 1 if a table is out of date.
+"""
+
+import argparse
+import pathlib
+import re
+import sys
+from typing import Any
+
+import runs
+
+_TABLE = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def render(results: dict[str, Any]) -> str:
+    """The Markdown table of a comparison: a row a data set, a column a victim.
+
+    Args:
+      results: what experiments/compare.py wrote.
+
+    Returns:
+      The table, and below it where its numbers come from.
+    """
+    victims = list(dict.fromkeys(cell["victim"] for cell in results["cells"]))
+    sources = list(dict.fromkeys(cell["source"] for cell in results["cells"]))
+    cells = {(c["source"], c["victim"]): c["final"] for c in results["cells"]}
+    lines = [
+        f"| trained on | {' | '.join(victims)} |",
+        f"|---|{'---:|' * len(victims)}",
+    ]
+    for source in sources:
+        shown = [_accuracy(cells.get((source, victim))) for victim in victims]
+        lines.append(f"| {source} | {' | '.join(shown)} |")
+    protocols = {c["victim"]: c["protocol"] for c in results["cells"]}
+    epochs = ", ".join(f"{v}: {p['epochs']} epochs" for v, p in protocols.items())
+    lines += [
+        "",
+        f"Clean test accuracy in %, mean ± standard deviation over seeds "
+        f"{', '.join(map(str, results['seeds']))} of the victim, after the last epoch "
+        f"({epochs}); an empty cell was not run. {results['data']}; "
+        f"{results['hardware']}, jax {results['jax']}. `{results['command']}`",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _accuracy(final: dict[str, Any] | None) -> str:
+    if final is None:
+        return ""
+    mean = f"{100 * final['mean']:.1f}"
+    return mean if final["std"] is None else f"{mean} ± {100 * final['std']:.1f}"
+
+
+def fill(text: str, folder: pathlib.Path) -> str:
+    """Replaces every marked table in a text.
+
+    Args:
+      text: Markdown.
+      folder: what the paths of results are relative to.
+
+    Returns:
+      The text with tables made from the results.
+    """
+
+    def table(match: re.Match[str]) -> str:
+        results = runs.read_json(folder / match[2])
+        return f"{match[1]}\n{render(results)}\n{match[3]}"
+
+    return _TABLE.sub(table, text)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Fills or checks the tables of a Markdown file."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("file", type=pathlib.Path)
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args(arguments)
+    before = options.file.read_text()
+    after = fill(before, options.file.parent)
+    if options.check:
+        return int(before != after)
+    options.file.write_text(after)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (ValueError, OSError) as problem:
+        print(f"table.py: {problem}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,21 @@
+"""The README's Python runs as it stands."""
+
+import pathlib
+import re
+
+import numpy as np
+
+README = pathlib.Path(__file__).parents[1] / "README.md"
+
+
+def test_the_python_in_the_readme_runs():
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    assert len(blocks) == 2
+    names: dict = {}
+    for block in blocks:
+        exec(compile(block, str(README), "exec"), names)
+    assert np.isfinite(float(names["loss"]))
+    assert np.isfinite(float(names["spread"]))
+    assert names["gradient"].shape == (64, 512)
+    assert 0 < np.abs(names["delta"]).max() <= 8 / 255 + 1e-6
+    assert names["hidden"].shape[0] == 20
