@@ -4,7 +4,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 from absl import app, flags, logging
@@ -50,18 +50,17 @@ def run(
 
 def keep_compiled() -> None:
     """Keeps compiled programs in the user's cache, unless JAX is told where already."""
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
         jax.config.update("jax_compilation_cache_dir", f"{cache}/miue_jax")
 
 
 def parse(arguments: Sequence[str]) -> Sequence[str]:
     """Parses flags; what is wrong with them ends the script with status 2."""
+    wrong = (flags.Error, ValueError, TypeError, LookupError, AttributeError, OSError)
     try:
         rest = flags.FLAGS(arguments)
-    except (flags.Error, ValueError, TypeError, LookupError, AttributeError) as error:
-        fail(error)
-    except OSError as error:
+    except wrong as error:
         fail(error)
     if len(rest) > 1:
         fail(ValueError(f"unexpected argument {rest[1]!r}; every option is a flag"))
@@ -70,7 +69,7 @@ def parse(arguments: Sequence[str]) -> Sequence[str]:
     return rest
 
 
-def fail(error: Exception) -> None:
+def fail(error: Exception) -> NoReturn:
     """Prints an error in one line and exits with status 2."""
     message = " ".join(str(error).split()) or type(error).__name__
     if "Traceback (most recent call last)" in message:

@@ -26,21 +26,18 @@ _OUTPUT = flags.DEFINE_string("output", None, "The .npz file to write.")
 def main(rest: Sequence[str]) -> None:
     """Imports what the flags name."""
     del rest
-    if None in (_DATA.value, _PERTURBATION.value, _OUTPUT.value):
+    name, source, output = _DATA.value, _PERTURBATION.value, _OUTPUT.value
+    if name is None or source is None or output is None:
         raise ValueError("give --data, --perturbation and --output")
-    clean = data.load(_DATA.value)
-    delta = exchange.import_perturbation(
-        _PERTURBATION.value, clean, class_wise=_CLASS_WISE.value
-    )
-    source = pathlib.Path(_PERTURBATION.value).name
+    clean = data.load(name)
+    delta = exchange.import_perturbation(source, clean, class_wise=_CLASS_WISE.value)
     made = protected.build(
         clean,
         delta,
         radius=_RADIUS.value,
-        metadata={"method": {"name": "imported", "file": source}},
+        metadata={"method": {"name": "imported", "file": pathlib.Path(source).name}},
     )
-    output = pathlib.Path(_OUTPUT.value)
-    output.parent.mkdir(parents=True, exist_ok=True)
+    pathlib.Path(output).parent.mkdir(parents=True, exist_ok=True)
     protected.save(output, made, delta=delta)
     print(f"{output}: {protected.describe(made)}")
 

@@ -27,9 +27,10 @@ def random_crop(key: jax.Array, images: jax.Array, *, padding: int = 4) -> jax.A
     widths = ((0, 0), (padding, padding), (padding, padding), (0, 0))
     padded = jnp.pad(images, widths)
     keys = jax.random.split(key, len(images))
-    return jax.vmap(lambda k, x: dm_pix.random_crop(k, x, images.shape[1:]))(
-        keys, padded
+    crop = jax.vmap(
+        lambda k, x: jnp.asarray(dm_pix.random_crop(k, x, images.shape[1:]))
     )
+    return crop(keys, padded)
 
 
 def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:

@@ -18,9 +18,10 @@ class Checkpoints:
 
     def __init__(self, directory: pathlib.Path | str):
         self.directory = pathlib.Path(directory).absolute()
+        keep: Any = ocp.training.preservation_policies.LatestN(2)
         self._checkpointer = ocp.training.Checkpointer(
-            self.directory,
-            preservation_policy=ocp.training.preservation_policies.LatestN(2),
+            str(self.directory),
+            preservation_policy=keep,
             cleanup_tmp_directories=True,
         )
 

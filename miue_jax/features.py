@@ -152,7 +152,9 @@ def _run(
         variables, images, train=False, mutable=["intermediates"]
     )
     # Flax sows tuples, one value for each call.
-    sown = traverse_util.flatten_dict(state.get("intermediates", {}), sep="/")
+    sown: dict[str, Any] = traverse_util.flatten_dict(
+        state.get("intermediates", {}), sep="/"
+    )
     return {
         "features": features,
         "logits": logits,

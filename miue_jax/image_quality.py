@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import dm_pix
 import jax
@@ -32,7 +33,7 @@ def psnr(clean: np.ndarray, images: np.ndarray) -> float:
     Raises:
       ValueError: if shapes or types differ from the above.
     """
-    values = _per_image(dm_pix.psnr, *_changed(clean, images))
+    values = _per_image(_psnr, *_changed(clean, images))
     return float(np.mean(values, dtype=np.float64)) if values.size else float("inf")
 
 
@@ -75,9 +76,16 @@ def _ssim(clean: jax.Array, images: jax.Array) -> jax.Array:
         precision = jax.lax.Precision.HIGHEST
         return jnp.einsum("ph,qw,bhwc->bpqc", rows, columns, x, precision=precision)
 
-    return dm_pix.ssim(
-        clean, images, filter_size=SSIM_WINDOW, filter_sigma=_SSIM_SIGMA, filter_fn=blur
+    # Its annotation has the filter's arguments but not their batch.
+    filter_fn: Any = blur
+    similarity = dm_pix.ssim(
+        clean,
+        images,
+        filter_size=SSIM_WINDOW,
+        filter_sigma=_SSIM_SIGMA,
+        filter_fn=filter_fn,
     )
+    return jnp.asarray(similarity)
 
 
 def _blur_matrix(size: int) -> np.ndarray:
@@ -103,6 +111,10 @@ def _changed(clean: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndar
     if changed.all():
         return clean, images
     return clean[changed], images[changed]
+
+
+def _psnr(clean: jax.Array, images: jax.Array) -> jax.Array:
+    return jnp.asarray(dm_pix.psnr(clean, images))
 
 
 def _per_image(

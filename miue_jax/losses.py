@@ -325,5 +325,5 @@ def _check_batch(features: ArrayLike, labels: ArrayLike) -> tuple[jax.Array, jax
 def _check_positive(name: str, value: ArrayLike) -> None:
     if np.ndim(value) != 0:
         raise ValueError(f"{name} must be a scalar, got shape {np.shape(value)}")
-    if not isinstance(value, jax.core.Tracer) and not float(value) > 0:
+    if not isinstance(value, jax.core.Tracer) and not float(np.asarray(value)) > 0:
         raise ValueError(f"{name} must be > 0, got {value}")

@@ -32,7 +32,8 @@ class State(NamedTuple):
 
 
 # Prefixes of the pytrees above, as `jax.shard_map` takes them.
-STATE_SPEC = State(step=P(), shared=P(), per_example=P(AXIS))
+_STATE_SPECS: Any = (P(), P(), P(AXIS))
+STATE_SPEC = State(*_STATE_SPECS)
 DATA_SPEC = P(AXIS)
 COPIED_SPEC = P()
 

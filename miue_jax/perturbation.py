@@ -342,9 +342,10 @@ def _check_radius(radius: ArrayLike, norm: str) -> None:
         raise ValueError(f"radius must be a scalar, got shape {np.shape(radius)}")
     if isinstance(radius, jax.core.Tracer):
         return
-    if not float(radius) > 0:
+    value = float(np.asarray(radius))
+    if not value > 0:
         raise ValueError(f"radius must be > 0, got {radius}")
-    if norm == "linf" and float(radius) > 1:
+    if norm == "linf" and value > 1:
         raise ValueError(
             f"radius is in [0, 1] units (8 grey levels are 8/255), got {radius}"
         )

@@ -6,7 +6,7 @@ the data and the shard, so G shards on one device give the batches of G devices.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -78,13 +78,14 @@ def deal(
     source = np.minimum(np.arange(rows * num_shards), size - 1)
     source = source.reshape(rows, num_shards).T
     shard = np.arange(num_shards, dtype=np.int32)
-    return Shards(
-        images=images[source],
-        labels=np.asarray(labels)[source].astype(np.int32),
-        selected=np.asarray(selected)[source],
-        count=((size - 1 - shard) // num_shards + 1).astype(np.int32),
-        shard=shard,
-    )
+    arrays: dict[str, Any] = {
+        "images": images[source],
+        "labels": np.asarray(labels)[source].astype(np.int32),
+        "selected": np.asarray(selected)[source],
+        "count": ((size - 1 - shard) // num_shards + 1).astype(np.int32),
+        "shard": shard,
+    }
+    return Shards(**arrays)
 
 
 def collect(array: np.ndarray, size: int) -> np.ndarray:

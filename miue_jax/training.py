@@ -113,7 +113,7 @@ def epochwise_cosine(
       An Optax schedule.
     """
     cosine = optax.cosine_decay_schedule(start, epochs, alpha=end / start)
-    return lambda count: cosine(count // steps_per_epoch)
+    return lambda count: cosine(jnp.asarray(count) // steps_per_epoch)
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -382,7 +382,8 @@ def accuracy_of(
     def count_right(i: jax.Array, right: jax.Array) -> jax.Array:
         batch = sampling.take(data, order, i, share)
         images = batch.images.reshape(-1, *batch.images.shape[2:])
-        _, logits = module.apply(variables, images, train=False)
+        outputs: Any = module.apply(variables, images, train=False)
+        logits = outputs[1]
         hits = jnp.argmax(logits, -1).reshape(batch.labels.shape) == batch.labels
         fresh = i * share + jnp.arange(share) < data.count[:, None]
         return right + jnp.sum(hits & fresh).astype(jnp.float32)

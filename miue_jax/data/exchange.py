@@ -189,7 +189,7 @@ def _scaled(delta: np.ndarray) -> np.ndarray:
     if not integer and not jnp.issubdtype(delta.dtype, jnp.floating):
         raise ValueError(f"a perturbation is float or a signed integer: {delta.dtype}")
     delta = delta.astype(np.float32)
-    finite = np.isfinite(delta).all(axis=(1, 2, 3))
+    finite = np.asarray(np.isfinite(delta).all(axis=(1, 2, 3)))
     if not finite.all():
         raise ValueError(
             f"row {np.argmin(finite)} holds NaN or infinity "

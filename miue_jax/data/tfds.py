@@ -67,7 +67,9 @@ def load(
     if splits and split not in splits:
         raise ValueError(f"{name!r} has the splits {', '.join(splits)}, not {split!r}")
     try:
-        source = builder.as_data_source(split)
+        # The decorated method's annotation loses its `self`.
+        read: Any = builder.as_data_source
+        source = read(split)
     except (
         KeyError,
         NotImplementedError,

@@ -6,7 +6,7 @@ and MI-UE differ in the objective and in how often they alternate.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -112,6 +112,10 @@ def alternation(
             _PerExample(delta, order, order),
         )
 
+    def forward(variables: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        outputs: Any = module.apply(variables, images, train=False)
+        return outputs
+
     def normalise(images: jax.Array) -> jax.Array:
         if config.normalization == "none":
             return images
@@ -187,7 +191,7 @@ def alternation(
         )
 
         def loss_fn(perturbed: jax.Array) -> jax.Array:
-            features, logits = module.apply(variables, seen(perturbed), train=False)
+            features, logits = forward(variables, seen(perturbed))
             return objective(features, logits, labels, axis_name)
 
         before = delta_of(state, batch)
@@ -202,7 +206,7 @@ def alternation(
         after = jnp.where(selected[:, None, None, None], after, 0)
         state = with_delta(state, batch, after)
         if config.stop_error is not None:
-            _, logits = module.apply(variables, seen(carriers + after), train=False)
+            _, logits = forward(variables, seen(carriers + after))
             wrong = jnp.mean(jnp.argmax(logits, -1) != labels)
             if axis_name is not None:
                 wrong = lax.pmean(wrong, axis_name)

@@ -83,7 +83,7 @@ def create(
             raise ValueError(f"width must be at least 1, given {width}")
         options["width"] = width
     builder = _BUILDERS[name]
-    kind = builder.func if isinstance(builder, functools.partial) else builder
+    kind: Any = builder.func if isinstance(builder, functools.partial) else builder
     fields = {field.name for field in dataclasses.fields(kind)}
     if width is not None and "width" not in fields:
         raise ValueError(f"model {name!r} has no width, given {width}")

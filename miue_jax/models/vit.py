@@ -78,12 +78,13 @@ class _Layer(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         width = x.shape[-1]
         y = nn.LayerNorm(dtype=self.dtype)(x)
-        x = x + nn.MultiHeadDotProductAttention(
+        attended: Any = nn.MultiHeadDotProductAttention(
             num_heads=self.heads,
             dtype=self.dtype,
             deterministic=True,
             force_fp32_for_softmax=True,
         )(y)
+        x = x + attended
         y = nn.LayerNorm(dtype=self.dtype)(x)
         y = nn.gelu(nn.Dense(4 * width, dtype=self.dtype)(y), approximate=False)
         return x + nn.Dense(width, dtype=self.dtype)(y)
