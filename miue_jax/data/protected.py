@@ -60,9 +60,10 @@ def build(
     """
     validate(clean)
     delta = np.asarray(delta)
+    # 255 * (8 / 255) in float32 may be a hair below 8, and `quantize` cuts fractions.
+    nearest = float(np.rint(radius))
+    radius = nearest if abs(radius - nearest) <= 1e-4 else float(radius)
     images = perturbation.quantize(clean.images, delta, radius=radius)
-    # As `quantize` does: 255 * (8 / 255) in float32 may be a hair off 8.
-    radius = float(round(radius) if abs(radius - round(radius)) <= 1e-4 else radius)
     _check_budget(clean.images, delta, images, radius)
     dataset = validate(Dataset(images, clean.labels, clean.class_names))
     measured = {

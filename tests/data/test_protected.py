@@ -78,7 +78,8 @@ def _edit_metadata(path, **changes):
     shape=st.sampled_from([(1, 1, 1, 1), (3, 4, 2, 3)]),
     seed=st.integers(0, 2**32 - 1),
 )
-@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.example(radius=1.9999999999999716, shape=(3, 4, 2, 3), seed=0)
+@hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
 def test_the_budget_holds_on_8_bit_values(radius, shape, seed):
     rng = np.random.default_rng(seed)
     clean = Dataset(
