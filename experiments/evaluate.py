@@ -59,6 +59,8 @@ def run(
     defense = defenses.create(config["defense"])
     train_set, test_set = data.load(**config["train"]), data.load(**config["test"])
     _check_match(train_set, test_set)
+    # One image tells whether the defence fits the data, before anything is written.
+    _purify(defense, train_set._replace(images=train_set.images[:1]))
     mesh = parallel.data_mesh()
     num_shards = config["num_shards"] or mesh.size
     parallel.check_divisible(victim_config.batch_size, num_shards, mesh)
@@ -84,13 +86,11 @@ def run(
         results_file = workdir / RESULTS
         if results_file.exists():
             return runs.read_json(results_file)
-        images = train_set.images
-        if defense.purify is not None:
-            images = defense.purify(jax.random.key(0), images, train_set.labels)
+        images = _purify(defense, train_set)
         placed = [
             parallel.place(dealt, mesh, parallel.DATA_SPEC)
             for dealt in (
-                sampling.deal(np.asarray(images), train_set.labels, num_shards),
+                sampling.deal(images, train_set.labels, num_shards),
                 sampling.deal(test_set.images, test_set.labels, num_shards),
             )
         ]
@@ -119,6 +119,13 @@ def run(
         if jax.process_index() == 0:
             runs.write_json(results_file, results)
         return results
+
+
+def _purify(defense: defenses.Defense, train_set: data.Dataset) -> np.ndarray:
+    if defense.purify is None:
+        return train_set.images
+    labels = train_set.labels[: len(train_set.images)]
+    return np.asarray(defense.purify(jax.random.key(0), train_set.images, labels))
 
 
 def _check_match(train_set: data.Dataset, test_set: data.Dataset) -> None:

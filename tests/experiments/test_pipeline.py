@@ -19,7 +19,7 @@ from configs import evaluate as evaluate_config
 from configs import generate as generate_config
 from PIL import Image
 
-from miue_jax import checkpoints, parallel
+from miue_jax import checkpoints, defenses, parallel
 from miue_jax.data import protected
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -155,6 +155,16 @@ def test_results_hold_every_seed_and_epoch(tmp_path, data):
 
 
 @pytest.mark.usefixtures("one_device")
+def test_a_defence_purifies_what_the_victim_trains_on(tmp_path, data, monkeypatch):
+    black = defenses.Defense(purify=lambda key, images, labels: np.zeros_like(images))
+    monkeypatch.setattr(defenses, "create", lambda name: black)
+    config = _evaluate_config(data, data)
+    found = evaluate.run(config, tmp_path / "run", quiet=True)
+    # Without any input, a victim can only guess one of two classes.
+    assert max(max(curve) for curve in found["train_accuracy"]) < 0.65
+
+
+@pytest.mark.usefixtures("one_device")
 def test_a_finished_run_is_not_repeated(tmp_path, data, monkeypatch):
     config = _generate_config(data)
     first = generate.run(config, tmp_path / "run", quiet=True)
@@ -244,6 +254,7 @@ def test_bad_input_to_generate_is_named_and_nothing_is_written(tmp_path, data, c
 
 
 BAD_EVALUATION = {
+    "small for JPEG": (lambda c: c.update(defense="jpeg-10"), "16"),
     "defence": (lambda c: c.update(defense="jepg-10"), "jpeg"),
     "seeds": (lambda c: c.update(seeds=()), "seeds is empty"),
     "field": (lambda c: c["victim"].update(epoch=3), "epoch"),
