@@ -7,9 +7,12 @@ Runs the steps as the library does, in a loop on the device and over all local d
 for residual networks also in PyTorch, where it can be imported, in turns with the
 library: eager and channels-last, on a GPU also compiled in bfloat16. A ratio above one
 says that the library is faster; it is the median over the turns, with the smallest and
-the largest. The share of the peak is that of the matrix product measured here, with the
-FLOPs of the forward pass counted three times a training step (forward, gradient to the
-parameters, gradient to the activations) and twice a perturbation step.
+the largest. The share of the peak is that of a large matrix product timed in the same
+turns, with the FLOPs of the forward pass counted three times a training step (forward,
+gradient to the parameters, gradient to the activations) and twice a perturbation step.
+
+On a shared machine pin it to one core (``taskset -c 0 python ...``): threads that wait
+for a busy core spoil both sides, PyTorch's more.
 """
 
 import importlib.metadata
@@ -92,8 +95,10 @@ def run(
     omitted = _why_no_torch(module, mesh)
     if omitted is None:
         programs |= _torch_runs(module, images, labels, steps, dtype)
+    matmul, matmul_flops = _matmul_run(dtype, mesh.size)
+    programs["miue_jax", "matmul"] = matmul
     wall, cpu = _time_in_turns(programs, repeats)
-    peak = _matmul_peak(dtype, repeats, mesh.size)
+    peaks = [matmul_flops / seconds for seconds in wall["miue_jax", "matmul"]]
     forward = _forward_flops(
         models.create(model, convolution=lax.conv_general_dilated, **options)
     )
@@ -101,10 +106,11 @@ def run(
     for kind, passes in _PASSES.items():
         work = batch_size * steps
         ours = wall["miue_jax", kind]
-        speed = work / statistics.median(ours)
+        speeds = [work / seconds for seconds in ours]
+        flops = [passes * forward * speed for speed in speeds]
         results[kind] = {
-            "images_per_second": _spread([work / seconds for seconds in ours]),
-            "share_of_matmul_peak": passes * forward * speed / peak,
+            "images_per_second": _spread(speeds),
+            "share_of_matmul_peak": _spread(_quotients(flops, peaks)),
             "pytorch": {
                 name: {
                     "images_per_second": _spread([work / s for s in seconds]),
@@ -124,7 +130,7 @@ def run(
         "pytorch_omitted": omitted,
         "forward_flops_per_image": forward,
         "flops_convention": "forward x 3 (train), forward x 2 (perturbation)",
-        "matmul_peak_flops_per_second": peak,
+        "matmul_flops_per_second": _spread(peaks),
         "hardware": _hardware(mesh.size),
         "versions": _versions(),
     }
@@ -254,18 +260,15 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": middle, "min": min(values), "max": max(values)}
 
 
-def _matmul_peak(dtype: str, repeats: int, num_devices: int) -> float:
-    """FLOP/s of a large matrix product; fake CPU devices share one machine."""
+def _matmul_run(dtype: str, num_devices: int) -> tuple[Run, float]:
+    """A large matrix product, and what all devices do in the time one takes."""
     on_cpu = jax.default_backend() == "cpu"
     size = 2048 if on_cpu else 8192
     matrix = jnp.ones((size, size), dtype)
     product = jax.jit(jnp.matmul)
-    name = ("miue_jax", "matmul")
-    wall, _ = _time_in_turns(
-        {name: lambda: jax.block_until_ready(product(matrix, matrix))}, repeats
-    )
-    # The fastest: a peak taken while a neighbour was busy would flatter the steps.
-    return 2 * size**3 / min(wall[name]) * (1 if on_cpu else num_devices)
+    # Fake CPU devices share one machine.
+    flops = 2.0 * size**3 * (1 if on_cpu else num_devices)
+    return lambda: jax.block_until_ready(product(matrix, matrix)), flops
 
 
 def _forward_flops(module: nn.Module) -> float:
@@ -322,7 +325,8 @@ def _report(measured: dict[str, Any]) -> None:
         print(
             f"{kind} step: {speed['median']:.4g} images/s "
             f"({speed['min']:.4g} to {speed['max']:.4g}), "
-            f"{100 * share:.1f} % of the matmul peak"
+            f"{100 * share['median']:.1f} % of the matmul peak "
+            f"({100 * share['min']:.1f} to {100 * share['max']:.1f})"
         )
         for name, other in result["pytorch"].items():
             speed, ratio = other["images_per_second"], other["ratio"]

@@ -161,7 +161,7 @@ def _train(
 ) -> list[dict[str, Any]]:
     """Trains one victim; returns a line of metrics for every epoch."""
     workdir.mkdir(parents=True, exist_ok=True)
-    key = parallel.place(jax.random.key(seed), mesh, parallel.COPIED_SPEC)
+    key = parallel.run_key(seed, mesh)
     state = compiled.start(key, train_data)
     with (
         checkpoints.Checkpoints(workdir / "checkpoints") as saved,

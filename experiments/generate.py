@@ -114,7 +114,7 @@ def _generate(
     quiet: bool,
 ) -> np.ndarray:
     """Runs a generator's steps with checkpoints, metrics and a progress bar."""
-    key = parallel.place(jax.random.key(seed), mesh, parallel.COPIED_SPEC)
+    key = parallel.run_key(seed, mesh)
     placed = parallel.place(dealt, mesh, parallel.DATA_SPEC)
     state = runner.start(method.init, mesh)(key, placed)
     advance = runner.advance(method.step, mesh)

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from miue_jax import atomic, checkpoints, runner
+from miue_jax import atomic, checkpoints, parallel, runner
 from miue_jax.parallel import State
 from miue_jax.sampling import Shards
 
@@ -67,6 +67,11 @@ def open_directory(
             raise ValueError(f"{workdir} holds a run already; pass --resume to go on")
     elif workdir.exists() and (not workdir.is_dir() or any(_contents(workdir))):
         raise ValueError(f"{workdir} is not empty and holds no run: choose another")
+    # Of a run on several hosts all have looked before the first one writes.
+    parallel.barrier("run directory checked")
+    if jax.process_index() > 0:
+        yield
+        return
     workdir.mkdir(parents=True, exist_ok=True)
     with (workdir / ".lock").open("w") as lock:
         try:
@@ -207,6 +212,12 @@ def run_until(
     totals: dict[str, Any] = {}
     size = 1
     while step < mark:
+        # Clocks and signals differ between hosts, what they run must not.
+        size, stopping = parallel.largest(size, max(received, default=0))
+        if stopping:
+            saved.save(step, state)
+            print(f"stopped by a signal; saved step {step}", file=sys.stderr)
+            raise Stopped(128 + stopping)
         began = time.perf_counter()
         stop = min(mark, step + size)
         state, metrics = advance(key, state, data, stop)
@@ -218,8 +229,4 @@ def run_until(
         # The first call compiles and says nothing of the speed.
         size = min(max(1, int(_SECONDS_A_CALL / seconds)), 4 * size)
         step = stop
-        if received:
-            saved.save(step, state)
-            print(f"stopped by a signal; saved step {step}", file=sys.stderr)
-            raise Stopped(128 + received[0])
     return state, runner.values(totals)

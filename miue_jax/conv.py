@@ -213,7 +213,6 @@ def _favours_products(x, kernel, strides, pads):
 
 def _blockwise(x, kernel, *, strides, pads):
     """One matrix product a kernel tap, by blocks of images."""
-
     output = _output_size(x, kernel, strides, pads)
     weights = kernel.reshape(-1, *kernel.shape[2:])
 

@@ -4,6 +4,8 @@ A step is written for one device's share of the data, with explicit collectives 
 the axis ``AXIS``; `parallelize` runs it on a mesh. One device is a mesh of one.
 """
 
+import contextlib
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +16,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 AXIS = "data"
+
+_COUNT, _INDEX = "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 
 
 class State(NamedTuple):
@@ -87,6 +91,21 @@ def place(tree: Any, mesh: Mesh, spec: Any) -> Any:
     return jax.device_put(tree, shardings(mesh, spec, tree))
 
 
+def run_key(seed: int, mesh: Mesh) -> jax.Array:
+    """Makes the key of a run, the same on every device of every process.
+
+    Args:
+      seed: any integer.
+      mesh: the devices.
+
+    Returns:
+      () PRNG key.
+    """
+    # Keys are the one kind of array that cannot be put on other processes' devices.
+    everywhere = NamedSharding(mesh, COPIED_SPEC)
+    return jax.jit(lambda: jax.random.key(seed), out_shardings=everywhere)()
+
+
 def shardings(mesh: Mesh, spec: Any, tree: Any) -> Any:
     """Spreads a prefix of partition specs over a whole tree, as named shardings."""
     broadcast = jax.tree.broadcast(spec, tree, is_leaf=lambda leaf: isinstance(leaf, P))
@@ -127,21 +146,61 @@ def parallelize(
 
 def to_host(tree: Any) -> Any:
     """Gathers a pytree of global arrays into NumPy arrays on every process."""
+
+    def fetch(leaf: Any) -> Any:
+        split = isinstance(leaf, jax.Array) and not leaf.is_fully_replicated
+        if split and jax.process_count() > 1:
+            return multihost_utils.process_allgather(leaf, tiled=True)
+        return jax.device_get(leaf)
+
+    return jax.tree.map(fetch, tree)
+
+
+def largest(*values: int) -> list[int]:
+    """The largest of each number over all processes, the same in every one.
+
+    Args:
+      *values: this process's numbers.
+
+    Returns:
+      As many numbers.
+    """
     if jax.process_count() == 1:
-        return jax.device_get(tree)
-    return multihost_utils.process_allgather(tree, tiled=True)
+        return list(values)
+    gathered = multihost_utils.process_allgather(np.asarray(values, np.int32))
+    return [int(value) for value in np.max(gathered, axis=0)]
+
+
+def barrier(name: str) -> None:
+    """Waits until every process has come here; of a single process nothing is asked.
+
+    Args:
+      name: of the place, the same in every process.
+    """
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
 
 
 def initialize_processes() -> None:
-    """Joins a multi-process run where the environment describes one (TPU pods, Slurm).
+    """Joins a multi-process run where the environment describes one.
 
-    Call it before anything touches a device; on a single host without a coordinator in
-    the environment it does nothing.
+    TPU pods, Slurm and others describe themselves; elsewhere set
+    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. Call it before
+    anything touches a device. On a single host it does nothing.
     """
     if jax.distributed.is_initialized():
         return
-    try:
-        jax.distributed.initialize()
-    except ValueError:
-        # No cluster environment and no coordinator address: a single process.
+    if "JAX_COORDINATOR_ADDRESS" in os.environ:
+        missing = [k for k in (_COUNT, _INDEX) if not os.environ.get(k, "").isdigit()]
+        if missing:
+            raise ValueError(
+                f"JAX_COORDINATOR_ADDRESS is set, so {missing[0]} must be a number, "
+                f"got {os.environ.get(missing[0])!r}"
+            )
+        jax.distributed.initialize(
+            num_processes=int(os.environ[_COUNT]), process_id=int(os.environ[_INDEX])
+        )
         return
+    # Without a cluster that JAX knows there is nothing to join.
+    with contextlib.suppress(ValueError):
+        jax.distributed.initialize()

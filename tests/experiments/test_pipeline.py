@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -218,6 +219,47 @@ def test_kill_minus_nine_and_sigterm_leave_no_trace_in_the_result(tmp_path, data
             assert a == b, f"{name} differs after {signal.Signals(number).name}"
         lines = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
         assert lines == sorted(set(lines)), "metrics repeat steps"
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_numbers_of_one(tmp_path, data):
+    arguments = _flags(_generate_config(data))
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+
+    def start(workdir: str, devices: int, **variables: str) -> subprocess.Popen[str]:
+        environment = {**_environment(), "JAX_NUM_CPU_DEVICES": str(devices)}
+        return subprocess.Popen(
+            _command("generate", *arguments, f"--workdir={tmp_path / workdir}"),
+            cwd=ROOT,
+            env={**environment, **variables},
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
+
+    cluster = {
+        "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
+        "JAX_NUM_PROCESSES": "2",
+    }
+    processes = [
+        start("one", 4),
+        *(start("two", 2, **cluster, JAX_PROCESS_ID=str(i)) for i in range(2)),
+    ]
+    try:
+        for process in processes:
+            _, errors = process.communicate(timeout=200)
+            assert process.returncode == 0, errors
+    finally:
+        for process in processes:
+            process.kill()
+    one, two = (
+        protected.load(tmp_path / n / generate.ARTEFACT) for n in ("one", "two")
+    )
+    assert two.metadata["num_shards"] == one.metadata["num_shards"] == 4
+    differing = np.mean(one.dataset.images != two.dataset.images)
+    assert differing < 0.02, f"{differing:.1%} of the values differ"
 
 
 def _one_class(root: pathlib.Path) -> str:
