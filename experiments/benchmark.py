@@ -39,7 +39,7 @@ from absl import app, flags
 from flax import linen as nn
 from jax import lax
 
-from miue_jax import atomic, losses, models, parallel, perturbation, training
+from miue_jax import atomic, learning, losses, models, parallel, perturbation
 
 _CLASSES = 10
 _IMAGE_SHAPE = (32, 32, 3)
@@ -138,8 +138,8 @@ def run(
 
 def _jax_runs(module, mesh, images, labels, steps) -> dict[tuple[str, str], Run]:
     key = jax.random.key(0)
-    optimizer = training.sgd(0.01, weight_decay=5e-4)
-    learner = jax.jit(training.init_learner, static_argnums=(1, 2, 3))(
+    optimizer = learning.sgd(0.01, weight_decay=5e-4)
+    learner = jax.jit(learning.init_learner, static_argnums=(1, 2, 3))(
         key, module, optimizer, _IMAGE_SHAPE
     )
     learner = parallel.place(learner, mesh, parallel.COPIED_SPEC)
@@ -147,7 +147,7 @@ def _jax_runs(module, mesh, images, labels, steps) -> dict[tuple[str, str], Run]
 
     def train(learner, images, labels):
         def step(_, learner):
-            return training.train_step(
+            return learning.train_step(
                 key, learner, module, optimizer, images, labels, axis_name=parallel.AXIS
             )[0]
 

@@ -20,6 +20,7 @@ import numpy as np
 import runs
 
 from miue_jax import checkpoints, data, defenses, parallel, runner, sampling, training
+from miue_jax import metrics as means
 
 RESULTS = "results.json"
 
@@ -193,7 +194,7 @@ def _train(
                     "train_accuracy": values["accuracy"],
                 }
                 if epoch % evaluate_every == 0 or epoch == epochs:
-                    measured = runner.values(compiled.evaluate(state, test_data))
+                    measured = means.values(compiled.evaluate(state, test_data))
                     line["test_accuracy"] = measured["accuracy"]
                 line["seconds"] = round(time.perf_counter() - began, 3)
                 metrics.write(step, line)

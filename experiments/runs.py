@@ -16,6 +16,7 @@ import jax
 from tqdm import tqdm
 
 from miue_jax import atomic, checkpoints, parallel, runner
+from miue_jax import metrics as means
 from miue_jax.parallel import State
 from miue_jax.sampling import Shards
 
@@ -229,4 +230,4 @@ def run_until(
         # The first call compiles and says nothing of the speed.
         size = min(max(1, int(_SECONDS_A_CALL / seconds)), 4 * size)
         step = stop
-    return state, runner.values(totals)
+    return state, means.values(totals)

@@ -1,7 +1,6 @@
 """Runs any step function on a mesh, many steps in one compiled loop."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +8,9 @@ from jax import lax
 from jax.sharding import Mesh
 
 from miue_jax import parallel
+from miue_jax.metrics import Metrics
 from miue_jax.parallel import COPIED_SPEC, DATA_SPEC, STATE_SPEC, State
 from miue_jax.sampling import Shards
-from miue_jax.training import Mean, Metrics
 
 Start = Callable[[jax.Array, Shards], State]
 Advance = Callable[[jax.Array, State, Shards, int], tuple[State, Metrics]]
@@ -92,20 +91,3 @@ def evaluation(evaluate: Evaluate, mesh: Mesh) -> Evaluate:
     return parallel.parallelize(
         evaluate, mesh, in_specs=(STATE_SPEC, DATA_SPEC), out_specs=COPIED_SPEC
     )
-
-
-def values(metrics: Any) -> dict[str, float]:
-    """The means that were measured, as plain numbers.
-
-    Args:
-      metrics: a dictionary of `Mean`, or several added together.
-
-    Returns:
-      A float for every name whose weight is positive.
-    """
-    host: dict[str, Mean] = parallel.to_host(metrics)
-    return {
-        name: float(mean.total) / float(mean.weight)
-        for name, mean in host.items()
-        if mean.weight > 0
-    }

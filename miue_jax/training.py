@@ -1,204 +1,26 @@
-"""Training of classifiers: the victim, and one step of any surrogate."""
+"""The victim: a classifier trained from scratch on what was published."""
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
-from flax import linen as nn
 
 from miue_jax import augment, defenses, models, sampling
+from miue_jax.learning import (
+    accuracy_of,
+    epochwise_cosine,
+    init_learner,
+    plain_loss,
+    sgd,
+    train_step,
+)
+from miue_jax.metrics import Metrics, mean_of
 from miue_jax.parallel import State
 
 # Keys of a run are folded with these, so that no two uses share a stream.
 _INIT, _ORDER, _AUGMENT, _DEFENSE, _LOSS = range(5)
-
-
-class Mean(NamedTuple):
-    """A mean kept as a total and a weight, so that means of parts can be added.
-
-    Attributes:
-      total: () float32.
-      weight: () float32; 0 says that nothing was measured.
-    """
-
-    total: jax.Array
-    weight: jax.Array
-
-
-Metrics = dict[str, Mean]
-
-
-def mean_of(value: jax.Array, weight: float | jax.Array = 1.0) -> Mean:
-    """A measured value as a mean of the given weight."""
-    weight = jnp.asarray(weight, jnp.float32)
-    return Mean(value.astype(jnp.float32) * weight, weight)
-
-
-class Learner(NamedTuple):
-    """A classifier under training.
-
-    Attributes:
-      variables: the Flax variables, "params" and perhaps "batch_stats".
-      opt_state: the state of the optimiser.
-    """
-
-    variables: Any
-    opt_state: optax.OptState
-
-
-def init_learner(
-    key: jax.Array,
-    module: nn.Module,
-    optimizer: optax.GradientTransformation,
-    image_shape: tuple[int, ...],
-) -> Learner:
-    """Draws a classifier's parameters.
-
-    Args:
-      key: a PRNG key.
-      module: a classifier that returns (features, logits).
-      optimizer: an Optax optimiser.
-      image_shape: (H, W, C).
-
-    Returns:
-      The untrained learner.
-    """
-    images = jnp.zeros((1, *image_shape), jnp.float32)
-    variables = dict(module.init(key, images, train=False))
-    # Layers sow what they compute while initialising; only the state is kept.
-    variables.pop("intermediates", None)
-    return Learner(variables, optimizer.init(variables["params"]))
-
-
-def sgd(
-    learning_rate: optax.ScalarOrSchedule,
-    *,
-    momentum: float = 0.9,
-    weight_decay: float = 0.0,
-    clip_norm: float | None = None,
-) -> optax.GradientTransformation:
-    """SGD with momentum and L2 decay of all parameters, as the field's scripts use it.
-
-    Args:
-      learning_rate: a number or a schedule of the step count.
-      momentum: the heavy-ball factor.
-      weight_decay: factor of the parameters added to their gradient.
-      clip_norm: largest norm of the whole gradient, before decay; None for no limit.
-
-    Returns:
-      An Optax optimiser.
-    """
-    return optax.chain(
-        optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm),
-        optax.add_decayed_weights(weight_decay),
-        optax.sgd(learning_rate, momentum=momentum),
-    )
-
-
-def epochwise_cosine(
-    start: float, end: float, epochs: int, steps_per_epoch: int
-) -> optax.Schedule:
-    """A cosine from start to end that changes once an epoch.
-
-    Args:
-      start: the learning rate of the first epoch.
-      end: the learning rate that an epoch after the last would have.
-      epochs: epochs in all.
-      steps_per_epoch: optimiser steps in an epoch.
-
-    Returns:
-      An Optax schedule.
-    """
-    cosine = optax.cosine_decay_schedule(start, epochs, alpha=end / start)
-    return lambda count: cosine(jnp.asarray(count) // steps_per_epoch)
-
-
-def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Mean cross-entropy of a batch, in nats.
-
-    Args:
-      logits: (B, K) float.
-      labels: (B,) int, or (B, K) class probabilities.
-
-    Returns:
-      () float32.
-    """
-    logits = logits.astype(jnp.float32)
-    if labels.ndim == 2:
-        return jnp.mean(optax.softmax_cross_entropy(logits, labels))
-    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
-
-
-def plain_loss(
-    key: jax.Array, forward: defenses.Forward, images: jax.Array, labels: jax.Array
-) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-    """Cross-entropy in the form that a defence may replace (`defenses.Defense.loss`).
-
-    Args:
-      key: unused.
-      forward: images -> (logits, updated state), the model in training mode.
-      images: (B, H, W, C) float.
-      labels: (B,) int, or (B, K) class probabilities.
-
-    Returns:
-      The loss, and what `forward` gave.
-    """
-    del key
-    logits, state = forward(images)
-    return cross_entropy(logits, labels), (logits, state)
-
-
-def train_step(
-    key: jax.Array,
-    learner: Learner,
-    module: nn.Module,
-    optimizer: optax.GradientTransformation,
-    images: jax.Array,
-    labels: jax.Array,
-    *,
-    loss: defenses.Loss = plain_loss,
-    axis_name: str | None = None,
-) -> tuple[Learner, jax.Array, jax.Array]:
-    """One optimiser step on the loss of a batch.
-
-    Args:
-      key: a PRNG key for the loss.
-      learner: the classifier.
-      module: its Flax module.
-      optimizer: its optimiser.
-      images: (B, H, W, C) float, the device's share of the batch.
-      labels: (B,) int32, or (B, K) class probabilities.
-      loss: cross-entropy, or what a defence puts in its place.
-      axis_name: the mesh axis over which the batch is split.
-
-    Returns:
-      The learner after the step, the batch's loss and its accuracy.
-    """
-    state = {k: v for k, v in learner.variables.items() if k != "params"}
-    answers = jnp.argmax(labels, -1) if labels.ndim == 2 else labels
-
-    def loss_fn(params: Any) -> tuple[jax.Array, tuple[Any, jax.Array]]:
-        def forward(images: jax.Array) -> tuple[jax.Array, Any]:
-            (_, logits), updated = module.apply(
-                {"params": params, **state}, images, train=True, mutable=list(state)
-            )
-            return logits, updated
-
-        value, (logits, updated) = loss(key, forward, images, labels)
-        return value, (updated, jnp.mean(jnp.argmax(logits, -1) == answers))
-
-    params = learner.variables["params"]
-    (value, (state, accuracy)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-        params
-    )
-    if axis_name is not None:
-        value, accuracy, grads = jax.lax.pmean((value, accuracy, grads), axis_name)
-    updates, opt_state = optimizer.update(grads, learner.opt_state, params)
-    params = optax.apply_updates(params, updates)
-    return Learner({"params": params, **state}, opt_state), value, accuracy
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -353,43 +175,3 @@ def victim(
         }
 
     return Victim(init, step, evaluate, config.epochs * steps, steps)
-
-
-def accuracy_of(
-    module: nn.Module,
-    variables: Any,
-    data: sampling.Shards,
-    *,
-    axis_name: str | None = None,
-    rows_at_once: int = 256,
-) -> Mean:
-    """Accuracy on a whole data set, in evaluation mode.
-
-    Args:
-      module: a classifier that returns (features, logits).
-      variables: its variables.
-      data: the device's shards.
-      axis_name: the mesh axis over which the shards are split.
-      rows_at_once: rows of every shard in one forward pass.
-
-    Returns:
-      The share of right answers; its weight is the number of examples.
-    """
-    rows = data.labels.shape[1]
-    order = jnp.broadcast_to(jnp.arange(rows, dtype=jnp.int32), data.labels.shape)
-    share = min(rows, rows_at_once)
-
-    def count_right(i: jax.Array, right: jax.Array) -> jax.Array:
-        batch = sampling.take(data, order, i, share)
-        images = batch.images.reshape(-1, *batch.images.shape[2:])
-        outputs: Any = module.apply(variables, images, train=False)
-        logits = outputs[1]
-        hits = jnp.argmax(logits, -1).reshape(batch.labels.shape) == batch.labels
-        fresh = i * share + jnp.arange(share) < data.count[:, None]
-        return right + jnp.sum(hits & fresh).astype(jnp.float32)
-
-    right = jax.lax.fori_loop(0, -(-rows // share), count_right, jnp.zeros(()))
-    total = jnp.sum(data.count).astype(jnp.float32)
-    if axis_name is not None:
-        right, total = jax.lax.psum((right, total), axis_name)
-    return Mean(right, total)

@@ -8,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from miue_jax import defenses, models, parallel, runner, sampling, training
+from miue_jax import defenses, learning, models, parallel, runner, sampling, training
+from miue_jax import metrics as means
 
 CONFIG = training.VictimConfig(
     model="mlp2", width=16, epochs=3, batch_size=16, learning_rate=0.1
@@ -42,7 +43,7 @@ def _train(config, *, num_shards=8, devices=None, defense=defenses.NONE, steps=N
     stop = victim.num_steps if steps is None else steps
     state, metrics = runner.advance(victim.step, mesh)(key, state, data, stop)
     accuracy = runner.evaluation(victim.evaluate, mesh)(state, data)
-    return state, runner.values(metrics), runner.values(accuracy)["accuracy"]
+    return state, means.values(metrics), means.values(accuracy)["accuracy"]
 
 
 def test_a_victim_learns_separable_classes():
@@ -81,16 +82,16 @@ def test_accuracy_counts_every_example_once():
         for leaf in leaves
     ]
     variables = {"params": jax.tree.unflatten(tree, flat)}
-    found = training.accuracy_of(module, variables, dealt, rows_at_once=3)
+    found = learning.accuracy_of(module, variables, dealt, rows_at_once=3)
     assert float(found.weight) == 37
     assert float(found.total) == 37
     wrong = dealt._replace(labels=(dealt.labels + 1) % 3)
-    found = training.accuracy_of(module, variables, wrong, rows_at_once=3)
+    found = learning.accuracy_of(module, variables, wrong, rows_at_once=3)
     assert float(found.total) == 0
 
 
 def test_cosine_changes_once_an_epoch_and_ends_near_its_end():
-    schedule = training.epochwise_cosine(0.5, 1e-6, 4, steps_per_epoch=10)
+    schedule = learning.epochwise_cosine(0.5, 1e-6, 4, steps_per_epoch=10)
     rates = np.asarray([schedule(step) for step in range(40)])
     assert len(set(rates.tolist())) == 4
     np.testing.assert_allclose(
@@ -99,7 +100,7 @@ def test_cosine_changes_once_an_epoch_and_ends_near_its_end():
 
 
 def test_sgd_is_the_textbook_rule():
-    optimizer = training.sgd(0.1, momentum=0.9, weight_decay=0.01)
+    optimizer = learning.sgd(0.1, momentum=0.9, weight_decay=0.01)
     weights, buffer = np.array([1.0, -2.0]), np.zeros(2)
     params = jnp.asarray(weights)
     state = optimizer.init(params)
@@ -112,7 +113,7 @@ def test_sgd_is_the_textbook_rule():
 
 
 def test_clipping_limits_the_whole_gradient():
-    optimizer = training.sgd(1.0, momentum=0.0, clip_norm=5.0)
+    optimizer = learning.sgd(1.0, momentum=0.0, clip_norm=5.0)
     params = {"a": jnp.zeros(2), "b": jnp.zeros(1)}
     grads = {"a": jnp.array([30.0, 0.0]), "b": jnp.array([40.0])}
     updates, _ = optimizer.update(grads, optimizer.init(params), params)
@@ -141,8 +142,8 @@ def test_defences_take_part_in_every_step():
 def test_soft_labels_agree_with_hard_ones():
     logits = jax.random.normal(jax.random.key(0), (5, 3))
     labels = jnp.array([0, 2, 1, 1, 0])
-    hard = training.cross_entropy(logits, labels)
-    soft = training.cross_entropy(logits, jax.nn.one_hot(labels, 3))
+    hard = learning.cross_entropy(logits, labels)
+    soft = learning.cross_entropy(logits, jax.nn.one_hot(labels, 3))
     assert float(hard) == pytest.approx(float(soft), rel=1e-6)
 
 

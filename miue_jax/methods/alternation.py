@@ -12,12 +12,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from miue_jax import models, perturbation, sampling, training
+from miue_jax import learning, models, perturbation, sampling
 from miue_jax.augment import flip_where
+from miue_jax.learning import Learner
 from miue_jax.methods.alternation_config import AlternationConfig
 from miue_jax.methods.method import Method
+from miue_jax.metrics import Mean, Metrics, mean_of
 from miue_jax.parallel import State
-from miue_jax.training import Learner, Mean, Metrics, mean_of
 
 # Keys of a run are folded with these, so that no two uses share a stream.
 _INIT, _TRAIN_ORDER, _PERTURB_ORDER, _TRAIN_FLIP, _PERTURB_FLIP = range(5)
@@ -88,8 +89,8 @@ def alternation(
         cycles = config.epochs // config.perturb_every
     cycle_steps = train_steps + visit_steps
     radius = config.radius / 255
-    optimizer = training.sgd(
-        training.epochwise_cosine(
+    optimizer = learning.sgd(
+        learning.epochwise_cosine(
             config.learning_rate, config.learning_rate_end, config.epochs, epoch_steps
         ),
         momentum=config.momentum,
@@ -99,7 +100,7 @@ def alternation(
 
     def init(key: jax.Array, data: sampling.Shards) -> State:
         shape = data.images.shape[2:]
-        learner = training.init_learner(
+        learner = learning.init_learner(
             jax.random.fold_in(key, _INIT), module, optimizer, shape
         )
         nothing = Mean(jnp.zeros(()), jnp.zeros(()))
@@ -220,7 +221,7 @@ def alternation(
     ) -> tuple[State, Metrics]:
         images, labels, _ = flat(batch)
         carriers, seen = place(images, mirrored)
-        learner, loss, accuracy = training.train_step(
+        learner, loss, accuracy = learning.train_step(
             jax.random.key(0),  # the plain loss draws nothing
             state.shared.learner,
             module,

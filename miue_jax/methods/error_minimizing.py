@@ -4,10 +4,10 @@ import dataclasses
 
 import jax
 
+from miue_jax.learning import cross_entropy
 from miue_jax.methods.alternation import alternation
 from miue_jax.methods.alternation_config import AlternationConfig
 from miue_jax.methods.method import Method
-from miue_jax.training import cross_entropy
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from miue_jax.metrics import Metrics
 from miue_jax.parallel import State
 from miue_jax.sampling import Shards, collect
-from miue_jax.training import Metrics
 
 
 class Method(NamedTuple):

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from miue_jax.methods.method import Method
+from miue_jax.metrics import Metrics
 from miue_jax.parallel import State
 from miue_jax.sampling import Shards
-from miue_jax.training import Metrics
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ import pytest
 from jax.sharding import Mesh
 
 from miue_jax import methods, parallel, runner, sampling
+from miue_jax import metrics as means
 
 SIZE, CLASSES, BATCH = 64, 4, 16
 
@@ -91,7 +92,7 @@ def _run(name, config, *, num_devices=8, selected=None, stops=(), seed=0):
     chosen = np.ones(SIZE, bool) if selected is None else selected
     delta = np.asarray(parallel.to_host(method.perturbation(state)))
     delta = methods.per_example(method, delta, labels, chosen)
-    return delta, runner.values(metrics), state
+    return delta, means.values(metrics), state
 
 
 @each_method
