@@ -7,9 +7,10 @@ Runs the steps as the library does, in a loop on the device and over all local d
 for residual networks also in PyTorch, where it can be imported, in turns with the
 library: eager and channels-last, on a GPU also compiled in bfloat16. A ratio above one
 says that the library is faster; it is the median over the turns, with the smallest and
-the largest. The share of the peak is that of a large matrix product timed in the same
-turns, with the FLOPs of the forward pass counted three times a training step (forward,
-gradient to the parameters, gradient to the activations) and twice a perturbation step.
+the largest. The share of the peak is that of the fastest of as many large matrix
+products, with the FLOPs of the forward pass counted three times a training step
+(forward, gradient to the parameters, gradient to the activations) and twice a
+perturbation step.
 
 On a shared machine pin it to one core (``taskset -c 0 python ...``): threads that wait
 for a busy core spoil both sides, PyTorch's more.
@@ -110,7 +111,7 @@ def run(
         flops = [passes * forward * speed for speed in speeds]
         results[kind] = {
             "images_per_second": _spread(speeds),
-            "share_of_matmul_peak": _spread(_quotients(flops, peaks)),
+            "share_of_matmul_peak": _spread([f / max(peaks) for f in flops]),
             "pytorch": {
                 name: {
                     "images_per_second": _spread([work / s for s in seconds]),

@@ -13,18 +13,15 @@ import jax.numpy as jnp
 from jax import lax
 
 from miue_jax import learning, models, perturbation, sampling
-from miue_jax.augment import flip_where
 from miue_jax.learning import Learner
+from miue_jax.methods import views
 from miue_jax.methods.alternation_config import AlternationConfig
 from miue_jax.methods.method import Method
 from miue_jax.metrics import Mean, Metrics, mean_of
 from miue_jax.parallel import State
 
 # Keys of a run are folded with these, so that no two uses share a stream.
-_INIT, _TRAIN_ORDER, _PERTURB_ORDER, _TRAIN_FLIP, _PERTURB_FLIP = range(5)
-
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
+_INIT, _TRAIN_ORDER, _PERTURB_ORDER, _TRAIN_VIEW, _VISIT_VIEW = range(5)
 
 # (features (B, D), logits (B, K), labels (B,), axis_name) -> () loss
 Objective = Callable[[jax.Array, jax.Array, jax.Array, str | None], jax.Array]
@@ -117,39 +114,11 @@ def alternation(
         outputs: Any = module.apply(variables, images, train=False)
         return outputs
 
-    def normalise(images: jax.Array) -> jax.Array:
-        if config.normalization == "none":
-            return images
-        return (images - jnp.asarray(_IMAGENET_MEAN)) / jnp.asarray(_IMAGENET_STD)
-
-    def draw_flips(
-        key: jax.Array, data: sampling.Shards, share: int
-    ) -> jax.Array | None:
-        if config.flip == "none":
-            return None
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, data.shard)
-        draw = jax.vmap(lambda k: jax.random.bernoulli(k, shape=(share,)))
-        return draw(keys).reshape(-1)
-
-    def place(
-        images: jax.Array, mirrored: jax.Array | None
-    ) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
-        """The images that carry the perturbation, and how the surrogate sees them."""
-        if mirrored is None:
-            return images, normalise
-        if config.flip == "image_only":
-            return flip_where(mirrored, images), normalise
-        return images, lambda perturbed: normalise(flip_where(mirrored, perturbed))
-
-    def flat(batch: sampling.Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
-        return (
-            batch.images.reshape(-1, *batch.images.shape[2:]),
-            batch.labels.reshape(-1),
-            batch.selected.reshape(-1),
-        )
+    def flat(batch: sampling.Batch) -> tuple[jax.Array, jax.Array]:
+        return batch.labels.reshape(-1), batch.selected.reshape(-1)
 
     def delta_of(state: State, batch: sampling.Batch) -> jax.Array:
-        labels, selected = batch.labels.reshape(-1), batch.selected.reshape(-1)
+        labels, selected = flat(batch)
         if per_class:
             delta = state.shared.class_delta[labels]
         else:
@@ -164,7 +133,7 @@ def alternation(
                 state.per_example.delta, batch.rows, shaped
             )
             return state._replace(per_example=state.per_example._replace(delta=stored))
-        _, labels, selected = flat(batch)
+        labels, selected = flat(batch)
         weights = jax.nn.one_hot(labels, num_classes) * selected[:, None]
         sums = jnp.tensordot(weights, delta, (0, 0))
         counts = jnp.sum(weights, 0)
@@ -179,12 +148,12 @@ def alternation(
     def visit(
         state: State,
         batch: sampling.Batch,
-        mirrored: jax.Array | None,
+        view: views.View,
         epoch: jax.Array,
     ) -> tuple[State, jax.Array]:
         """Moves the perturbations of a batch; also returns the objective before."""
-        images, labels, selected = flat(batch)
-        carriers, seen = place(images, mirrored)
+        labels, selected = flat(batch)
+        carriers, seen = view
         variables = state.shared.learner.variables
         progress = epoch / config.epochs
         step_size = config.step_size + progress * (
@@ -217,10 +186,10 @@ def alternation(
         return state, losses[0]
 
     def train(
-        state: State, batch: sampling.Batch, mirrored: jax.Array | None
+        state: State, batch: sampling.Batch, view: views.View
     ) -> tuple[State, Metrics]:
-        images, labels, _ = flat(batch)
-        carriers, seen = place(images, mirrored)
+        labels, _ = flat(batch)
+        carriers, seen = view
         learner, loss, accuracy = learning.train_step(
             jax.random.key(0),  # the plain loss draws nothing
             state.shared.learner,
@@ -248,7 +217,7 @@ def alternation(
 
     def train_batch(
         key: jax.Array, state: State, data: sampling.Shards, count: jax.Array
-    ) -> tuple[State, sampling.Batch, jax.Array | None]:
+    ) -> tuple[State, sampling.Batch, views.View]:
         order = next_order(
             jax.random.fold_in(key, _TRAIN_ORDER),
             count,
@@ -256,22 +225,19 @@ def alternation(
             state.per_example.train_order,
             data,
         )
-        flips = jax.random.fold_in(jax.random.fold_in(key, _TRAIN_FLIP), count)
         state = state._replace(
             per_example=state.per_example._replace(train_order=order)
         )
-        return (
-            state,
-            sampling.take(data, order, count % batches, train_share),
-            draw_flips(flips, data, train_share),
-        )
+        batch = sampling.take(data, order, count % batches, train_share)
+        view_key = jax.random.fold_in(jax.random.fold_in(key, _TRAIN_VIEW), count)
+        return state, batch, views.draw(view_key, data.shard, batch.images, config)
 
     def interleaved_step(
         key: jax.Array, state: State, data: sampling.Shards
     ) -> tuple[State, Metrics]:
-        state, batch, mirrored = train_batch(key, state, data, state.step)
-        state, loss = visit(state, batch, mirrored, state.step // batches)
-        state, metrics = train(state, batch, mirrored)
+        state, batch, view = train_batch(key, state, data, state.step)
+        state, loss = visit(state, batch, view, state.step // batches)
+        state, metrics = train(state, batch, view)
         metrics["perturbation_loss"] = mean_of(loss)
         return state._replace(step=state.step + 1), metrics
 
@@ -283,8 +249,8 @@ def alternation(
 
         def train_one(state: State) -> tuple[State, Metrics]:
             count = cycle * train_steps + position
-            state, batch, mirrored = train_batch(key, state, data, count)
-            state, metrics = train(state, batch, mirrored)
+            state, batch, view = train_batch(key, state, data, count)
+            state, metrics = train(state, batch, view)
             return state, {**metrics, "perturbation_loss": nothing}
 
         def visit_one(state: State) -> tuple[State, Metrics]:
@@ -297,14 +263,14 @@ def alternation(
                 data,
             )
             batch = sampling.take(data, order, count % visit_steps, visit_share)
-            flips = jax.random.fold_in(jax.random.fold_in(key, _PERTURB_FLIP), count)
+            view_key = jax.random.fold_in(jax.random.fold_in(key, _VISIT_VIEW), count)
             epoch = (cycle + 1) * config.perturb_every - 1
             state, loss = visit(
                 state._replace(
                     per_example=state.per_example._replace(perturb_order=order)
                 ),
                 batch,
-                draw_flips(flips, data, visit_share),
+                views.draw(view_key, data.shard, batch.images, config),
                 epoch,
             )
             return state, {

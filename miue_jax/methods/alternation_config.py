@@ -31,6 +31,8 @@ class AlternationConfig:
       clip_norm: largest gradient norm of its SGD; None for no limit.
       flip: mirror images while generating: "none"; "joint", image and perturbation
         together as a victim does; "image_only", the image under the perturbation.
+      crop: pixels by which image and perturbation together are shifted at most while
+        generating, as by a victim's random crop; 0 for none.
       perturbation: "sample", one for every image, or "class", one for every class.
       stop_error: training error in [0, 1] after a visit of all images at which the
         generator stops early; None never stops (alternating).
@@ -56,6 +58,7 @@ class AlternationConfig:
     weight_decay: float = 5e-4
     clip_norm: float | None = None
     flip: str = "none"
+    crop: int = 0
     perturbation: str = "sample"
     stop_error: float | None = None
 
@@ -87,6 +90,8 @@ class AlternationConfig:
                 raise ValueError(
                     f"{name} is {getattr(self, name)}; it must be positive"
                 )
+        if self.crop < 0:
+            raise ValueError(f"crop is {self.crop} pixels; it must not be negative")
         if self.radius > 255:
             raise ValueError(
                 f"radius is {self.radius} grey levels; at most 255 make sense"

@@ -1,0 +1,62 @@
+"""How a surrogate sees an image and its perturbation: mirrored, shifted, normalised."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from miue_jax.augment import flip_where, random_crop
+from miue_jax.methods.alternation_config import AlternationConfig
+
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class View(NamedTuple):
+    """One random view of a batch, the same each time it is used.
+
+    Attributes:
+      carriers: (B, H, W, C), the images to which the perturbation is added.
+      seen: perturbed carriers (B, H, W, C) -> the surrogate's input, differentiable.
+    """
+
+    carriers: jax.Array
+    seen: Callable[[jax.Array], jax.Array]
+
+
+def draw(
+    key: jax.Array, shard: jax.Array, images: jax.Array, config: AlternationConfig
+) -> View:
+    """Draws a view of a batch, shard by shard.
+
+    Args:
+      key: a PRNG key.
+      shard: (g,) int32, the indices of the device's shards.
+      images: (g, b, H, W, C) float in [0, 1].
+      config: its flip, crop and normalization.
+
+    Returns:
+      The view of the g times b images.
+    """
+    size = images.shape[1]
+    flat = images.reshape(-1, *images.shape[2:])
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, shard)
+    flip_keys, crop_keys = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
+    toss = jax.vmap(lambda k: jax.random.bernoulli(k, shape=(size,)))
+    mirrored = toss(flip_keys).reshape(-1)
+
+    def seen(perturbed: jax.Array) -> jax.Array:
+        if config.flip == "joint":
+            perturbed = flip_where(mirrored, perturbed)
+        if config.crop:
+            crop = jax.vmap(lambda k, x: random_crop(k, x, padding=config.crop))
+            shaped = perturbed.reshape(images.shape)
+            perturbed = crop(crop_keys, shaped).reshape(flat.shape)
+        if config.normalization == "imagenet":
+            mean, std = jnp.asarray(_IMAGENET_MEAN), jnp.asarray(_IMAGENET_STD)
+            perturbed = (perturbed - mean) / std
+        return perturbed
+
+    carriers = flip_where(mirrored, flat) if config.flip == "image_only" else flat
+    return View(carriers, seen)
