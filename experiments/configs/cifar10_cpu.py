@@ -51,9 +51,11 @@ def get_config() -> ConfigDict:
                 "random_noise": _method("random_noise", "uniform"),
                 # Three epochs of training and thirty steps on every image.
                 "em": _method("error_minimizing", "plain", epochs=3),
-                "em_interleaved": _method("error_minimizing", "interleaved", epochs=15),
+                "em_interleaved": _method(
+                    "error_minimizing", "interleaved", epochs=15, crop=0
+                ),
                 "mi_ue_paper": _method("mi_ue", "paper", epochs=3),
-                "mi_ue_interleaved": _method("mi_ue", "interleaved", epochs=15),
+                "mi_ue_interleaved": _method("mi_ue", "interleaved", epochs=15, crop=0),
             },
             "victims": {
                 "resnet10": {"protocol": victim, "defense": "none"},

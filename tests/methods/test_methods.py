@@ -38,6 +38,7 @@ CASES = {
     "mi_ue/authors_code": _small("mi_ue", "authors_code"),
     "mi_ue/interleaved": _small("mi_ue", "interleaved"),
     "mi_ue/class": _small("mi_ue", "interleaved", perturbation="class"),
+    "mi_ue/bfloat16": _small("mi_ue", "interleaved", dtype="bfloat16"),
     "mi_ue/every_second": _small("mi_ue", "paper", perturb_every=2, flip="none"),
     "em/published": _small("error_minimizing", "published"),
     "em/plain": _small("error_minimizing", "plain"),
