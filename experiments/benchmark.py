@@ -16,6 +16,7 @@ On a shared machine pin it to one core (``taskset -c 0 python ...``): threads th
 for a busy core spoil both sides, PyTorch's more.
 """
 
+import functools
 import importlib.metadata
 import importlib.util
 import json
@@ -169,16 +170,19 @@ def _jax_runs(module, mesh, images, labels, steps) -> dict[tuple[str, str], Run]
         )
 
     specs = (parallel.COPIED_SPEC, parallel.DATA_SPEC, parallel.DATA_SPEC)
-    runs = {}
+    runs: dict[tuple[str, str], Run] = {}
     for kind, function, out in (
         ("train", train, parallel.COPIED_SPEC),
         ("perturbation", perturb, parallel.DATA_SPEC),
     ):
         compiled = parallel.parallelize(function, mesh, in_specs=specs, out_specs=out)
-        runs["miue_jax", kind] = lambda program=compiled: jax.block_until_ready(
-            program(learner, *batch)
-        )
+        call = functools.partial(compiled, learner, *batch)
+        runs["miue_jax", kind] = functools.partial(_finish, call)
     return runs
+
+
+def _finish(call: Callable[[], Any]) -> None:
+    jax.block_until_ready(call())
 
 
 def _why_no_torch(module: nn.Module, mesh: jax.sharding.Mesh) -> str | None:
@@ -282,7 +286,8 @@ def _forward_flops(module: nn.Module) -> float:
         variables, image
     )
     # Before optimisation: a GPU's library calls count for nothing afterwards.
-    return float(lowered.cost_analysis()["flops"])
+    analysis: Any = lowered.cost_analysis()
+    return float(analysis["flops"])
 
 
 def _cores() -> int:
@@ -354,7 +359,8 @@ def main(rest: Sequence[str]) -> None:
     if path is not None and not path.parent.is_dir():
         raise ValueError(f"{path}: there is no folder {path.parent}")
     names = ("model", "width", "batch_size", "dtype", "repeats", "steps")
-    measured = run(**{name: values[name].value for name in names})
+    settings: dict[str, Any] = {name: values[name].value for name in names}
+    measured = run(**settings)
     measured["command"] = shlex.join(
         ["python", "experiments/benchmark.py", *sys.argv[1:]]
     )
