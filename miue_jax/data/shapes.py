@@ -15,23 +15,23 @@ from miue_jax.data.dataset import Dataset
 
 SIZE = 32
 # Radius in pixels of the disc that has the shape's area.
-RADIUS = (5.0, 8.5)
+RADIUS = (5.5, 8.5)
 # Largest rotation either way, in degrees.
 ROTATION = 180.0
 # Distance in RGB, [0, 1] units, between the shape's and the background's mean colour.
-CONTRAST = (0.15, 0.45)
+CONTRAST = (0.12, 0.3)
 # How far the direction of that step may turn from white: at 0 shapes are lighter than
 # the background by grey, at infinity any direction is as likely as its opposite.
 COLOUR_SPREAD = 0.5
 # The range of the background's mean colour in each channel.
-BASE_COLOUR = (0.15, 0.55)
+BASE_COLOUR = (0.1, 0.3)
 # Standard deviation of the smooth field added to the background, and to the shape.
-BACKGROUND_AMPLITUDE = 0.1
-TEXTURE_AMPLITUDE = 0.05
+BACKGROUND_AMPLITUDE = 0.05
+TEXTURE_AMPLITUDE = 0.03
 # Random values along each side of the image from which the fields are interpolated.
 FIELD_CELLS = 5
 # Standard deviation of the independent noise of each pixel and channel.
-NOISE = 0.04
+NOISE = 0.01
 # Width in pixels of the edge's transition from background to shape.
 EDGE = 1.0
 

@@ -126,24 +126,47 @@ def alternation(
             delta = delta.reshape(-1, *delta.shape[2:])
         return jnp.where(selected[:, None, None, None], delta, 0)
 
-    def with_delta(state: State, batch: sampling.Batch, delta: jax.Array) -> State:
-        if not per_class:
-            shaped = delta.reshape(batch.images.shape)
-            stored = jax.vmap(lambda d, r, new: d.at[r].set(new))(
-                state.per_example.delta, batch.rows, shaped
-            )
-            return state._replace(per_example=state.per_example._replace(delta=stored))
+    def descend(
+        state: State,
+        batch: sampling.Batch,
+        carriers: jax.Array,
+        loss_fn: Callable[[jax.Array], jax.Array],
+        step_size: jax.Array,
+    ) -> tuple[State, jax.Array]:
+        """Takes the steps of a visit; also returns the loss before each of them."""
+        options = {
+            "radius": radius,
+            "step_size": step_size,
+            "num_steps": config.pgd_steps,
+        }
         labels, selected = flat(batch)
-        weights = jax.nn.one_hot(labels, num_classes) * selected[:, None]
-        sums = jnp.tensordot(weights, delta, (0, 0))
-        counts = jnp.sum(weights, 0)
-        if axis_name is not None:
-            sums, counts = lax.psum((sums, counts), axis_name)
-        counts = counts[:, None, None, None]
-        moved = jnp.where(
-            counts > 0, sums / jnp.maximum(counts, 1), state.shared.class_delta
+        if not per_class:
+            before = delta_of(state, batch)
+            after, steps = perturbation.pgd_with_losses(
+                loss_fn, carriers, before, **options
+            )
+            after = jnp.where(selected[:, None, None, None], after, 0)
+            stored = jax.vmap(lambda d, r, new: d.at[r].set(new))(
+                state.per_example.delta, batch.rows, after.reshape(batch.images.shape)
+            )
+            per_example = state.per_example._replace(delta=stored)
+            return state._replace(per_example=per_example), steps
+
+        # A class has no one image whose box would bound its perturbation: it moves
+        # around mid-grey, and what leaves [0, 1] is cut off when it is added.
+        middle = jnp.full_like(state.shared.class_delta, 0.5)
+
+        def class_loss(moved: jax.Array) -> jax.Array:
+            if axis_name is not None:
+                # Of copies this is the identity, and makes their gradients one.
+                moved = lax.pmean(moved, axis_name)
+            own = (moved - middle)[labels]
+            return loss_fn(carriers + jnp.where(selected[:, None, None, None], own, 0))
+
+        after, steps = perturbation.pgd_with_losses(
+            class_loss, middle, state.shared.class_delta, **options
         )
-        return state._replace(shared=state.shared._replace(class_delta=moved))
+        return state._replace(shared=state.shared._replace(class_delta=after)), steps
 
     def visit(
         state: State,
@@ -152,7 +175,7 @@ def alternation(
         epoch: jax.Array,
     ) -> tuple[State, jax.Array]:
         """Moves the perturbations of a batch; also returns the objective before."""
-        labels, selected = flat(batch)
+        labels, _ = flat(batch)
         carriers, seen = view
         variables = state.shared.learner.variables
         progress = epoch / config.epochs
@@ -164,19 +187,9 @@ def alternation(
             features, logits = forward(variables, seen(perturbed))
             return objective(features, logits, labels, axis_name)
 
-        before = delta_of(state, batch)
-        after, losses = perturbation.pgd_with_losses(
-            loss_fn,
-            carriers,
-            before,
-            radius=radius,
-            step_size=step_size / 255,
-            num_steps=config.pgd_steps,
-        )
-        after = jnp.where(selected[:, None, None, None], after, 0)
-        state = with_delta(state, batch, after)
+        state, losses = descend(state, batch, carriers, loss_fn, step_size / 255)
         if config.stop_error is not None:
-            _, logits = forward(variables, seen(carriers + after))
+            _, logits = forward(variables, seen(carriers + delta_of(state, batch)))
             wrong = jnp.mean(jnp.argmax(logits, -1) != labels)
             if axis_name is not None:
                 wrong = lax.pmean(wrong, axis_name)

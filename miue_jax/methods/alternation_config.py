@@ -33,7 +33,8 @@ class AlternationConfig:
         together as a victim does; "image_only", the image under the perturbation.
       crop: pixels by which image and perturbation together are shifted at most while
         generating, as by a victim's random crop; 0 for none.
-      perturbation: "sample", one for every image, or "class", one for every class.
+      perturbation: "sample", one for every image, or "class", one for every class,
+        moved by the gradient of the whole batch.
       stop_error: training error in [0, 1] after a visit of all images at which the
         generator stops early; None never stops (alternating).
     """
