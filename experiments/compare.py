@@ -10,6 +10,7 @@ results.json holds what is done so far.
 
 import pathlib
 import platform
+import shlex
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -20,6 +21,8 @@ import generate
 import jax
 import runs
 from absl import logging
+
+from miue_jax import data, defenses, methods, training
 
 
 def run(
@@ -35,9 +38,31 @@ def run(
     Returns:
       What results.json holds.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
+    _check(config)
+    with runs.open_directory(workdir, dict(config), resume=resume):
+        return _run(config, workdir, resume=resume)
+
+
+def _check(config: Mapping[str, Any]) -> None:
+    """Finds what is wrong with any part before the first of them runs."""
+    for method in config["sources"].values():
+        if method is not None:
+            settings = dict(method)
+            methods.configure(settings.pop("name"), settings)
+    for victim in config["victims"].values():
+        training.VictimConfig(**victim["protocol"])
+        defenses.create(victim["defense"])
+    if not config["seeds"]:
+        raise ValueError("seeds is empty; name at least one")
+    for part in ("data", "test"):
+        data.load(**config[part])
+
+
+def _run(
+    config: Mapping[str, Any], workdir: pathlib.Path, *, resume: bool
+) -> dict[str, Any]:
     results: dict[str, Any] = {
-        "command": " ".join(["python", *sys.argv]),
+        "command": shlex.join(["python", *sys.argv]),
         "data": config["data_name"],
         "hardware": f"{platform.processor() or platform.machine()}, "
         f"{jax.device_count()} x {jax.devices()[0].device_kind}",

@@ -24,7 +24,7 @@ from miue_jax.data import protected
 # perturbation takes more epochs than a victim: it has to be learned before the shapes.
 _PER_CLASS = {"train": 200, "test": 100}
 _SHARED = {"model": "resnet10", "width": 8, "batch_size": 50, "learning_rate": 0.05}
-_GENERATOR_EPOCHS, _VICTIM_EPOCHS = 18, 10
+_GENERATOR_EPOCHS, _VICTIM_EPOCHS = 18, 12
 
 
 def run(workdir: pathlib.Path, *, quiet: bool = False) -> dict[str, float]:

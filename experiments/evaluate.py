@@ -83,6 +83,12 @@ def run(
         "num_shards": num_shards,
         "fingerprints": [data.fingerprint(train_set), data.fingerprint(test_set)],
     }
+    # A network that does not take these images is found before anything is written.
+    jax.eval_shape(
+        victim.init,
+        jax.random.key(0),
+        sampling.deal(train_set.images, train_set.labels, num_shards),
+    )
     with runs.open_directory(workdir, identity, resume=resume):
         results_file = workdir / RESULTS
         if results_file.exists():
@@ -162,7 +168,7 @@ def _train(
 ) -> list[dict[str, Any]]:
     """Trains one victim; returns a line of metrics for every epoch."""
     workdir.mkdir(parents=True, exist_ok=True)
-    key = parallel.run_key(seed, mesh)
+    key = parallel.run_key(seed, "victim", mesh)
     state = compiled.start(key, train_data)
     with (
         checkpoints.Checkpoints(workdir / "checkpoints") as saved,
@@ -184,7 +190,8 @@ def _train(
                     state,
                     train_data,
                     step=step,
-                    saved=saved,
+                    # In the middle of an epoch its means would be lost.
+                    saved=None,
                     received=received,
                 )
                 step = epoch * victim.steps_per_epoch

@@ -30,7 +30,13 @@ def main(rest: Sequence[str]) -> None:
         delta = protected.delta_path(_ARTEFACT.value)
         if not delta.exists():
             raise ValueError(f"{delta} is missing: it holds the float perturbation")
-        exchange.export_delta_nchw(_NPY.value, np.load(delta, allow_pickle=False))
+        try:
+            values = np.load(delta, allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise ValueError(f"{delta} cannot be read: {error}") from error
+        if values.shape != made.dataset.images.shape:
+            raise ValueError(f"{delta} has shape {values.shape}: not of this artefact")
+        exchange.export_delta_nchw(_NPY.value, values)
         print(_NPY.value)
     if _PNG.value is not None:
         exchange.export_png_folder(made, pathlib.Path(_PNG.value))

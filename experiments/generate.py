@@ -3,7 +3,8 @@
     python experiments/generate.py --config experiments/configs/generate.py \
         --config.data.name_or_path=shapes --workdir runs/shapes
 
-The working directory then holds protected.npz (the artefact), delta.npy, metrics.jsonl
+The working directory then holds protected.npz (the artefact), protected.delta.npy,
+metrics.jsonl
 and checkpoints. The same command continues a run that was stopped, and does nothing
 where it is finished.
 """
@@ -56,7 +57,10 @@ def run(
     clean = data.load(**config["data"])
     mesh = parallel.data_mesh()
     num_shards = config["num_shards"] or mesh.size
-    for size in ("batch_size", "perturbation_batch_size"):
+    batches = ["batch_size"]
+    if settings.get("schedule") == "alternating":
+        batches.append("perturbation_batch_size")
+    for size in batches:
         if size in settings:
             parallel.check_divisible(settings[size], num_shards, mesh)
     selected = methods.select(clean.labels, **config["protect"])
@@ -76,15 +80,18 @@ def run(
         "num_shards": num_shards,
         "source": data.fingerprint(clean),
     }
+    dealt = sampling.deal(clean.images, clean.labels, num_shards, selected=selected)
+    # A network that does not take these images is found before anything is written.
+    jax.eval_shape(method.init, jax.random.key(0), dealt)
     with runs.open_directory(workdir, identity, resume=resume):
         artefact = workdir / ARTEFACT
-        if artefact.exists():
+        if artefact.exists() and protected.delta_path(artefact).exists():
             finished = protected.load(artefact)
             protected.check_source(finished, clean)
             return finished
         delta = _generate(
             method,
-            sampling.deal(clean.images, clean.labels, num_shards, selected=selected),
+            dealt,
             mesh,
             workdir,
             seed=config["seed"],
@@ -114,7 +121,7 @@ def _generate(
     quiet: bool,
 ) -> np.ndarray:
     """Runs a generator's steps with checkpoints, metrics and a progress bar."""
-    key = parallel.run_key(seed, mesh)
+    key = parallel.run_key(seed, "generator", mesh)
     placed = parallel.place(dealt, mesh, parallel.DATA_SPEC)
     state = runner.start(method.init, mesh)(key, placed)
     advance = runner.advance(method.step, mesh)

@@ -79,7 +79,10 @@ def open_directory(
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ValueError(f"another process is working in {workdir}") from error
-        if not file.exists():
+        if file.exists():
+            # Another process may have been faster.
+            _check_same(workdir, read_json(file), config)
+        else:
             write_json(file, config)
         yield
 
@@ -117,7 +120,8 @@ class MetricsFile:
         self._path = path
         kept = [line for line in self.read() if line["step"] <= keep_until]
         if jax.process_index() == 0:
-            path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            with atomic.write_file(path) as file:
+                file.writelines(f"{json.dumps(line)}\n".encode() for line in kept)
 
     def read(self) -> list[dict[str, Any]]:
         """The lines that are whole; a kill may have cut the last one short."""
@@ -167,6 +171,9 @@ def stop_signals() -> Iterator[list[int]]:
 
     Yields:
       The signals received so far.
+
+    Raises:
+      Stopped: at the end, if a signal came that nobody has answered.
     """
     received: list[int] = []
     signals = (signal.SIGTERM, signal.SIGINT)
@@ -176,6 +183,9 @@ def stop_signals() -> Iterator[list[int]]:
     }
     try:
         yield received
+        if received:
+            # It came after the last call: nothing must go on as if it had not.
+            raise Stopped(128 + received[0])
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -189,7 +199,7 @@ def run_until(
     data: Shards,
     *,
     step: int,
-    saved: checkpoints.Checkpoints,
+    saved: checkpoints.Checkpoints | None,
     received: list[int],
 ) -> tuple[State, dict[str, float]]:
     """Advances to a step in calls of a few seconds; a signal saves and exits.
@@ -201,7 +211,7 @@ def run_until(
       state: the state at `step`; used up.
       data: the data on the mesh.
       step: the steps taken so far.
-      saved: where to save on a signal.
+      saved: where to save on a signal; None leaves it at the last checkpoint.
       received: signals, from `stop_signals`.
 
     Returns:
@@ -216,8 +226,9 @@ def run_until(
         # Clocks and signals differ between hosts, what they run must not.
         size, stopping = parallel.largest(size, max(received, default=0))
         if stopping:
-            saved.save(step, state)
-            print(f"stopped by a signal; saved step {step}", file=sys.stderr)
+            if saved is not None:
+                saved.save(step, state)
+            print("stopped by a signal; the same command goes on", file=sys.stderr)
             raise Stopped(128 + stopping)
         began = time.perf_counter()
         stop = min(mark, step + size)

@@ -4,8 +4,8 @@ A step is written for one device's share of the data, with explicit collectives 
 the axis ``AXIS``; `parallelize` runs it on a mesh. One device is a mesh of one.
 """
 
-import contextlib
 import os
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -91,11 +91,13 @@ def place(tree: Any, mesh: Mesh, spec: Any) -> Any:
     return jax.device_put(tree, shardings(mesh, spec, tree))
 
 
-def run_key(seed: int, mesh: Mesh) -> jax.Array:
+def run_key(seed: int, purpose: str, mesh: Mesh) -> jax.Array:
     """Makes the key of a run, the same on every device of every process.
 
     Args:
       seed: any integer.
+      purpose: what runs. Runs of one seed share no draws if their purposes differ: a
+        victim must not start from the weights of the surrogate.
       mesh: the devices.
 
     Returns:
@@ -103,7 +105,9 @@ def run_key(seed: int, mesh: Mesh) -> jax.Array:
     """
     # Keys are the one kind of array that cannot be put on other processes' devices.
     everywhere = NamedSharding(mesh, COPIED_SPEC)
-    return jax.jit(lambda: jax.random.key(seed), out_shardings=everywhere)()
+    stream = zlib.crc32(purpose.encode())
+    make = lambda: jax.random.fold_in(jax.random.key(seed), stream)  # noqa: E731
+    return jax.jit(make, out_shardings=everywhere)()
 
 
 def shardings(mesh: Mesh, spec: Any, tree: Any) -> Any:
@@ -201,6 +205,9 @@ def initialize_processes() -> None:
             num_processes=int(os.environ[_COUNT]), process_id=int(os.environ[_INDEX])
         )
         return
-    # Without a cluster that JAX knows there is nothing to join.
-    with contextlib.suppress(ValueError):
+    try:
         jax.distributed.initialize()
+    except ValueError as error:
+        # Without a cluster that JAX knows there is nothing to join.
+        if "coordinator_address" not in str(error):
+            raise

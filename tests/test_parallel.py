@@ -51,3 +51,13 @@ def test_indivisible_batches_are_refused(batch, shards, message):
 
 def test_divisible_batches_pass():
     parallel.check_divisible(32, 16, parallel.data_mesh())
+
+
+def test_runs_of_one_seed_for_other_purposes_share_no_draws():
+    mesh = parallel.data_mesh()
+    keys = [parallel.run_key(0, name, mesh) for name in ("generator", "victim")]
+    keys += [parallel.run_key(1, "victim", mesh), parallel.run_key(0, "victim", mesh)]
+    draws = [float(jax.random.uniform(key)) for key in keys]
+    assert len(set(draws[:3])) == 3
+    assert draws[1] == draws[3]
+    assert keys[0].sharding.is_fully_replicated

@@ -30,8 +30,9 @@ def get_config(argument: str = "quick") -> ConfigDict:
     """
     if argument not in training.PROTOCOLS:
         near = difflib.get_close_matches(argument, training.PROTOCOLS, cutoff=0.3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else "."
         raise ValueError(
-            f"unknown protocol {argument!r}; did you mean {' or '.join(near)}? "
+            f"unknown protocol {argument!r}{hint} "
             f"There are: {', '.join(training.PROTOCOLS)}"
         )
     victim = dataclasses.asdict(training.PROTOCOLS[argument])

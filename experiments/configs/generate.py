@@ -7,7 +7,7 @@ The argument names the generator and its preset, `mi_ue/interleaved` when left o
         --config.data.name_or_path=cifar10 --config.method.dtype=bfloat16
 
 Data: "shapes", a TFDS name, or the path of an image folder, a .npz file or an original
-CIFAR archive. `experiments/generate.py --config ... --help` lists every field.
+CIFAR archive. The fields of a method are those of its config in miue_jax/methods/.
 """
 
 import dataclasses

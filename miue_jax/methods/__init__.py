@@ -42,7 +42,7 @@ def _lookup(kind: str, name: str, table: dict[str, Any]) -> Any:
     if name in table:
         return table[name]
     near = difflib.get_close_matches(name, table, n=3, cutoff=0.4)
-    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
     raise ValueError(f"unknown {kind} {name!r}{hint} There are: {', '.join(table)}")
 
 

@@ -97,6 +97,11 @@ def alternation(
 
     def init(key: jax.Array, data: sampling.Shards) -> State:
         shape = data.images.shape[2:]
+        if config.normalization == "imagenet" and shape[-1] != 3:
+            raise ValueError(
+                f"normalization 'imagenet' is for three channels, the images have "
+                f"{shape[-1]}; set it to 'none'"
+            )
         learner = learning.init_learner(
             jax.random.fold_in(key, _INIT), module, optimizer, shape
         )
@@ -126,6 +131,10 @@ def alternation(
             delta = delta.reshape(-1, *delta.shape[2:])
         return jnp.where(selected[:, None, None, None], delta, 0)
 
+    def carry(carriers: jax.Array, delta: jax.Array) -> jax.Array:
+        # One image's perturbation is kept inside its box, a class's cannot be.
+        return jnp.clip(carriers + delta, 0, 1) if per_class else carriers + delta
+
     def descend(
         state: State,
         batch: sampling.Batch,
@@ -153,7 +162,7 @@ def alternation(
             return state._replace(per_example=per_example), steps
 
         # A class has no one image whose box would bound its perturbation: it moves
-        # around mid-grey, and what leaves [0, 1] is cut off when it is added.
+        # around mid-grey, and what leaves [0, 1] is cut off where it is added.
         middle = jnp.full_like(state.shared.class_delta, 0.5)
 
         def class_loss(moved: jax.Array) -> jax.Array:
@@ -161,7 +170,8 @@ def alternation(
                 # Of copies this is the identity, and makes their gradients one.
                 moved = lax.pmean(moved, axis_name)
             own = (moved - middle)[labels]
-            return loss_fn(carriers + jnp.where(selected[:, None, None, None], own, 0))
+            own = jnp.where(selected[:, None, None, None], own, 0)
+            return loss_fn(carry(carriers, own))
 
         after, steps = perturbation.pgd_with_losses(
             class_loss, middle, state.shared.class_delta, **options
@@ -189,7 +199,9 @@ def alternation(
 
         state, losses = descend(state, batch, carriers, loss_fn, step_size / 255)
         if config.stop_error is not None:
-            _, logits = forward(variables, seen(carriers + delta_of(state, batch)))
+            _, logits = forward(
+                variables, seen(carry(carriers, delta_of(state, batch)))
+            )
             wrong = jnp.mean(jnp.argmax(logits, -1) != labels)
             if axis_name is not None:
                 wrong = lax.pmean(wrong, axis_name)
@@ -208,7 +220,7 @@ def alternation(
             state.shared.learner,
             module,
             optimizer,
-            seen(carriers + delta_of(state, batch)),
+            seen(carry(carriers, delta_of(state, batch))),
             labels,
             axis_name=axis_name,
         )

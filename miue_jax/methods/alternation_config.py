@@ -3,6 +3,21 @@
 import dataclasses
 
 
+def check_radius(radius: float) -> None:
+    """Checks a budget: published images are 8-bit, so it is in whole grey levels.
+
+    Args:
+      radius: largest change of a channel, in grey levels.
+
+    Raises:
+      ValueError: if it is not a whole number from 1 to 255.
+    """
+    if not 1 <= radius <= 255 or radius != round(radius):
+        raise ValueError(
+            f"radius is {radius}; allowed: whole grey levels from 1 to 255"
+        )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AlternationConfig:
     """The schedule of a min-min generator.
@@ -77,7 +92,6 @@ class AlternationConfig:
                     f"{name} is {getattr(self, name)!r}; allowed: {', '.join(values)}"
                 )
         for name in (
-            "radius",
             "step_size",
             "step_size_end",
             "pgd_steps",
@@ -93,10 +107,7 @@ class AlternationConfig:
                 )
         if self.crop < 0:
             raise ValueError(f"crop is {self.crop} pixels; it must not be negative")
-        if self.radius > 255:
-            raise ValueError(
-                f"radius is {self.radius} grey levels; at most 255 make sense"
-            )
+        check_radius(self.radius)
         if self.schedule == "alternating":
             if self.epochs % self.perturb_every:
                 raise ValueError(

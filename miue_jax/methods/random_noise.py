@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from miue_jax.methods.alternation_config import check_radius
 from miue_jax.methods.method import Method
 from miue_jax.metrics import Metrics
 from miue_jax.parallel import State
@@ -24,8 +25,7 @@ class RandomNoiseConfig:
     perturbation: str = "sample"
 
     def __post_init__(self) -> None:
-        if not 0 < self.radius <= 255:
-            raise ValueError(f"radius is {self.radius}; allowed: 0 < radius <= 255")
+        check_radius(self.radius)
         if self.perturbation not in ("sample", "class"):
             raise ValueError(
                 f"perturbation is {self.perturbation!r}; allowed: sample, class"

@@ -278,6 +278,11 @@ BAD_GENERATION = {
     "model": (lambda c, t: c["method"].update(model="resnt18"), "resnet18"),
     "method": (lambda c, t: c["method"].update(name="mi_eu"), "mi_ue"),
     "setting": (lambda c, t: c["method"].update(radios=8), "radius"),
+    "fraction of a level": (
+        lambda c, t: c["method"].update(radius=2.5),
+        "whole grey levels",
+    ),
+    "network": (lambda c, t: c["method"].update(model="lenet5", width=None), "16"),
     "batch": (lambda c, t: c["method"].update(batch_size=12), "12 images does not"),
     "too few": (lambda c, t: c["method"].update(batch_size=960), "batch of 960"),
     "class to protect": (lambda c, t: c["protect"].update(classes=(9,)), "class 9"),
@@ -298,6 +303,7 @@ def test_bad_input_to_generate_is_named_and_nothing_is_written(tmp_path, data, c
 BAD_EVALUATION = {
     "small for JPEG": (lambda c: c.update(defense="jpeg-10"), "16"),
     "defence": (lambda c: c.update(defense="jepg-10"), "jpeg"),
+    "network": (lambda c: c["victim"].update(model="lenet5", width=None), "16"),
     "seeds": (lambda c: c.update(seeds=()), "seeds is empty"),
     "field": (lambda c: c["victim"].update(epoch=3), "epoch"),
     "model": (lambda c: c["victim"].update(model="vg11"), "vgg11"),
@@ -340,8 +346,13 @@ def test_a_full_disk_is_one_error_and_leaves_no_artefact(tmp_path, data, monkeyp
         patch.setattr(checkpointer, "wait", full)
         with pytest.raises(OSError, match=r"checkpoint 5 .* cannot be .*No space"):
             generate.run(config, tmp_path / "run", quiet=True)
+    replace = os.replace
+
+    def full_for_artefacts(source, target):
+        return (full if "protected" in str(target) else replace)(source, target)
+
     with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", full)
+        patch.setattr(os, "replace", full_for_artefacts)
         with pytest.raises(OSError, match=r"protected"):
             generate.run(config, tmp_path / "run", quiet=True)
     left = [p.name for p in (tmp_path / "run").iterdir() if p.suffix != ".json"]

@@ -72,9 +72,15 @@ def test_metrics_are_cut_back_to_the_checkpoint(tmp_path):
 
 def test_signals_are_collected_and_handlers_put_back():
     before = signal.getsignal(signal.SIGTERM)
-    with runs.stop_signals() as received:
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert received == [signal.SIGTERM]
+
+    def receive():
+        with runs.stop_signals() as received:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert received == [signal.SIGTERM]
+
+    with pytest.raises(runs.Stopped) as stopped:
+        receive()
+    assert stopped.value.code == 143
     assert signal.getsignal(signal.SIGTERM) == before
 
 

@@ -246,7 +246,7 @@ def test_presets_state_the_published_settings():
         (lambda: methods.configure("mi_ue", {"radios": 8}), "did you mean 'radius'"),
         (lambda: methods.configure("mi_ue", {"radius": 0}), "radius is 0"),
         (lambda: methods.configure("mi_ue", {"radius": -1.0}), "radius is -1.0"),
-        (lambda: methods.configure("mi_ue", {"radius": 256}), "at most 255"),
+        (lambda: methods.configure("mi_ue", {"radius": 256}), "radius is 256"),
         (lambda: methods.configure("mi_ue", {"flip": "both"}), "flip is 'both'"),
         (lambda: methods.configure("mi_ue", {"temperature": 0}), "temperature is 0"),
         (lambda: methods.configure("random_noise", {"radius": 0}), "radius is 0"),
