@@ -4,14 +4,16 @@
         --config.data.name_or_path=path/to/cifar10 --workdir runs/cifar10_cpu
 
 Every protected data set and every victim is a run of its own below the working
-directory; the same command goes on where it was stopped. After each of them
-results.json holds what is done so far.
+directory; the same command goes on where it was stopped. Started several times at once,
+on several cores or devices, the processes share the work: none repeats what another has
+done or is doing. After each victim results.json holds what is done so far.
 """
 
 import pathlib
 import platform
 import shlex
 import sys
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +25,10 @@ import runs
 from absl import logging
 
 from miue_jax import data, defenses, methods, training
+from miue_jax.data import protected
+
+# Between two looks at what other processes are doing.
+_SECONDS_TO_WAIT = 5.0
 
 
 def run(
@@ -37,10 +43,27 @@ def run(
 
     Returns:
       What results.json holds.
+
+    Raises:
+      ValueError: if any input is bad; nothing is written then.
     """
     _check(config)
-    with runs.open_directory(workdir, dict(config), resume=resume):
-        return _run(config, workdir, resume=resume)
+    with runs.open_directory(workdir, dict(config), resume=resume, shared=True):
+        cells = [(s, v) for v in config["victims"] for s in config["sources"]]
+        while cells:
+            left = []
+            for cell in cells:
+                try:
+                    _run_cell(config, workdir, *cell, resume=resume)
+                except runs.Busy:
+                    left.append(cell)
+                    continue
+                results = _collect(config, workdir)
+                runs.write_json(workdir / evaluate.RESULTS, results)
+            if len(left) == len(cells):
+                time.sleep(_SECONDS_TO_WAIT)
+            cells = left
+        return _collect(config, workdir)
 
 
 def _check(config: Mapping[str, Any]) -> None:
@@ -58,9 +81,58 @@ def _check(config: Mapping[str, Any]) -> None:
         data.load(**config[part])
 
 
-def _run(
-    config: Mapping[str, Any], workdir: pathlib.Path, *, resume: bool
-) -> dict[str, Any]:
+def _run_cell(
+    config: Mapping[str, Any],
+    workdir: pathlib.Path,
+    source: str,
+    victim: str,
+    *,
+    resume: bool,
+) -> None:
+    """Trains one kind of victim on one source, which is protected first if need be."""
+    train = dict(config["data"])
+    method = config["sources"][source]
+    if method is not None:
+        artefact = workdir / source / generate.ARTEFACT
+        if not artefact.exists():
+            logging.warning("protecting: %s", source)
+        generate.run(
+            {
+                "data": config["data"],
+                "method": method,
+                "protect": {"fraction": 1.0, "classes": None, "seed": 0},
+                "seed": config["generator_seed"],
+                "num_shards": None,
+                "checkpoint_every": 100,
+            },
+            workdir / source,
+            resume=resume,
+        )
+        train |= {"name_or_path": str(artefact), "per_class": None}
+    if not _cell(workdir, source, victim).exists():
+        logging.warning("training on: %s, victim: %s", source, victim)
+    evaluate.run(
+        {
+            "train": train,
+            "test": config["test"],
+            "victim": config["victims"][victim]["protocol"],
+            "defense": config["victims"][victim]["defense"],
+            "seeds": config["seeds"],
+            "num_shards": None,
+            "evaluate_every": config["evaluate_every"],
+            "checkpoint_every": config["evaluate_every"],
+        },
+        _cell(workdir, source, victim).parent,
+        resume=resume,
+    )
+
+
+def _cell(workdir: pathlib.Path, source: str, victim: str) -> pathlib.Path:
+    return workdir / f"{source}-{victim}" / evaluate.RESULTS
+
+
+def _collect(config: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
+    """What is done so far, by whichever process."""
     results: dict[str, Any] = {
         "command": shlex.join(["python", *sys.argv]),
         "data": config["data_name"],
@@ -71,52 +143,21 @@ def _run(
         "protected": {},
         "cells": [],
     }
-    sources = {}
-    for name, method in config["sources"].items():
-        if method is None:
-            sources[name] = dict(config["data"])
-            continue
-        logging.warning("protecting: %s", name)
-        made = generate.run(
-            {
-                "data": config["data"],
-                "method": method,
-                "protect": {"fraction": 1.0, "classes": None, "seed": 0},
-                "seed": config["generator_seed"],
-                "num_shards": None,
-                "checkpoint_every": 100,
-            },
-            workdir / name,
-            resume=resume,
-        )
-        kept = ("method", "radius", "audit", "psnr", "ssim")
-        results["protected"][name] = {k: made.metadata[k] for k in kept}
-        path = str(workdir / name / generate.ARTEFACT)
-        sources[name] = {**config["data"], "name_or_path": path, "per_class": None}
-    for victim_name, victim in config["victims"].items():
-        for name, train in sources.items():
-            logging.warning("training on: %s, victim: %s", name, victim_name)
-            found = evaluate.run(
-                {
-                    "train": train,
-                    "test": config["test"],
-                    "victim": victim["protocol"],
-                    "defense": victim["defense"],
-                    "seeds": config["seeds"],
-                    "num_shards": None,
-                    "evaluate_every": config["evaluate_every"],
-                    "checkpoint_every": config["evaluate_every"],
-                },
-                workdir / f"{name}-{victim_name}",
-                resume=resume,
-            )
-            cell = {"source": name, "victim": victim_name}
-            cell |= {k: found[k] for k in ("victim", "defense") if k != "victim"}
-            cell["protocol"] = found["victim"]
-            cell |= {k: found[k] for k in ("final", "best", "epochs_tested")}
-            cell["test_accuracy"] = found["test_accuracy"]
-            results["cells"].append(cell)
-            runs.write_json(workdir / evaluate.RESULTS, results)
+    for source, method in config["sources"].items():
+        artefact = workdir / source / generate.ARTEFACT
+        if method is not None and artefact.exists():
+            made = protected.load(artefact).metadata
+            kept = ("method", "radius", "audit", "psnr", "ssim")
+            results["protected"][source] = {k: made[k] for k in kept}
+    for victim in config["victims"]:
+        for source in config["sources"]:
+            file = _cell(workdir, source, victim)
+            if not file.exists():
+                continue
+            found = runs.read_json(file)
+            kept = ("defense", "final", "best", "epochs_tested", "test_accuracy")
+            cell = {"source": source, "victim": victim, "protocol": found["victim"]}
+            results["cells"].append(cell | {k: found[k] for k in kept})
     return results
 
 

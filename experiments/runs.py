@@ -28,6 +28,10 @@ class Stopped(SystemExit):
     """Raised after the state was saved because of a signal."""
 
 
+class Busy(ValueError):
+    """Raised where another process works in a run directory."""
+
+
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes JSON whole or not at all."""
     text = json.dumps(value, indent=1, allow_nan=False) + "\n"
@@ -45,7 +49,11 @@ def read_json(path: pathlib.Path) -> Any:
 
 @contextlib.contextmanager
 def open_directory(
-    workdir: pathlib.Path, config: dict[str, Any], *, resume: bool
+    workdir: pathlib.Path,
+    config: dict[str, Any],
+    *,
+    resume: bool,
+    shared: bool = False,
 ) -> Iterator[None]:
     """Claims a run directory for a configuration while the context lasts.
 
@@ -53,12 +61,14 @@ def open_directory(
       workdir: the directory; it is made where it is missing.
       config: everything the results depend on, as JSON.
       resume: whether a directory that was used before may be continued.
+      shared: whether other processes that say so too may work in it meanwhile.
 
     Yields:
       Nothing.
 
     Raises:
-      ValueError: if it holds another configuration, something else, or is in use.
+      ValueError: if it holds another configuration or something else.
+      Busy: if another process works in it.
     """
     config = json.loads(json.dumps(config))
     file = workdir / "config.json"
@@ -70,21 +80,29 @@ def open_directory(
         raise ValueError(f"{workdir} is not empty and holds no run: choose another")
     # Of a run on several hosts all have looked before the first one writes.
     parallel.barrier("run directory checked")
-    if jax.process_index() > 0:
-        yield
-        return
-    workdir.mkdir(parents=True, exist_ok=True)
-    with (workdir / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(f"another process is working in {workdir}") from error
-        if file.exists():
+    first = jax.process_index() == 0
+    with contextlib.ExitStack() as stack:
+        busy = first and not _lock(workdir, stack, shared=shared)
+        # And all give way where the first one must.
+        if any(parallel.largest(int(busy))):
+            raise Busy(f"another process is working in {workdir}")
+        if first and file.exists():
             # Another process may have been faster.
             _check_same(workdir, read_json(file), config)
-        else:
+        elif first:
             write_json(file, config)
         yield
+
+
+def _lock(workdir: pathlib.Path, stack: contextlib.ExitStack, *, shared: bool) -> bool:
+    """Tries to lock a directory until the stack is closed; says whether it could."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    file = stack.enter_context((workdir / ".lock").open("w"))
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _contents(workdir: pathlib.Path) -> list[pathlib.Path]:

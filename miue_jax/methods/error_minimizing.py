@@ -41,7 +41,6 @@ PRESETS: dict[str, ErrorMinimizingConfig] = {
         learning_rate_end=1e-6,
         clip_norm=None,
         flip="joint",
-        crop=4,
         stop_error=None,
     ),
 }

@@ -40,8 +40,9 @@ class MIUEConfig(AlternationConfig):
 # "paper" is the text's loss and step; "authors_code" is what the released command runs:
 # no distance loss, a step that grows to 4/(255 * 10), and perturbations that stay put
 # while the image under them is mirrored. "interleaved" is ours: it visits each batch
-# right before training on it, mirrors and crops image and perturbation together as
-# victims do, and takes steps of a fifth of the radius because it has far fewer of them.
+# right before training on it, mirrors image and perturbation together as victims do, and
+# takes steps of a fifth of the radius because it has far fewer of them. It does not crop
+# as victims do: in 15 epochs on 5,000 CIFAR-10 images that gave the weaker poison.
 PRESETS: dict[str, MIUEConfig] = {
     "paper": MIUEConfig(flip="joint"),
     "authors_code": MIUEConfig(
@@ -56,7 +57,6 @@ PRESETS: dict[str, MIUEConfig] = {
         epochs=30,
         weight_decay=5e-4,
         flip="joint",
-        crop=4,
     ),
 }
 

@@ -45,6 +45,17 @@ def test_foreign_files_and_a_second_process_are_refused(tmp_path):
         pass
 
 
+def test_processes_that_share_a_directory_keep_out_the_others(tmp_path):
+    workdir = tmp_path / "run"
+    with (
+        runs.open_directory(workdir, {}, resume=True, shared=True),
+        runs.open_directory(workdir, {}, resume=True, shared=True),
+        pytest.raises(runs.Busy, match="another process is working in"),
+        runs.open_directory(workdir, {}, resume=True),
+    ):
+        pass
+
+
 def test_a_damaged_configuration_is_named(tmp_path):
     (tmp_path / "config.json").write_text('{"method": ')
     with (
