@@ -4,8 +4,8 @@ XLA's CPU backend rewrites the oddly laid out convolutions of a backward pass in
 fast form only outside loops (jax-ml/jax#12868): in the body of ``scan``, ``fori_loop``
 or ``cond`` the same gradient runs 50 to 250 times slower. Here both gradients are
 written in a fast form from the start, on the CPU only, and so are the convolutions that
-XLA is slow at there: depthwise ones and those of many channels on small maps. Other
-backends keep XLA's own.
+XLA is slow at there: depthwise ones, 3x3 ones of many channels (by Winograd's minimal
+filtering), others of many channels on small maps. Other backends keep XLA's own.
 """
 
 import functools
@@ -18,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from miue_jax import winograd
+
 _NHWC = ("NHWC", "HWIO", "NHWC")
 # A block of images: at least this many and, where maps are small, as many as make this
 # many rows of a matrix product. Larger blocks fall out of the cache, smaller ones make
@@ -29,6 +31,9 @@ _NARROW = 16
 # Pixels up to which, and channels from which, products beat XLA's convolution.
 _SMALL_MAP = 256
 _WIDE = 64
+# Channels from which, and rows and columns from which, Winograd's filtering beats both.
+_WINOGRAD_CHANNELS = 32
+_WINOGRAD_SIZE = 4
 
 _Pads = tuple[tuple[int, int], tuple[int, int]]
 
@@ -101,13 +106,13 @@ def _conv(
     pads: _Pads,
     depthwise: bool,
 ) -> jax.Array:
-    products = _depthwise if depthwise else _blockwise
-    if not depthwise and not _favours_products(x, kernel, strides, pads):
+    on_cpu = _depthwise if depthwise else _fastest(x, kernel, strides, pads)
+    if on_cpu is _xla_conv:
         return _xla_conv(x, kernel, strides=strides, pads=pads)
     return lax.platform_dependent(
         x,
         kernel,
-        cpu=functools.partial(products, strides=strides, pads=pads),
+        cpu=functools.partial(on_cpu, strides=strides, pads=pads),
         default=functools.partial(_xla_conv, strides=strides, pads=pads),
     )
 
@@ -165,8 +170,9 @@ def _input_gradient(x, kernel, cotangent, *, strides, pads):
     """One convolution of the dilated cotangent with the flipped kernel."""
     flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
     widths = _transposed_pads(x, kernel, cotangent, strides, pads)
-    if strides == (1, 1) and _favours_products(cotangent, flipped, strides, widths):
-        return _blockwise(cotangent, flipped, strides=strides, pads=widths)
+    if strides == (1, 1):
+        convolve = _fastest(cotangent, flipped, strides, widths)
+        return convolve(cotangent, flipped, strides=strides, pads=widths)
     return lax.conv_general_dilated(
         cotangent,
         flipped,
@@ -204,11 +210,26 @@ def _depthwise(x, kernel, *, strides, pads, dilation=(1, 1)):
     return functools.reduce(jnp.add, products).astype(x.dtype)
 
 
-def _favours_products(x, kernel, strides, pads):
-    height, width, channels, outputs = kernel.shape
-    pixels = math.prod(_output_size(x, kernel, strides, pads))
-    wide = min(channels, outputs) >= _WIDE
-    return height * width > 1 and wide and 0 < pixels <= _SMALL_MAP
+def _fastest(x, kernel, strides, pads):
+    """The form in which an ungrouped convolution is fastest on the CPU."""
+    *window, channels, outputs = kernel.shape
+    output = _output_size(x, kernel, strides, pads)
+    narrowest = min(channels, outputs)
+    if (
+        (window, strides, x.dtype) == ([3, 3], (1, 1), jnp.float32)
+        and narrowest >= _WINOGRAD_CHANNELS
+        and min(output) >= _WINOGRAD_SIZE
+    ):
+        return _winograd
+    small = 0 < math.prod(output) <= _SMALL_MAP
+    if math.prod(window) > 1 and narrowest >= _WIDE and small:
+        return _blockwise
+    return _xla_conv
+
+
+def _winograd(x, kernel, *, strides, pads):
+    del strides  # they are 1
+    return winograd.convolve(x, kernel, pads)
 
 
 def _blockwise(x, kernel, *, strides, pads):

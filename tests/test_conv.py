@@ -28,7 +28,12 @@ _DENSE = [
     pytest.param((4, 8, 8, 16), (1, 1, 16, 8), (2, 2), "SAME", id="1x1-stride-2"),
     pytest.param((4, 5, 5, 2), (4, 4, 2, 3), (1, 1), ((0, 3), (2, 1)), id="asymmetric"),
     pytest.param((3, 8, 8, 2), (3, 3, 2, 2), (2, 2), ((-1, 2), (0, -2)), id="cropping"),
-    pytest.param((20, 4, 4, 64), (3, 3, 64, 70), (1, 1), "SAME", id="small-map"),
+    pytest.param((20, 3, 3, 64), (3, 3, 64, 70), (1, 1), "SAME", id="small-map"),
+    pytest.param((150, 4, 4, 32), (3, 3, 32, 33), (1, 1), "SAME", id="winograd"),
+    pytest.param((3, 7, 10, 32), (3, 3, 32, 32), (1, 1), "VALID", id="winograd-odd"),
+    pytest.param(
+        (2, 8, 8, 32), (3, 3, 32, 32), (1, 1), ((-1, 2), (0, 3)), id="winograd-pads"
+    ),
     pytest.param((5, 9, 9, 64), (3, 3, 64, 64), (2, 2), "VALID", id="small-strided"),
     pytest.param((2, 4, 4, 2), (1, 1, 2, 3), (1, 1), ((2, 5), (3, 4)), id="wide-pads"),
 ]
@@ -105,6 +110,14 @@ def test_bfloat16_kernel_gradient_is_summed_in_float32():
     gradient = jax.grad(lambda k: ours(x, k).astype(jnp.float32).sum())(kernel)
     # A sum of ones in bfloat16 stays at 256.
     assert float(gradient.squeeze()) == 64 * 16 * 16
+
+
+def test_wide_3x3_convolutions_take_winograds_products():
+    ours, _ = _pair((1, 1), "SAME")
+    arrays = _arrays((2, 8, 8, 32), (3, 3, 32, 32))
+    text = jax.jit(ours).lower(*arrays).compile().as_text()
+    assert len(re.findall(r" dot\(", text)) == 16
+    assert not re.findall(r" convolution\(", text)
 
 
 @pytest.mark.parametrize("axes", [(0, None), (None, 0), (0, 0)], ids=str)
