@@ -10,7 +10,8 @@ says that the library is faster; it is the median over the turns, with the small
 the largest. The share of the peak is that of the fastest of as many large matrix
 products, with the FLOPs of the forward pass counted three times a training step
 (forward, gradient to the parameters, gradient to the activations) and twice a
-perturbation step.
+perturbation step. They are those of direct convolutions: where the library does with
+fewer (Winograd's filtering, on the CPU) the share can exceed 100 %.
 
 On a shared machine pin it to one core (``taskset -c 0 python ...``): threads that wait
 for a busy core spoil both sides, PyTorch's more.

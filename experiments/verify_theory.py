@@ -1,0 +1,191 @@
+"""Checks every statement of docs/theory.md numerically and draws the bounds.
+
+    python experiments/verify_theory.py --workdir runs/theory [--quick]
+
+Random instances in float64 from a seed: exact algebra over finite distributions,
+quadrature, and Monte-Carlo of known densities. Prints a table, writes
+``theory.json`` and four PNG pictures, and exits with status 1 if a statement fails.
+"""
+
+import pathlib
+import sys
+import time
+from collections.abc import Sequence
+
+import command_line
+import jax
+import runs
+from absl import app, flags
+from theory import (
+    channels,
+    check,
+    counterexamples,
+    covariance,
+    estimators,
+    finite,
+    finite_samples,
+    labels,
+    mixtures,
+    path,
+    plots,
+    samples,
+)
+
+FAILED = 1
+RESULTS = "theory.json"
+
+CHECKS = (
+    check.Check("T1", finite.decomposition, 4000, 400),
+    check.Check("T2", mixtures.covariance_bound, 400, 40),
+    check.Check("T3", covariance.logdet_algebra, 3000, 500),
+    check.Check("T4", mixtures.contraction, 80, 16),
+    check.Check("T5", covariance.gaussian_forms, 1000, 200),
+    check.Check("T6", covariance.cosine_trace, 1000, 200),
+    check.Check("T7", samples.cosine_bounds, 200, 60),
+    check.Check("T8", labels.label_information, 200, 40),
+    check.Check("T9", channels.one_gaussian_side, 18, 18),
+    check.Check("T10", finite.generalisation, 4000, 400),
+    check.Check("T11", finite.depth, 4000, 400),
+    check.Check("T12", mixtures.pairing, 50, 10),
+    check.Check("T13", finite_samples.plug_in, 4000, 800),
+    check.Check("T13", finite_samples.gaussian, 200, 40),
+    check.Check("T13", samples.confidence, 400, 60),
+    check.Check("T14", samples.reidentification, 200, 60),
+    check.Check("E1", estimators.club, 100, 100),
+    check.Check("E2", estimators.info_nce, 200, 40),
+    check.Check("E3", estimators.density_ratio, 10, 10),
+    check.Check("E4", estimators.slices, 100, 10),
+    check.Check("F1", counterexamples.scaling, 2, 2),
+    check.Check("F2", counterexamples.residual, 2, 2),
+    check.Check("F3", counterexamples.collapse, 5, 5),
+    check.Check("F4", counterexamples.atoms, 2, 2),
+    check.Check("F5", counterexamples.large_covariance, 4, 4),
+    check.Check("F6", counterexamples.radii, 1, 1),
+    check.Check("F7", mixtures.vacuous_certificate, 400, 40),
+    check.Check("F8", finite.floor, 4000, 400),
+    check.Check("F8", counterexamples.total_covariance, 2, 2),
+    check.Check("F9", path.same_accuracy, 20000, 4000),
+    check.Check("F10", covariance.scale, 8, 8),
+    check.Check("S", path.sandwich, 20000, 4000),
+)
+
+
+def verify(seed: int, *, quick: bool) -> list[check.Result]:
+    """Checks everything, printing every claim as it is done.
+
+    Args:
+      seed: of the random instances.
+      quick: fewer instances.
+
+    Returns:
+      The claims' outcomes.
+    """
+    print(f"{'':7}{'':6}{'claim':<58}{'instances':>9}{'worst slack':>13}{'allowed':>9}")
+    results = []
+    for entry in CHECKS:
+        # By name: a statement's instances stay the same when others are added.
+        key = jax.random.fold_in(jax.random.key(seed), _number(entry.statement))
+        count = entry.quick if quick else entry.count
+        for claim, slack in entry.slacks(key, count).items():
+            result = check.judge(entry.statement, claim, slack)
+            results.append(result)
+            print(_line(result), flush=True)
+    return results
+
+
+def draw(workdir: pathlib.Path, seed: int, *, quick: bool) -> None:
+    """Draws the pictures.
+
+    Args:
+      workdir: where to.
+      seed: of the random instances.
+      quick: fewer instances.
+    """
+    key = jax.random.key(seed)
+    number = 60 if quick else 200
+    found = path.both(jax.random.fold_in(key, _number("S")), 4000 if quick else 20000)
+    plots.bound_stack(workdir / "bounds-along-path.png", found)
+    plots.cosine(workdir / "bounds-against-cosine.png", key, number)
+    plots.resolution(workdir / "bounds-against-sigma.png", key, number)
+    count = 400 if quick else 4000
+    plots.accuracy(workdir / "accuracy-against-fano.png", key, count, found)
+
+
+def run(workdir: pathlib.Path, *, seed: int = 0, quick: bool = False) -> bool:
+    """Verifies, writes the results and draws.
+
+    Args:
+      workdir: the directory for results and pictures; made where it is missing.
+      seed: of the random instances, at least 0.
+      quick: fewer instances: under a minute on two cores.
+
+    Returns:
+      Whether every claim holds.
+
+    Raises:
+      ValueError: for a negative seed or a workdir that is no directory.
+    """
+    if seed < 0:
+        raise ValueError(f"--seed must be at least 0, given {seed}")
+    if workdir.exists() and not workdir.is_dir():
+        raise ValueError(f"--workdir {workdir} is not a directory")
+    workdir.mkdir(parents=True, exist_ok=True)
+    began = time.perf_counter()
+    with jax.enable_x64(True):
+        results = verify(seed, quick=quick)
+        draw(workdir, seed, quick=quick)
+    seconds = time.perf_counter() - began
+    failed = [result for result in results if not result.passed]
+    runs.write_json(
+        workdir / RESULTS,
+        {
+            "seed": seed,
+            "quick": quick,
+            "jax": jax.__version__,
+            "seconds": round(seconds, 1),
+            "passed": not failed,
+            "claims": [_plain(result) for result in results],
+        },
+    )
+    for result in failed:
+        print(f"failed: {result.statement}, {result.claim}")
+    held = len(results) - len(failed)
+    print(f"{held} of {len(results)} claims hold ({seconds:.0f} s); see {workdir}")
+    return not failed
+
+
+def _number(statement: str) -> int:
+    return int.from_bytes(statement.encode())
+
+
+def _line(result: check.Result) -> str:
+    verdict = "ok" if result.passed else "FAILED"
+    return (
+        f"{verdict:<7}{result.statement:<6}{result.claim:<58}{result.instances:>9}"
+        f"{result.slack:>13.1e}{result.tolerance:>9.0e}"
+    )
+
+
+def _plain(result: check.Result) -> dict[str, object]:
+    # JSON knows no infinities: what is not a number has no slack.
+    slack = result.slack if abs(result.slack) < float("inf") else None
+    return {**result._asdict(), "slack": slack}
+
+
+def main(rest: Sequence[str]) -> None:
+    """Runs the verification; status 1 if a claim fails."""
+    del rest
+    command_line.keep_compiled()
+    values = flags.FLAGS
+    if not run(pathlib.Path(values.workdir), seed=values.seed, quick=values.quick):
+        sys.exit(FAILED)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("workdir", "runs/theory", "Directory of results and pictures.")
+    flags.DEFINE_bool("quick", False, "Fewer instances: under a minute on two cores.")
+    flags.DEFINE_integer("seed", 0, "Seed of the random instances.")
+    try:
+        app.run(main, flags_parser=command_line.parse)
+    except (ValueError, OSError) as error:
+        command_line.fail(error)

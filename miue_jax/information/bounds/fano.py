@@ -1,0 +1,130 @@
+"""Fano's inequality, solved for the accuracy or for the information."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+
+from miue_jax.information.checks import is_traced
+
+
+def fano_accuracy(information: ArrayLike, num_classes: ArrayLike) -> jax.Array:
+    r"""Largest accuracy that an amount of information about the label allows.
+
+    .. math:: \max \{a : d(a \,\|\, 1/K) \le I\}, \quad
+              d(a \| p) = a \log\frac ap + (1 - a) \log\frac{1 - a}{1 - p}
+
+    No classifier that sees Z predicts a uniformly distributed label Y with a higher
+    accuracy if I(Y; Z) <= I; attained where all confusions are equally likely. For
+    clean accuracy, I(Y; Zc) <= I(Zc; Zp) + CE_p, so an upper bound of I(Zc; Zp) serves
+    together with the cross-entropy of the poison. For a label that is not uniform, give
+    1 / max(prior) as the number of classes: a bound still, though not attained.
+
+    Ten classes: 0.05 nats allow 20.7 %, 0.2 33.2 %, 0.5 49.5 %, 1 68.9 %, 2 95.1 %.
+
+    Args:
+      information: I in nats, any shape; what is negative (an estimate may be) counts
+        as 0.
+      num_classes: K >= 1, need not be an integer; broadcast against the information.
+
+    Returns:
+      The accuracy, in [1/K, 1]; 1 from log K on. Differentiable by the implicit
+      function theorem; the derivative, infinite at 0 nats, is given as 0 there.
+
+    Raises:
+      ValueError: for NaN or a number of classes below 1.
+
+    References:
+      docs/theory.md, T10; Cover and Thomas, Elements of Information Theory, theorem
+      2.10.1 (Fano).
+    """
+    information, chance = _with_chance(information, num_classes)
+    if not is_traced(information) and bool(jnp.any(jnp.isnan(information))):
+        raise ValueError("information is NaN")
+    return _largest_accuracy(information, chance)
+
+
+def fano_information(accuracy: ArrayLike, num_classes: ArrayLike) -> jax.Array:
+    r"""Least information about the label that an accuracy proves.
+
+    .. math:: d(a \,\|\, 1/K) = a \log(a K) + (1 - a) \log\frac{(1 - a) K}{K - 1}
+
+    A lower bound of I(Y; Z) for a uniformly distributed label and any classifier that
+    sees Z, with its population accuracy; the inverse of `fano_accuracy` from chance
+    level on.
+
+    Args:
+      accuracy: a in [0, 1], any shape.
+      num_classes: K >= 1, need not be an integer; broadcast against the accuracy.
+
+    Returns:
+      Nats; 0 at chance level, log K at 1.
+
+    Raises:
+      ValueError: for an accuracy outside of [0, 1] or a number of classes below 1.
+
+    References:
+      docs/theory.md, T10.
+    """
+    accuracy, chance = _with_chance(accuracy, num_classes)
+    if not is_traced(accuracy):
+        outside = ~((accuracy >= 0) & (accuracy <= 1))
+        if bool(jnp.any(outside)):
+            raise ValueError(f"accuracy is {accuracy}; it must be in [0, 1]")
+    return _divergence(accuracy, chance)
+
+
+def _with_chance(value: ArrayLike, num_classes: ArrayLike) -> tuple[jax.Array, ...]:
+    value = jnp.asarray(value)
+    classes = jnp.asarray(num_classes)
+    if not is_traced(classes) and not bool(jnp.all(classes >= 1)):
+        raise ValueError(f"num_classes is {num_classes}; it must be at least 1")
+    dtype = jnp.promote_types(value.dtype, jnp.float32)
+    return tuple(jnp.broadcast_arrays(value.astype(dtype), 1 / classes.astype(dtype)))
+
+
+def _divergence(accuracy: jax.Array, chance: jax.Array) -> jax.Array:
+    # With one class there is no error whose chance could be compared.
+    errs = (accuracy < 1) & (chance < 1)
+    error = jnp.where(errs, (1 - accuracy) / jnp.where(errs, 1 - chance, 1), 1)
+    right = jnp.where(accuracy > 0, accuracy / chance, 1)
+    certain = jnp.where((accuracy < 1) & (chance >= 1), jnp.inf, 0)
+    return accuracy * jnp.log(right) + (1 - accuracy) * jnp.log(error) + certain
+
+
+@jax.custom_jvp
+def _largest_accuracy(information: jax.Array, chance: jax.Array) -> jax.Array:
+    def halve(
+        _: int, interval: tuple[jax.Array, jax.Array]
+    ) -> tuple[jax.Array, jax.Array]:
+        low, high = interval
+        middle = (low + high) / 2
+        below = _divergence(middle, chance) <= information
+        return jnp.where(below, middle, low), jnp.where(below, high, middle)
+
+    # Each step gives one binary digit.
+    steps = jnp.finfo(information.dtype).nmant + 2
+    low, high = lax.fori_loop(0, steps, halve, (chance, jnp.ones_like(chance)))
+    inside = jnp.where(information > 0, (low + high) / 2, chance)
+    accuracy = jnp.where(information >= -jnp.log(chance), 1, inside)
+    return jnp.where(jnp.isnan(information), jnp.nan, accuracy)
+
+
+@_largest_accuracy.defjvp
+def _largest_accuracy_jvp(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    information, chance = primals
+    accuracy = _largest_accuracy(information, chance)
+    inside = (accuracy > chance) & (accuracy < 1)
+    a, p = jnp.where(inside, accuracy, 0.75), jnp.where(inside, chance, 0.5)
+    slope = jnp.log(a / p) - jnp.log((1 - a) / (1 - p))
+    to_chance = (a - p) / (p * (1 - p)) / slope
+    from_information = jnp.where(inside, 1 / slope, 0)
+    # At 0 nats the accuracy is chance itself; from log K on it is 1.
+    from_chance = jnp.where(inside, to_chance, accuracy <= chance)
+    from_information, from_chance = (
+        jnp.where(jnp.isnan(accuracy), jnp.nan, part)
+        for part in (from_information, from_chance)
+    )
+    return accuracy, from_information * tangents[0] + from_chance * tangents[1]

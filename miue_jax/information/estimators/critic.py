@@ -1,0 +1,227 @@
+"""A separable critic g(x)'h(y), trained to tell joint from independent pairs."""
+
+import functools
+import math
+from typing import Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from miue_jax.information.checks import check_pair
+from miue_jax.information.estimators import score_bounds
+from miue_jax.information.estimators.fitting import Fit, FitConfig, fit
+from miue_jax.information.estimators.held_out import block_values, split
+from miue_jax.information.estimators.mlp import Layers, apply_mlp, init_mlp
+
+Bound = Literal["infonce", "nwj", "dv", "smile"]
+BOUNDS: tuple[Bound, ...] = get_args(Bound)
+
+# What a critic is trained for. The gradients of NWJ and SMILE themselves are dominated
+# by a few pairs; Jensen-Shannon has the same best critic and bounded gradients.
+_OBJECTIVES = {
+    "infonce": score_bounds.infonce,
+    "nwj": score_bounds.jensen_shannon,
+    "dv": score_bounds.donsker_varadhan,
+    "smile": score_bounds.jensen_shannon,
+}
+_EMA_DECAY = 0.99
+
+
+class Tower(NamedTuple):
+    """One side of a separable critic.
+
+    Attributes:
+      centre: (D,) median of the training samples.
+      scale: (D,) spread of the training samples.
+      layers: of the network.
+    """
+
+    centre: jax.Array
+    scale: jax.Array
+    layers: Layers
+
+
+class Critic(NamedTuple):
+    """Parameters of a separable critic.
+
+    Attributes:
+      x: of g.
+      y: of h.
+    """
+
+    x: Tower
+    y: Tower
+
+
+def critic_scores(critic: Critic, x: ArrayLike, y: ArrayLike) -> jax.Array:
+    """Scores of all pairs, for the functions of `score_bounds`.
+
+    Args:
+      critic: of `fit_critic`.
+      x: (K, dx) or (K,) float.
+      y: (L, dy) or (L,) float.
+
+    Returns:
+      (K, L) float, ``scores[i, j]`` of ``x[i]`` and ``y[j]``.
+    """
+    g, h = critic
+    return _scores(
+        (g.layers, h.layers),
+        _standardise(g.centre, g.scale, _matrix(x)),
+        _standardise(h.centre, h.scale, _matrix(y)),
+    )
+
+
+def fit_critic(
+    key: jax.Array,
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    bound: Bound = "infonce",
+    embedding: int = 32,
+    config: FitConfig = FitConfig(),  # noqa: B008 (immutable)
+) -> Fit:
+    r"""Trains a separable critic :math:`f(x, y) = g(x)^T h(y) / E` by Adam.
+
+    A random share of the samples, `FitConfig.validation_fraction`, decides when to
+    stop; the rest trains and gives centre and scale of the inputs: median and median
+    absolute deviation (standard deviation where more than half are equal), followed by
+    asinh, so that heavy tails neither set the scale nor saturate the network.
+
+    "infonce" and "dv" are trained for their own value, the latter as MINE: the gradient
+    of the log partition term has a moving average of the partition term for
+    denominator. "nwj" and "smile" are trained for the Jensen-Shannon objective.
+
+    On the samples given here the value of a bound is no bound, as the critic depends on
+    them: evaluate it on others, as `variational` does.
+
+    Args:
+      key: random key of the split, the initial parameters and the batches.
+      x: (N, dx) or (N,) numbers.
+      y: (N, dy) or (N,) numbers.
+      bound: what the critic is for.
+      embedding: E, dimension of g(x) and h(y).
+      config: network and training.
+
+    Returns:
+      The fit, whose parameters are a `Critic`.
+
+    Raises:
+      ValueError: for bad samples, fewer than a batch of them for training, or an
+        unknown bound.
+
+    References:
+      Belghazi et al., Mutual Information Neural Estimation, 2018, section 3.2 (moving
+      average); Song and Ermon, Understanding the Limitations of Variational Mutual
+      Information Estimators, 2020 (separable critic, Jensen-Shannon objective).
+    """
+    check_bound(bound)
+    if embedding < 1:
+        raise ValueError(f"embedding is {embedding}; it must be at least 1")
+    x, y = check_pair(x, y, minimum=4)
+    return _fit_critic(key, x, y, bound=bound, embedding=embedding, config=config)
+
+
+def check_bound(bound: str) -> None:
+    """Refuses an unknown bound.
+
+    Args:
+      bound: name of the bound.
+
+    Raises:
+      ValueError: naming the bounds there are.
+    """
+    if bound not in BOUNDS:
+        raise ValueError(f"unknown bound {bound!r} (allowed: {', '.join(BOUNDS)})")
+
+
+@functools.partial(jax.jit, static_argnames=("bound", "embedding", "config"))
+def _fit_critic(
+    key: jax.Array,
+    x: jax.Array,
+    y: jax.Array,
+    *,
+    bound: Bound,
+    embedding: int,
+    config: FitConfig,
+) -> Fit:
+    split_key, x_key, y_key, fit_key = jax.random.split(key, 4)
+    training, validation = split(
+        split_key,
+        len(x),
+        config.validation_fraction,
+        minimum=config.batch_size,
+        purpose="validation",
+    )
+    x_scaling, y_scaling = _scaling(x[training]), _scaling(y[training])
+    x, y = _standardise(*x_scaling, x), _standardise(*y_scaling, y)
+    hidden = (config.hidden,) * config.depth
+    layers = (
+        init_mlp(x_key, (x.shape[1], *hidden, embedding), x.dtype),
+        init_mlp(y_key, (y.shape[1], *hidden, embedding), y.dtype),
+    )
+    train_x, train_y = x[training], y[training]
+    objective = _OBJECTIVES[bound]
+
+    def loss(
+        layers: tuple[Layers, Layers], log_average: jax.Array, indices: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        scores = _scores(layers, train_x[indices], train_y[indices])
+        if bound == "dv":
+            return _mine_loss(scores, log_average)
+        return -objective(scores), log_average
+
+    def score(layers: tuple[Layers, Layers]) -> jax.Array:
+        values = block_values(
+            lambda x, y: objective(_scores(layers, x, y)),
+            x[validation],
+            y[validation],
+            batch_size=config.evaluation_batch_size,
+        )
+        return jnp.mean(values)
+
+    # The average starts at the partition term of scores that are 0.
+    start = jnp.zeros((), x.dtype)
+    result = fit(
+        fit_key, layers, start, loss, score, num_samples=len(training), config=config
+    )
+    g, h = result.params
+    critic = Critic(Tower(*x_scaling, g), Tower(*y_scaling, h))
+    return result._replace(params=critic)
+
+
+def _scores(layers: tuple[Layers, Layers], x: jax.Array, y: jax.Array) -> jax.Array:
+    g, h = apply_mlp(layers[0], x), apply_mlp(layers[1], y)
+    # The mean, not the sum: scores that start large are fitted to single samples before
+    # they have shrunk.
+    return g @ h.T / g.shape[1]
+
+
+def _mine_loss(
+    scores: jax.Array, log_average: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    joint = jnp.mean(jnp.diagonal(scores))
+    log_partition = joint - score_bounds.donsker_varadhan(scores)
+    log_average = jnp.logaddexp(
+        log_average + math.log(_EMA_DECAY),
+        jax.lax.stop_gradient(log_partition) + math.log1p(-_EMA_DECAY),
+    )
+    return jnp.exp(log_partition - log_average) - joint, log_average
+
+
+def _scaling(samples: jax.Array) -> tuple[jax.Array, jax.Array]:
+    centre = jnp.median(samples, axis=0)
+    # 1.4826: the standard deviation of a normal law over its median absolute deviation.
+    deviation = 1.4826 * jnp.median(jnp.abs(samples - centre), axis=0)
+    scale = jnp.where(deviation > 0, deviation, jnp.std(samples, axis=0))
+    return centre, jnp.where(scale > 0, scale, 1)
+
+
+def _standardise(centre: jax.Array, scale: jax.Array, samples: jax.Array) -> jax.Array:
+    return jnp.arcsinh((samples - centre) / scale)
+
+
+def _matrix(samples: ArrayLike) -> jax.Array:
+    samples = jnp.asarray(samples)
+    return samples[:, None] if samples.ndim == 1 else samples

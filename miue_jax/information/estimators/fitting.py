@@ -1,0 +1,160 @@
+"""Training with early stopping on a validation split, as one compiled loop."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """Network and training of a trained estimator.
+
+    The defaults are for a few thousand samples of one to 512 dimensions.
+
+    Attributes:
+      hidden: width of the hidden layers.
+      depth: number of hidden layers.
+      batch_size: training samples in a step.
+      learning_rate: of Adam.
+      max_steps: training steps at most, rounded up to whole rounds.
+      steps_per_round: steps between two looks at the validation split, rounded up to
+        whole passes over the training split.
+      patience: rounds without improvement after which training stops.
+      validation_fraction: share of the samples for fitting that decide when to stop.
+      evaluation_fraction: share of all samples on which the estimate is computed, once.
+      evaluation_batch_size: largest K of the K x K score matrices of validation and
+        evaluation.
+    """
+
+    hidden: int = 256
+    depth: int = 2
+    batch_size: int = 256
+    learning_rate: float = 1e-3
+    max_steps: int = 1000
+    steps_per_round: int = 20
+    patience: int = 10
+    validation_fraction: float = 0.2
+    evaluation_fraction: float = 0.2
+    evaluation_batch_size: int = 1024
+
+    def __post_init__(self) -> None:
+        for name in ("hidden", "depth", "max_steps", "steps_per_round", "patience"):
+            _check_at_least(name, getattr(self, name), 1)
+        for name in ("batch_size", "evaluation_batch_size"):
+            _check_at_least(name, getattr(self, name), 2)
+        if not self.learning_rate > 0:
+            raise ValueError(
+                f"learning_rate is {self.learning_rate}; it must be positive"
+            )
+        for name in ("validation_fraction", "evaluation_fraction"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}; it must be between 0 and 1"
+                )
+
+
+class Fit(NamedTuple):
+    """What training found.
+
+    Attributes:
+      params: parameters with the best score on the validation split.
+      score: () float, that score.
+      best_step: () int, training steps that led to them; 0 when nothing improved on
+        the initial parameters.
+      steps: () int, training steps taken.
+    """
+
+    params: Any
+    score: jax.Array
+    best_step: jax.Array
+    steps: jax.Array
+
+
+class _State(NamedTuple):
+    round: jax.Array
+    params: Any
+    carry: Any
+    optimizer: Any
+    best_round: jax.Array
+    best_params: Any
+    best_score: jax.Array
+
+
+def fit(
+    key: jax.Array,
+    params: Any,
+    carry: Any,
+    loss: Callable[[Any, Any, jax.Array], tuple[jax.Array, Any]],
+    score: Callable[[Any], jax.Array],
+    *,
+    num_samples: int,
+    config: FitConfig,
+) -> Fit:
+    """Minimises a loss by Adam and keeps the parameters with the best score.
+
+    Every pass over the samples is a fresh permutation, so a batch never holds a sample
+    twice. A score that is NaN is no improvement: training that diverges stops after
+    `patience` rounds with the best parameters it had.
+
+    Args:
+      key: random key.
+      params: initial parameters.
+      carry: what the loss hands on from step to step besides the parameters.
+      loss: (params, carry, indices of a batch) -> (loss, carry).
+      score: params -> score on the validation split, higher is better.
+      num_samples: training samples, at least a batch.
+      config: of the training.
+
+    Returns:
+      The fit.
+    """
+    optimizer = optax.adam(config.learning_rate)
+    steps_per_pass = num_samples // config.batch_size
+    passes = math.ceil(config.steps_per_round / steps_per_pass)
+    steps_per_round = passes * steps_per_pass
+    max_rounds = math.ceil(config.max_steps / steps_per_round)
+
+    def step(state: tuple, indices: jax.Array) -> tuple[tuple, None]:
+        params, carry, optimizer_state = state
+        gradients, carry = jax.grad(loss, has_aux=True)(params, carry, indices)
+        updates, optimizer_state = optimizer.update(gradients, optimizer_state)
+        return (optax.apply_updates(params, updates), carry, optimizer_state), None
+
+    def train_round(state: _State) -> _State:
+        keys = jax.random.split(jax.random.fold_in(key, state.round), passes)
+        orders = jax.vmap(lambda key: jax.random.permutation(key, num_samples))(keys)
+        used = orders[:, : steps_per_pass * config.batch_size]
+        batches = used.reshape(steps_per_round, config.batch_size)
+        start = (state.params, state.carry, state.optimizer)
+        (params, carry, optimizer_state), _ = jax.lax.scan(step, start, batches)
+        value = score(params)
+        better = value > state.best_score
+        best = (state.round + 1, params, value)
+        kept = (state.best_round, state.best_params, state.best_score)
+        best = jax.tree.map(lambda new, old: jnp.where(better, new, old), best, kept)
+        return _State(state.round + 1, params, carry, optimizer_state, *best)
+
+    def unfinished(state: _State) -> jax.Array:
+        stale = state.round - state.best_round
+        return (state.round < max_rounds) & (stale < config.patience)
+
+    zero, first = jnp.zeros((), jnp.int32), score(params)
+    first = jnp.where(jnp.isnan(first), -jnp.inf, first)  # nothing is above NaN
+    state = _State(zero, params, carry, optimizer.init(params), zero, params, first)
+    state = jax.lax.while_loop(unfinished, train_round, state)
+    return Fit(
+        state.best_params,
+        state.best_score,
+        state.best_round * steps_per_round,
+        state.round * steps_per_round,
+    )
+
+
+def _check_at_least(name: str, value: int, minimum: int) -> None:
+    if value < minimum:
+        raise ValueError(f"{name} is {value}; it must be at least {minimum}")

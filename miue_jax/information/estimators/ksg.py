@@ -1,0 +1,280 @@
+r"""Mutual information from distances to nearest neighbours.
+
+Distances are Euclidean within X and within Y, and the larger of the two is the distance
+of a pair. Everything is computed by brute force, chunk by chunk of query rows (memory
+``chunk_size`` times N), optionally split over the devices of a mesh.
+
+The rule for samples that coincide, for which the methods are not defined: where the
+k-th neighbour is at distance 0 to float resolution, as with collapsed poisons, the
+term of the sample is that of a discrete variable,
+
+.. math:: \psi(c_{xy}) + \psi(N) - \psi(c_x) - \psi(c_y)
+
+with `c` the number of samples that coincide with it in the pair, in X and in Y, itself
+included: so samples collapsed to one point a class give about log K, not infinity. How
+often it was used is reported as ``degenerate_fraction``.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jax.typing import ArrayLike
+
+from miue_jax.information.checks import check_labels, check_pair, is_traced
+from miue_jax.information.estimate import Estimate
+from miue_jax.information.estimators import neighbors as nearest
+from miue_jax.information.estimators.centring import centre
+from miue_jax.information.estimators.digamma import whole_digamma
+from miue_jax.information.estimators.terms import (
+    Term,
+    average,
+    check_class_sizes,
+    check_counts,
+    chunk_rows,
+    map_rows,
+)
+
+# Windows of classes are rounded up to multiples, so that similar sizes share a program.
+_SPAN = 256
+
+
+def ksg(
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    neighbors: int = 5,
+    variant: int = 1,
+    standardize: bool = True,
+    jitter_key: jax.Array | None = None,
+    chunk_size: int = 512,
+    mesh: Mesh | None = None,
+) -> Estimate:
+    r"""Kraskov-Stögbauer-Grassberger estimate of I(X; Y).
+
+    With :math:`\epsilon_i` the distance of sample `i` to its k-th neighbour in the
+    larger of the two Euclidean distances and :math:`n_x(i)` the number of other samples
+    strictly nearer than :math:`\epsilon_i` in X, the first variant is
+
+    .. math:: \hat I = \psi(k) + \psi(N)
+              - \frac1N \sum_i \bigl[\psi(n_x(i) + 1) + \psi(n_y(i) + 1)\bigr].
+
+    The second counts up to the largest distance in X, and in Y, of the k neighbours:
+
+    .. math:: \hat I = \psi(k) - \frac1k + \psi(N)
+              - \frac1N \sum_i \bigl[\psi(n_x(i)) + \psi(n_y(i))\bigr].
+
+    Assumes independent samples of a density. Neither bound of the mutual information:
+    about unbiased under independence, biased down where there is much information (N
+    must grow exponentially with it) and in high dimension. On raw features it finds
+    information about labels (up to log K) and misses that about instances. Constant
+    columns contribute nothing, so a constant x gives exactly 0.
+
+    Args:
+      x: (N, dx) or (N,).
+      y: (N, dy) or (N,).
+      neighbors: k, less than N. More lowers the variance and raises the bias.
+      variant: 1 or 2.
+      standardize: scale every column to unit variance. Without it the estimate is
+        invariant to rotations, and the scale of x relative to y matters.
+      jitter_key: if given, noise of 10 float epsilons of each column's standard
+        deviation is added, to break ties of rounded data. Off by default.
+      chunk_size: query rows at a time, of each device.
+      mesh: devices to split the query rows over, along all of its axes.
+
+    Returns:
+      The estimate, nats; no standard error (use subsampling, never the bootstrap, whose
+      duplicates are neighbours). Diagnostics: ``tie_fraction``, samples that coincide
+      with another; ``degenerate_fraction``, those with their k-th neighbour at distance
+      0, see the module; ``undersized_fraction``, 0; ``constant_columns``, a count.
+
+    Raises:
+      ValueError: for bad samples, no more samples than neighbours, another variant, or
+        a number that is not positive.
+
+    References:
+      Kraskov, Stögbauer and Grassberger, Estimating mutual information, 2004, eqs. 8
+      and 9; Gao, Kannan, Oh and Viswanath, Estimating mutual information for
+      discrete-continuous mixtures, 2017, for samples that coincide.
+    """
+    labels = np.zeros(len(check_pair(x, y)[0]), np.int32)
+    return ksg_conditional(
+        x,
+        y,
+        labels,
+        num_classes=1,
+        neighbors=neighbors,
+        variant=variant,
+        standardize=standardize,
+        jitter_key=jitter_key,
+        chunk_size=chunk_size,
+        mesh=mesh,
+    )
+
+
+def ksg_conditional(
+    x: ArrayLike,
+    y: ArrayLike,
+    labels: ArrayLike,
+    *,
+    num_classes: int,
+    neighbors: int = 5,
+    variant: int = 1,
+    standardize: bool = True,
+    jitter_key: jax.Array | None = None,
+    chunk_size: int = 512,
+    mesh: Mesh | None = None,
+) -> Estimate:
+    r"""KSG estimate within classes: I(X; Y | label).
+
+    .. math:: \hat I = \sum_y \pi_y \hat I_y, \qquad \pi_y = n_y / N,
+
+    with :math:`\hat I_y` of `ksg` on the samples of class y. Each class is centred by
+    itself. The cost is that of N times the largest class (N^2 under `jax.jit`, where
+    labels are not known). Neither bound of the conditional mutual information; biased
+    like `ksg`, with the samples of a class in place of N.
+
+    Args:
+      x: (N, dx) or (N,).
+      y: (N, dy) or (N,).
+      labels: (N,) integers in [0, num_classes).
+      num_classes: number of classes; absent ones have no weight.
+      neighbors: k, less than the samples of any class present.
+      variant: 1 or 2, see `ksg`.
+      standardize: scale every column to unit variance within classes, pooled.
+      jitter_key: see `ksg`.
+      chunk_size: query rows at a time, of each device.
+      mesh: devices to split the query rows over, along all of its axes.
+
+    Returns:
+      The estimate, nats, with no standard error. Diagnostics as of `ksg`;
+      ``undersized_fraction`` are samples of classes with no more than k members, which
+      contribute 0 under `jax.jit`. Labels out of range make the value NaN there, as
+      values cannot be refused.
+
+    Raises:
+      ValueError: for bad samples or labels, a class with no more samples than
+        neighbours, another variant, or a number that is not positive.
+
+    References:
+      Kraskov, Stögbauer and Grassberger, Estimating mutual information, 2004.
+    """
+    if variant not in (1, 2):
+        raise ValueError(f"unknown variant {variant!r} (allowed: 1, 2)")
+    check_counts(neighbors=neighbors, num_classes=num_classes, chunk_size=chunk_size)
+    first = check_pair(x, y, minimum=neighbors + 1)[0]
+    checked = check_labels(labels, len(first), num_classes=num_classes)
+    check_class_sizes(checked, num_classes, neighbors)
+    within = functools.partial(
+        centre, dtype=first.dtype, labels=checked, num_classes=num_classes
+    )
+    spaces = [within(z, standardize=standardize) for z in (x, y)]
+    constant = sum(jnp.sum(jnp.all(z == 0, axis=0)) for z in spaces)
+    if jitter_key is not None:
+        keys = jax.random.split(jitter_key)
+        spaces = [_jitter(key, z) for key, z in zip(keys, spaces, strict=True)]
+    # A common scale: squares neither vanish nor overflow, and no rank changes.
+    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(z)) for z in spaces]))
+    spaces = [z / jnp.where(largest > 0, largest, 1) for z in spaces]
+    chunk = chunk_rows(len(first), chunk_size, mesh)
+    if is_traced(checked):
+        order, span = jnp.argsort(checked, stable=True), len(first)
+    else:
+        concrete = np.asarray(checked)
+        order = np.argsort(concrete, stable=True)
+        span = _span(concrete[order], chunk)
+    value, diagnostics = _ksg(
+        spaces[0],
+        spaces[1],
+        checked,
+        order,
+        num_classes=num_classes,
+        neighbors=neighbors,
+        variant=variant,
+        span=span,
+        chunk=chunk,
+        mesh=mesh,
+    )
+    diagnostics["constant_columns"] = constant
+    return Estimate(value, jnp.full_like(value, jnp.nan), "estimate", diagnostics)
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("num_classes", "neighbors", "variant", "span", "chunk", "mesh"),
+)
+def _ksg(
+    x: jax.Array,
+    y: jax.Array,
+    labels: jax.Array,
+    order: jax.Array,
+    *,
+    num_classes: int,
+    neighbors: int,
+    variant: int,
+    span: int,
+    chunk: int,
+    mesh: Mesh | None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    # Sorted by class, the others of its class lie in one window around a row.
+    labels = labels[order]
+    sizes = jnp.bincount(labels, length=num_classes)
+    starts = jnp.cumsum(sizes) - sizes
+    total = len(labels)
+    psi = jnp.asarray(whole_digamma(total), x.dtype)
+    points = nearest.prepare(x[order]), nearest.prepare(y[order])
+
+    def terms(operands, rows):
+        xs, ys, labels, starts, sizes, psi = operands
+        start = jnp.minimum(starts[labels[rows[0]]], total - span)
+        columns = start + jnp.arange(span)
+        others = labels[rows][:, None] == labels[columns]
+        others &= rows[:, None] != columns
+
+        def distances(points):
+            squared = nearest.squared_distances(points, rows, start, span)
+            return jnp.where(others, squared, jnp.inf)
+
+        dx, dy = distances(xs), distances(ys)
+        joint = jnp.maximum(dx, dy)
+        radius = nearest.kth_smallest(joint, neighbors)
+        if variant == 1:
+            near_x = 1 + nearest.count(dx, radius, strictly=True)
+            near_y = 1 + nearest.count(dy, radius, strictly=True)
+        else:
+            inside = joint <= radius[:, None]
+            side_x = jnp.max(jnp.where(inside, dx, 0), axis=1)
+            side_y = jnp.max(jnp.where(inside, dy, 0), axis=1)
+            near_x, near_y = nearest.count(dx, side_x), nearest.count(dy, side_y)
+        same = [1 + jnp.sum(d == 0, axis=1, dtype=jnp.int32) for d in (joint, dx, dy)]
+        joint_count = jnp.where(radius == 0, same[0], neighbors)
+        near_x = jnp.where(radius == 0, same[1], near_x)
+        near_y = jnp.where(radius == 0, same[2], near_y)
+        size = sizes[labels[rows]]
+        term = psi[joint_count] + psi[size] - psi[near_x] - psi[near_y]
+        if variant == 2:
+            term -= jnp.where(radius == 0, 0, 1 / neighbors)
+        return Term(term, radius, same[0] > 1)
+
+    results = map_rows(
+        terms, (*points, labels, starts, sizes, psi), total, chunk=chunk, mesh=mesh
+    )
+    return average(results, labels, num_classes)
+
+
+def _span(labels: np.ndarray, chunk: int) -> int:
+    """Columns that hold the classes of any chunk of rows, sorted by label."""
+    size = len(labels)
+    first = np.arange(0, size, chunk)
+    last = np.minimum(first + chunk, size) - 1
+    starts = np.searchsorted(labels, labels[first], side="left")
+    ends = np.searchsorted(labels, labels[last], side="right")
+    widest = int(np.max(ends - starts))
+    return min(size, -(-widest // _SPAN) * _SPAN)
+
+
+def _jitter(key: jax.Array, samples: jax.Array) -> jax.Array:
+    scale = 10 * jnp.finfo(samples.dtype).eps * jnp.std(samples, axis=0)
+    return samples + scale * jax.random.normal(key, samples.shape, samples.dtype)

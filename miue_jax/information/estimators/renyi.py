@@ -1,0 +1,119 @@
+"""Matrix-based Renyi dependence: a score from the spectra of kernel matrices."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import ArrayLike
+
+from miue_jax.information.checks import check_pair, is_traced
+from miue_jax.information.estimate import Estimate
+from miue_jax.information.estimators import neighbors as nearest
+from miue_jax.information.estimators.centring import centre
+
+
+def renyi(
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    alpha: float = 1.01,
+    width_x: ArrayLike | None = None,
+    width_y: ArrayLike | None = None,
+) -> Estimate:
+    r"""Matrix-based Renyi mutual information: a dependence score, not Shannon nats.
+
+    With Gaussian kernel matrices :math:`K_{ij} = \exp(-|x_i - x_j|^2 / (2 w^2))`, of
+    unit trace :math:`A = K_x / N` and :math:`B = K_y / N`,
+
+    .. math:: S_\alpha(A) = \frac{\log \operatorname{tr} A^\alpha}{1 - \alpha}, \qquad
+              I_\alpha = S_\alpha(A) + S_\alpha(B)
+                         - S_\alpha(A \circ B / \operatorname{tr}(A \circ B)).
+
+    The score depends on the widths to first order and is neither bound of the Shannon
+    information nor an estimate of it: with the median heuristic it stayed between 1.3
+    and 1.8 where the true information went from 2.3 to 16.3. Compare scores of one N,
+    dimension and width only. Costs O(N^3) time and O(N^2) memory. In float32 the
+    division by 1 - alpha leaves about three digits.
+
+    Args:
+      x: (N, dx) or (N,).
+      y: (N, dy) or (N,).
+      alpha: order > 0, other than 1.
+      width_x: w > 0 of x, in its units; None for the median distance between different
+        samples, N (N - 1) of them.
+      width_y: of y, alike.
+
+    Returns:
+      The score, logarithms natural; no standard error. Diagnostics: ``width_x`` and
+      ``width_y``. Under `jax.jit` a median of 0 counts as a width of 1.
+
+    Raises:
+      ValueError: for bad samples, an order or width that is not allowed, or a median
+        distance of 0 (more than half of the pairs coincide).
+
+    References:
+      Sanchez Giraldo, Rao and Principe, Measures of entropy from data using infinitely
+      divisible kernels, 2015; Yu et al., Multivariate extension of matrix-based Renyi's
+      alpha-order entropy functional, 2020.
+    """
+    if not (alpha > 0 and alpha != 1 and math.isfinite(alpha)):
+        raise ValueError(f"alpha must be > 0 and other than 1, got {alpha}")
+    first, second = check_pair(x, y)
+    for name, width in (("width_x", width_x), ("width_y", width_y)):
+        if width is None or is_traced(width):
+            continue
+        if np.ndim(width) != 0 or not np.asarray(width) > 0:
+            raise ValueError(f"{name} must be a number > 0, got {width}")
+    value, found_x, found_y = _score(
+        centre(x, first.dtype),
+        centre(y, second.dtype),
+        width_x,
+        width_y,
+        alpha=alpha,
+    )
+    for name, width in (("x", found_x), ("y", found_y)):
+        if not is_traced(width) and not float(width) > 0:
+            raise ValueError(
+                f"the median distance within {name} is 0: most samples coincide; give "
+                f"width_{name}"
+            )
+    diagnostics: dict[str, jax.Array] = {"width_x": found_x, "width_y": found_y}
+    return Estimate(value, jnp.full_like(value, jnp.nan), "estimate", diagnostics)
+
+
+@functools.partial(jax.jit, static_argnames="alpha")
+def _score(
+    x: jax.Array,
+    y: jax.Array,
+    width_x: ArrayLike | None,
+    width_y: ArrayLike | None,
+    *,
+    alpha: float,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def entropy(kernel: jax.Array) -> jax.Array:
+        # Rounding makes the smallest eigenvalues of a positive matrix negative.
+        eigenvalues = jnp.maximum(jnp.linalg.eigvalsh(kernel / len(x)), 0)
+        return jnp.log(jnp.sum(eigenvalues**alpha)) / (1 - alpha)
+
+    kernel_x, width_x = _kernel(x, width_x)
+    kernel_y, width_y = _kernel(y, width_y)
+    stacked = jnp.stack([kernel_x, kernel_y, kernel_x * kernel_y])
+    entropies = lax.map(entropy, stacked)
+    return entropies[0] + entropies[1] - entropies[2], width_x, width_y
+
+
+def _kernel(samples: jax.Array, width: ArrayLike | None) -> tuple[jax.Array, jax.Array]:
+    size = len(samples)
+    points = nearest.prepare(samples)
+    squared = nearest.squared_distances(points, jnp.arange(size))
+    squared = jnp.where(jnp.eye(size, dtype=bool), 0, (squared + squared.T) / 2)
+    if width is None:
+        # Sorted, the N zeros of the diagonal come first; the rest are pairs, twice.
+        ordered = jnp.sort(squared, axis=None)
+        width = jnp.sqrt(ordered[size + (size * (size - 1)) // 2])
+    width = jnp.asarray(width, samples.dtype)
+    safe = jnp.where(width > 0, width, 1)
+    return jnp.exp(-squared / (2 * jnp.square(safe))), width

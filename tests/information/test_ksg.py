@@ -1,0 +1,343 @@
+"""Nearest neighbours: an oracle, closed forms, invariances, devices and bad input."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import digamma
+
+from miue_jax.information.estimators import neighbors
+from miue_jax.information.estimators.digamma import half_digamma, whole_digamma
+from miue_jax.information.estimators.ksg import _span, ksg, ksg_conditional
+from miue_jax.information.estimators.ross import ross
+from miue_jax.parallel import data_mesh
+
+SIZE, CLASSES = 600, 4
+prepared_distances = jax.jit(
+    lambda samples: neighbors.squared_distances(
+        neighbors.prepare(samples), jnp.arange(len(samples))
+    )
+)
+
+
+def correlated(size=SIZE, dim=1, rho=0.75, seed=0):
+    """Pairs of coordinates with correlation rho: -dim/2 log(1 - rho^2) nats."""
+    rng = np.random.default_rng(seed)
+    x, noise = rng.standard_normal((2, size, dim))
+    return x, rho * x + np.sqrt(1 - rho**2) * noise
+
+
+def clusters(spread, *, size=SIZE, dim=12, seed=0, offset=1.0):
+    """Features that share a within-class signal and collapse to `CLASSES` points."""
+    rng = np.random.default_rng(seed)
+    labels = (np.arange(size) % CLASSES).astype(np.int32)
+    rng.shuffle(labels)
+    means = rng.standard_normal((CLASSES, dim))
+    means *= offset / np.linalg.norm(means, axis=1, keepdims=True)
+    signal, noise_x, noise_y = rng.standard_normal((3, size, dim))
+    x = means[labels] + spread * (signal + 0.5 * noise_x)
+    y = means[::-1][labels] + spread * (signal + 0.5 * noise_y)
+    return x, y, labels
+
+
+def exact_neighbor(samples):
+    distances = np.sum((samples[:, None] - samples) ** 2, axis=2)
+    np.fill_diagonal(distances, np.inf)
+    return np.argmin(distances, axis=1)
+
+
+# Oracle and closed forms -------------------------------------------------------------
+
+
+def test_digamma_tables_agree_with_scipy():
+    m = np.arange(1, 501)
+    np.testing.assert_allclose(half_digamma(500)[1:], digamma(m / 2), atol=1e-13)
+    np.testing.assert_allclose(whole_digamma(500)[1:], digamma(m), atol=1e-13)
+
+
+def test_one_dimension_agrees_with_scikit_learn():
+    reason = "scikit-learn is the oracle of one-dimensional KSG"
+    selection = pytest.importorskip("sklearn.feature_selection", reason=reason)
+    x, y = correlated()
+    expected = selection.mutual_info_regression(x, y[:, 0], n_neighbors=3)[0]
+    found = ksg(x, y, neighbors=3)
+    # scikit-learn adds noise of 1e-10, which may move a count or two of 1200.
+    assert float(found.value) == pytest.approx(expected, abs=2e-4)
+    assert np.isnan(found.standard_error)
+    assert found.kind == "estimate"
+
+
+def test_ross_agrees_with_scikit_learn():
+    reason = "scikit-learn is the oracle of Ross's estimator"
+    selection = pytest.importorskip("sklearn.feature_selection", reason=reason)
+    labels = np.arange(SIZE) % CLASSES
+    x = labels[:, None] + np.random.default_rng(0).standard_normal((SIZE, 1))
+    expected = selection.mutual_info_classif(x, labels, n_neighbors=3)[0]
+    assert 0.1 < expected < 1.3
+    found = ross(x, labels, num_classes=CLASSES, neighbors=3)
+    assert float(found.value) == pytest.approx(expected, abs=2e-4)
+
+
+@pytest.mark.parametrize("variant", [1, 2])
+@pytest.mark.parametrize(("rho", "truth"), [(0.75, 0.4133), (0.0, 0.0)])
+def test_closed_form_within_four_deviations(variant, rho, truth):
+    # The standard deviation at N = 1000 and 0.4133 nats is 0.030, so 0.039 at 600.
+    x, y = correlated(rho=rho)
+    assert float(ksg(x, y, variant=variant).value) == pytest.approx(truth, abs=0.16)
+
+
+def test_collapsed_classes_give_the_entropy_of_the_label():
+    x, _, labels = clusters(1e-3)
+    rng = np.random.default_rng(1)
+    y = np.eye(CLASSES)[labels] + 1e-3 * rng.standard_normal((SIZE, CLASSES))
+    assert float(ksg(x, y).value) == pytest.approx(np.log(CLASSES), abs=0.05)
+    assert float(ross(x, labels, num_classes=CLASSES).value) == pytest.approx(
+        np.log(CLASSES), abs=0.02
+    )
+    within = ksg_conditional(x, y, labels, num_classes=CLASSES)
+    assert float(within.value) == pytest.approx(0, abs=0.1)
+
+
+def test_conditional_is_the_weighted_mean_of_the_classes():
+    x, y, labels = clusters(0.5)
+    labels = np.where(labels == 3, 0, labels)  # sizes 2 : 1 : 1, one class absent
+    found = ksg_conditional(x, y, labels, num_classes=CLASSES, standardize=False)
+    expected = sum(
+        np.mean(labels == c)
+        * float(ksg(x[labels == c], y[labels == c], standardize=False).value)
+        for c in range(3)
+    )
+    assert float(found.value) == pytest.approx(expected, abs=1e-5)
+    assert expected > 0.3
+
+
+# Precision ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spread", [1e-1, 1e-3, 1e-4])
+def test_collapsed_clusters_keep_their_neighbors_in_float32(spread):
+    x = clusters(spread)[0].astype(np.float32)
+    distances = np.array(prepared_distances(jnp.asarray(x - x.mean(axis=0))))
+    np.fill_diagonal(distances, np.inf)
+    exact = exact_neighbor(x.astype(np.float64))
+    assert np.mean(np.argmin(distances, axis=1) == exact) > 0.995
+
+
+@pytest.mark.parametrize("spread", [1e-3, 1e-4])
+def test_float32_agrees_with_float64_on_collapsed_clusters(spread):
+    x, y, labels = clusters(spread)
+    x, y = x.astype(np.float32), y.astype(np.float32)
+    options = {"num_classes": CLASSES}
+    single = ksg(x, y), ksg_conditional(x, y, labels, **options)
+    with jax.enable_x64(True):
+        wide = [jnp.asarray(z, jnp.float64) for z in (x, y)]
+        double = ksg(*wide), ksg_conditional(*wide, labels, **options)
+        assert double[0].value.dtype == jnp.float64
+    for narrow, exact in zip(single, double, strict=True):
+        assert narrow.value.dtype == jnp.float32
+        assert float(narrow.value) == pytest.approx(float(exact.value), abs=3e-3)
+        assert float(narrow.diagnostics["tie_fraction"]) == 0
+    # Information beyond the label is there to be lost: it would be 0 for noise.
+    assert float(double[1].value) > 0.5
+
+
+def test_host_precision_survives_a_far_offset():
+    # The float64 input keeps 1e-6 beside 1e3; rounded to float32 first, nothing would.
+    far, near = clusters(1e-6, offset=1e3), clusters(1e-6, offset=0)
+    labels = far[2]
+    found, expected = [
+        float(ksg_conditional(*pair[:2], labels, num_classes=CLASSES).value)
+        for pair in (far, near)
+    ]
+    assert found == pytest.approx(expected, abs=2e-3)
+
+
+# Invariances -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", [1, 2])
+def test_invariances(variant):
+    x, y, _ = clusters(0.5)
+    options = {"variant": variant, "standardize": False}
+    value = float(ksg(x, y, **options).value)
+    rng = np.random.default_rng(3)
+    order = rng.permutation(SIZE)
+    turn = np.linalg.qr(rng.standard_normal((12, 12)))[0]
+    permuted = ksg(x[order], y[order], **options).value
+    assert float(permuted) == pytest.approx(value, abs=1e-5)
+    assert float(ksg(y, x, **options).value) == pytest.approx(value, abs=1e-5)
+    turned = ksg(x @ turn, y + 3, **options).value
+    assert float(turned) == pytest.approx(value, abs=2e-3)
+    both = ksg(1e25 * x, 1e25 * y, **options).value
+    assert float(both) == pytest.approx(value, abs=2e-3)
+
+
+def test_standardized_columns_forget_their_scale():
+    x, y, _ = clusters(0.5)
+    scale = 10.0 ** np.linspace(-3, 3, 12)
+    scaled = ksg(x * scale, y).value
+    assert float(scaled) == pytest.approx(float(ksg(x, y).value), abs=1e-5)
+
+
+# Chunks, devices, jit and vmap -------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunk_size", [7, 250, 10_000])
+def test_chunks_do_not_change_the_value(chunk_size):
+    x, y, labels = clusters(0.3)
+    options = {"num_classes": CLASSES}
+    pairs = [
+        ksg_conditional(x, y, labels, **options, chunk_size=size)
+        for size in (512, chunk_size)
+    ]
+    assert float(pairs[0].value) == pytest.approx(float(pairs[1].value), abs=1e-5)
+
+
+def test_one_device_and_eight_agree():
+    x, y, labels = clusters(0.3, size=SIZE - 3)  # not divisible by 8
+    mesh = data_mesh()
+    assert mesh.size == 8
+    options = {"num_classes": CLASSES}
+    for one, eight in (
+        (ksg(x, y), ksg(x, y, mesh=mesh)),
+        (
+            ksg_conditional(x, y, labels, **options),
+            ksg_conditional(x, y, labels, **options, mesh=mesh),
+        ),
+        (ross(x, labels, **options), ross(x, labels, **options, mesh=mesh)),
+    ):
+        assert float(eight.value) == pytest.approx(float(one.value), abs=1e-5)
+
+
+def test_windows_cover_classes_of_any_size():
+    sizes = [1, 700, 3, 40, 256]
+    labels = np.repeat(np.arange(5), sizes)
+    for chunk in (16, 512):
+        span = _span(labels, chunk)
+        assert span % 256 == 0 or span == len(labels)
+        assert span >= 700
+
+
+def test_jit_and_vmap_agree_with_eager():
+    x, y, labels = (z[:200] for z in clusters(0.3))
+    labels[:3] = 3
+    options = {"num_classes": CLASSES}
+    eager = ksg_conditional(x, y, labels, **options)
+    compiled = jax.jit(lambda *z: ksg_conditional(*z, **options))(x, y, labels)
+    assert float(compiled.value) == pytest.approx(float(eager.value), abs=1e-4)
+    orders = np.stack([np.arange(200), np.random.default_rng(0).permutation(200)])
+    targets = y[orders].astype(np.float32)
+    batched = jax.jit(jax.vmap(lambda y: ksg(x, y).value))(targets)
+    each = [float(ksg(x, y[order]).value) for order in orders]
+    np.testing.assert_allclose(batched, each, atol=1e-4)
+    label = jax.jit(lambda *z: ross(*z, **options).value)(x, labels)
+    eager_label = ross(x, labels, **options).value
+    assert float(label) == pytest.approx(float(eager_label), abs=1e-4)
+
+
+def test_under_jit_small_classes_and_wrong_labels_are_flagged():
+    x, y, labels = (z[:200] for z in clusters(0.3))
+    labels = labels % 2
+    labels[:4] = 2
+    function = jax.jit(lambda z: ksg_conditional(x, y, z, num_classes=3))
+    small = function(labels)
+    assert np.isfinite(small.value)
+    assert float(small.diagnostics["undersized_fraction"]) == pytest.approx(0.02)
+    labels[0] = 3
+    assert np.isnan(function(labels).value)
+
+
+# Ties --------------------------------------------------------------------------------
+
+
+def test_duplicates_are_reported_and_finite():
+    x, y = correlated(dim=3)
+    x[1], y[1] = x[0], y[0]
+    found = ksg(x, y)
+    assert float(found.diagnostics["tie_fraction"]) == pytest.approx(2 / SIZE)
+    assert float(found.diagnostics["degenerate_fraction"]) == 0
+    assert np.isfinite(found.value)
+
+
+@pytest.mark.parametrize("variant", [1, 2])
+@pytest.mark.parametrize("dim", [3, 12])
+def test_points_give_the_information_of_their_label(variant, dim):
+    means = np.random.default_rng(0).standard_normal((CLASSES, dim))
+    labels = np.arange(SIZE) % CLASSES
+    found = ksg(means[labels], means[labels], variant=variant)
+    assert float(found.diagnostics["degenerate_fraction"]) == 1
+    expected = digamma(SIZE) - digamma(SIZE // CLASSES)
+    assert float(found.value) == pytest.approx(expected, abs=1e-4)
+    label = ross(means[labels], labels, num_classes=CLASSES)
+    assert float(label.value) == pytest.approx(expected, abs=1e-4)
+    within = ksg_conditional(means[labels], means[labels], labels, num_classes=CLASSES)
+    assert float(within.value) == pytest.approx(0, abs=1e-5)
+
+
+def test_jitter_breaks_ties_only_when_asked():
+    x, y = (np.round(z, 1) for z in correlated())
+    tied = float(ksg(x, y).diagnostics["tie_fraction"])
+    assert tied > 0.1
+    found = ksg(x, y, jitter_key=jax.random.key(0))
+    assert float(found.diagnostics["tie_fraction"]) < 0.05 * tied
+    assert float(found.value) == pytest.approx(0.4133, abs=0.2)
+
+
+def test_constant_columns_contribute_nothing():
+    x, y = correlated(dim=2)
+    wider = np.concatenate([x, np.full((SIZE, 1), 0.1)], axis=1)
+    found = ksg(wider, y)
+    assert int(found.diagnostics["constant_columns"]) == 1
+    assert float(found.value) == pytest.approx(float(ksg(x, y).value), abs=1e-5)
+    assert float(ksg(np.full(SIZE, 0.1), y).value) == pytest.approx(0, abs=1e-5)
+
+
+def test_one_class_holds_no_information_about_the_label():
+    x, y = correlated()
+    labels = np.zeros(SIZE, int)
+    assert float(ross(x, labels, num_classes=1).value) == pytest.approx(0, abs=1e-5)
+    alone = ksg_conditional(x, y, labels, num_classes=1).value
+    assert float(alone) == float(ksg(x, y).value)
+
+
+# Bad input ---------------------------------------------------------------------------
+
+GOOD = np.random.default_rng(0).standard_normal((20, 2))
+LABELS = np.arange(20) % 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": GOOD[:5], "y": GOOD[:5]}, "holds 5 samples; at least 6"),
+        ({"y": GOOD[:-1]}, "x holds 20 samples and y 19"),
+        ({"x": np.where(GOOD[3, 1] == GOOD, np.nan, GOOD)}, "nan at row 3, column 1"),
+        ({"x": GOOD[None]}, "shape"),
+        ({"variant": 3}, "variant 3"),
+        ({"neighbors": 0}, "neighbors must be"),
+        ({"chunk_size": 0}, "chunk_size must be"),
+        ({"labels": LABELS[:-1]}, "labels are"),
+        ({"labels": LABELS + 1}, "labels run from 1 to 2"),
+        ({"labels": LABELS - 1}, "labels run from -1"),
+        ({"labels": np.eye(20, dtype=int)[4]}, "class 1 has 1 sample"),
+    ],
+)
+def test_bad_input_is_refused(change, message):
+    given = {"x": GOOD, "y": GOOD, "labels": LABELS, "num_classes": 2} | change
+    with pytest.raises(ValueError, match=message):
+        ksg_conditional(given.pop("x"), given.pop("y"), given.pop("labels"), **given)
+    given = {"x": GOOD, "y": GOOD} | change
+    if "labels" not in given:
+        with pytest.raises(ValueError, match=message):
+            ksg(given.pop("x"), given.pop("y"), **given)
+    elif "y" not in change:
+        with pytest.raises(ValueError, match=r"label|class 1"):
+            ross(given["x"], given["labels"], num_classes=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dim", "rho"), [(1, 0.3), (1, 0.9), (2, 0.6), (3, 0.5)])
+def test_gaussian_tasks_within_tolerance(dim, rho):
+    x, y = correlated(size=2000, dim=dim, rho=rho)
+    truth = -dim / 2 * np.log(1 - rho**2)
+    assert float(ksg(x, y).value) == pytest.approx(truth, abs=0.05 + 0.1 * truth)
