@@ -10,7 +10,7 @@ README = pathlib.Path(__file__).parents[1] / "README.md"
 
 def test_the_python_in_the_readme_runs():
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     names: dict = {}
     for block in blocks:
         exec(compile(block, str(README), "exec"), names)
@@ -19,3 +19,6 @@ def test_the_python_in_the_readme_runs():
     assert names["gradient"].shape == (64, 512)
     assert 0 < np.abs(names["delta"]).max() <= 8 / 255 + 1e-6
     assert names["hidden"].shape[0] == 20
+    assert abs(names["estimate"].value - names["task"].information) < 0.1
+    assert 0 < float(names["within"]) < np.inf
+    assert 0.1 < float(names["accuracy"]) < 0.6
