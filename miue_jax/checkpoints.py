@@ -1,10 +1,21 @@
 """Checkpoints of a state, through Orbax: a step either is there whole or is not."""
 
+import contextlib
+import hashlib
+import json
+import logging
+import os
 import pathlib
+import re
+import shutil
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 from orbax.checkpoint import v1 as ocp
+
+# Orbax writes a step under its name with this and renames it.
+_UNFINISHED = "*.orbax-checkpoint-tmp*"
 
 
 class Checkpoints:
@@ -12,12 +23,28 @@ class Checkpoints:
 
     Use it as a context manager; leaving it waits for what is being written.
 
+    Args:
+      directory: where they are; it is made where it is missing.
+      config: what the states depend on, as JSON; a state that was saved with another
+        one is not restored. None asks for nothing.
+
     Attributes:
       directory: where they are.
+
+    Raises:
+      ValueError: if `directory` is not a folder.
     """
 
-    def __init__(self, directory: pathlib.Path | str):
+    def __init__(
+        self,
+        directory: pathlib.Path | str,
+        *,
+        config: Mapping[str, Any] | None = None,
+    ):
         self.directory = pathlib.Path(directory).absolute()
+        if self.directory.exists() and not self.directory.is_dir():
+            raise ValueError(f"{self.directory} is not a folder of checkpoints")
+        self._config = None if config is None else _digest(config)
         keep: Any = ocp.training.preservation_policies.LatestN(2)
         self._checkpointer = ocp.training.Checkpointer(
             str(self.directory),
@@ -28,8 +55,14 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self._checkpointer.close()
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        try:
+            with _silent():
+                self._checkpointer.close()
+        except Exception:
+            # A save that failed fails here once more, and has been reported.
+            if error is None:
+                raise
 
     @property
     def latest_step(self) -> int | None:
@@ -37,28 +70,34 @@ class Checkpoints:
         latest = self._checkpointer.latest
         return None if latest is None else latest.step
 
-    def save(self, step: int, state: Any) -> None:
+    def save(self, step: int, state: Any, *, notes: Any = None) -> None:
         """Writes a state and waits until it is on disk.
 
         Args:
           step: steps taken so far; a step already saved is left as it is.
           state: a pytree of arrays.
+          notes: what else belongs to the step, as JSON.
 
         Raises:
-          OSError: if it cannot be written.
+          OSError: if it cannot be written; earlier checkpoints stay as they were.
         """
         if step == self.latest_step:
             return
+        about = {"config": self._config, "notes": notes}
         try:
-            self._checkpointer.save(step, state, force=True)
-            self._checkpointer.wait()
+            with _silent():
+                self._checkpointer.save(step, state, force=True, custom_metadata=about)
+                self._checkpointer.wait()
         except Exception as error:  # a full disk arrives here as an error of any kind
+            if jax.process_index() == 0:
+                for left in self.directory.glob(_UNFINISHED):
+                    shutil.rmtree(left, ignore_errors=True)
             raise OSError(
                 f"checkpoint {step} in {self.directory} cannot be written: "
-                f"{_first_line(error)}"
+                f"{_reason(error)}"
             ) from error
 
-    def restore(self, like: Any) -> Any:
+    def restore(self, like: Any) -> tuple[Any, Any]:
         """Reads the newest state.
 
         Args:
@@ -66,10 +105,11 @@ class Checkpoints:
             shardings that are expected.
 
         Returns:
-          The same pytree, with the saved values.
+          The same pytree with the saved values, and the notes saved with it.
 
         Raises:
-          ValueError: if there is none, it is damaged, or it is of another shape.
+          ValueError: if there is none, it is damaged, or it is of another configuration
+            or shape.
         """
         step = self.latest_step
         if step is None:
@@ -80,14 +120,56 @@ class Checkpoints:
             ),
             like,
         )
-        try:
-            return self._checkpointer.load(step, abstract)
-        except Exception as error:  # Orbax has no common base for a damaged file
-            raise ValueError(
-                f"checkpoint {step} in {self.directory} cannot be read (damaged, or of "
-                f"another configuration): {_first_line(error)}"
-            ) from error
+        where = f"checkpoint {step} in {self.directory}"
+        with _readable(where):
+            found = self._checkpointer.metadata(step)
+            if found.init_timestamp_nsecs is None:
+                raise ValueError("its description is missing")
+        about: Any = found.custom_metadata or {}
+        saved_for = about.get("config")
+        # The first checkpoints of this library did not say what they were of.
+        if None not in (saved_for, self._config) and saved_for != self._config:
+            raise ValueError(f"{where} is of another configuration")
+        with _readable(where):
+            return self._checkpointer.load(step, abstract), about.get("notes")
 
 
-def _first_line(error: Exception) -> str:
+def _digest(config: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Keeps Orbax from logging what is raised here anyway, from each of its threads."""
+    logger = logging.getLogger("absl")
+
+    def refuse(record: logging.LogRecord) -> bool:
+        return False
+
+    logger.addFilter(refuse)
+    try:
+        yield
+    finally:
+        logger.removeFilter(refuse)
+
+
+@contextlib.contextmanager
+def _readable(where: str) -> Iterator[None]:
+    try:
+        with _silent():
+            yield
+    except Exception as error:  # Orbax has no common base for a damaged file
+        raise ValueError(
+            f"{where} cannot be read (damaged, or of another configuration): "
+            f"{_reason(error)}"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The operating system's reason where there is one, or the first line."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    if code:
+        return os.strerror(int(code[1]))
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return (str(error) or type(error).__name__).splitlines()[0]

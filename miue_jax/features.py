@@ -5,7 +5,6 @@ its collection ``intermediates``, nested names joined by "/". Networks run in ev
 mode, with running statistics; values come back in float32.
 """
 
-import difflib
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +15,8 @@ import numpy as np
 from flax import linen as nn
 from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from miue_jax import names
 
 
 def extract(
@@ -45,9 +46,7 @@ def extract(
     """
     layers = _run(module, variables, images)
     if layer not in layers:
-        near = difflib.get_close_matches(layer, layers)
-        hint = f" (nearest: {', '.join(near)})" if near else ""
-        raise ValueError(f"unknown layer {layer!r}{hint}; layers: {', '.join(layers)}")
+        raise names.unknown("layer", layer, layers)
     values = layers[layer].astype(jnp.float32)
     if pool:
         values = values.mean(tuple(range(1, values.ndim - 1)))
@@ -132,15 +131,15 @@ def layer_names(
     Returns:
       "features", "logits" and the names of the intermediates, in the network's order.
     """
-    names: list[str] = []
+    found: list[str] = []
 
     def record(variables, images):
         # Collected while tracing: a returned dictionary would come back sorted.
-        names.extend(_run(module, variables, images))
+        found.extend(_run(module, variables, images))
 
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     jax.eval_shape(record, variables, images)
-    return tuple(names)
+    return tuple(found)
 
 
 def _run(

@@ -196,7 +196,8 @@ def accuracy_of(
       rows_at_once: rows of every shard in one forward pass.
 
     Returns:
-      The share of right answers; its weight is the number of examples.
+      The share of right answers, NaN where an output is not finite; its weight is the
+      number of examples.
     """
     rows = data.labels.shape[1]
     order = jnp.broadcast_to(jnp.arange(rows, dtype=jnp.int32), data.labels.shape)
@@ -208,8 +209,11 @@ def accuracy_of(
         outputs: Any = module.apply(variables, images, train=False)
         logits = outputs[1]
         hits = jnp.argmax(logits, -1).reshape(batch.labels.shape) == batch.labels
+        # Of a network that has diverged the argmax would pass for a guess at class 0.
+        finite = jnp.all(jnp.isfinite(logits), -1).reshape(batch.labels.shape)
+        hits = jnp.where(finite, hits.astype(jnp.float32), jnp.nan)
         fresh = i * share + jnp.arange(share) < data.count[:, None]
-        return right + jnp.sum(hits & fresh).astype(jnp.float32)
+        return right + jnp.sum(jnp.where(fresh, hits, 0))
 
     right = jax.lax.fori_loop(0, -(-rows // share), count_right, jnp.zeros(()))
     total = jnp.sum(data.count).astype(jnp.float32)

@@ -13,7 +13,6 @@ global loss. A signed or normalised step on the inputs does not see the factor. 
 ``check_vma=True`` the gradients with respect to features carry no factor.
 """
 
-import difflib
 from typing import Literal
 
 import jax
@@ -21,6 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
+
+from miue_jax import names
 
 _AxisName = str | tuple[str, ...]
 
@@ -86,7 +87,9 @@ def distance_loss(
     published code; the paper's formula has none. Coinciding features contribute
     gradient 0. Distances are found by the Gram identity relative to one member of the
     class: a pair nearer than about sqrt(64 eps) times its own distance from that member
-    (0.003 in float32) is below its resolution and counts as coinciding.
+    (0.003 in float32) is below its resolution and counts as coinciding. Squares must
+    not overflow: features of 1e18 are fine in float32, from about 1e19 on the loss is
+    NaN.
 
     Args:
       features: (B, D), floating point, not normalised; computed in float32 or wider.
@@ -120,20 +123,22 @@ def mi_ue_loss(
       features: (B, D), floating point, not normalised; computed in float32 or wider.
       labels: (B,) integers.
       temperature: of the similarity, > 0, a scalar.
-      distance_weight: 0.1 in the paper; 0 in the command the authors released, where
-        the distance is not computed at all.
+      distance_weight: a scalar >= 0; 0.1 in the paper, 0 in the command the authors
+        released, where the distance is not computed at all.
       axis_name: mesh axis (or axes) over which the batch is sharded.
 
     Returns:
       The loss, a scalar.
 
     Raises:
-      ValueError: for wrong shapes or dtypes, or a temperature that is not positive.
+      ValueError: for wrong shapes or dtypes, a temperature that is not positive, or a
+        weight that is negative or not finite.
 
     References:
       MI-UE (arXiv 2603.03725), the poisoning objective.
     """
     _check_positive("temperature", temperature)
+    _check_weight(distance_weight)
     batch = _global_batch(features, labels, axis_name)
     loss = _similarity(*batch, temperature)
     if not (isinstance(distance_weight, int | float) and distance_weight == 0):
@@ -185,7 +190,7 @@ def conditional_covariance_loss(
 
     Raises:
       ValueError: for wrong shapes or dtypes, an unknown statistic, a noise variance or
-        number of classes that is not positive.
+        number of classes that is not positive, a number of classes that is no integer.
 
     References:
       MI-UE (arXiv 2603.03725), covariance reduction; Cover and Thomas, Elements of
@@ -193,12 +198,9 @@ def conditional_covariance_loss(
     """
     _check_positive("noise_variance", noise_variance)
     _check_positive("num_classes", num_classes)
+    _check_integer("num_classes", num_classes)
     if statistic not in _STATISTICS:
-        near = difflib.get_close_matches(str(statistic), _STATISTICS)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(
-            f"unknown statistic {statistic!r}{hint} (allowed: {', '.join(_STATISTICS)})"
-        )
+        raise names.unknown("statistic", statistic, _STATISTICS)
     features, labels = _check_batch(features, labels)
     valid = (labels >= 0) & (labels < num_classes)
     features = jnp.where(valid[:, None], features, jnp.nan)
@@ -322,8 +324,25 @@ def _check_batch(features: ArrayLike, labels: ArrayLike) -> tuple[jax.Array, jax
     return features.astype(jnp.promote_types(features.dtype, jnp.float32)), labels
 
 
-def _check_positive(name: str, value: ArrayLike) -> None:
+def _check_scalar(name: str, value: ArrayLike) -> None:
     if np.ndim(value) != 0:
         raise ValueError(f"{name} must be a scalar, got shape {np.shape(value)}")
+
+
+def _check_weight(value: ArrayLike) -> None:
+    _check_scalar("distance_weight", value)
+    if isinstance(value, jax.core.Tracer):
+        return
+    if not 0 <= float(np.asarray(value)) < np.inf:
+        raise ValueError(f"distance_weight must be finite and >= 0, got {value}")
+
+
+def _check_integer(name: str, value: ArrayLike) -> None:
+    if not jnp.issubdtype(jnp.result_type(value), jnp.integer):
+        raise ValueError(f"{name} must be an integer, got {value}")
+
+
+def _check_positive(name: str, value: ArrayLike) -> None:
+    _check_scalar(name, value)
     if not isinstance(value, jax.core.Tracer) and not float(np.asarray(value)) > 0:
         raise ValueError(f"{name} must be > 0, got {value}")

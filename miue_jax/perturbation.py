@@ -5,8 +5,9 @@
 grey levels (1 grey level = 1/255).
 """
 
-import difflib
 import math
+import operator
+import sys
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
@@ -17,8 +18,11 @@ from jax import lax
 from jax.typing import ArrayLike
 from optax import projections
 
+from miue_jax import names
+
 _NORMS = ("linf", "l2")
 _STEPS = ("sign", "normalized")
+_LARGEST = sys.float_info.max
 # Values a block of the NumPy functions: bounds their temporaries to some 50 MB.
 _BLOCK = 1 << 21
 
@@ -111,8 +115,9 @@ def pgd(
 
     Raises:
       ValueError: for shapes that differ, images or perturbations that are not floating
-        point, unknown names, a radius out of range, a negative step size or number of
-        steps.
+        point, unknown names, a number of steps that is negative or no integer and, as
+        far as they are not traced, images outside [0, 1], a perturbation or step size
+        that is not finite, a negative step size, a radius out of range.
 
     References:
       Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, 2018.
@@ -173,10 +178,15 @@ def pgd_with_losses(
         )
     _check_floating("images", images)
     _check_floating("delta", delta)
+    _check_values("images", images, 0, 1, "lie in [0, 1]")
+    _check_values("delta", delta, -_LARGEST, _LARGEST, "be finite")
+    _check_values("step_size", step_size, 0, _LARGEST, "be finite and >= 0")
+    try:
+        num_steps = operator.index(num_steps)
+    except TypeError as error:
+        raise ValueError(f"num_steps must be an integer, got {num_steps}") from error
     if num_steps < 0:
         raise ValueError(f"num_steps must be >= 0, got {num_steps}")
-    if not isinstance(step_size, jax.core.Tracer) and np.any(np.asarray(step_size) < 0):
-        raise ValueError(f"step_size must be >= 0, got {step_size}")
     length = jnp.asarray(step_size, delta.dtype) * (1 if ascend else -1)
     direction = jnp.sign if step == "sign" else _normalize
 
@@ -330,10 +340,19 @@ def _check_floating(name: str, array: jax.Array | np.ndarray) -> None:
 
 def _check_name(kind: str, name: str, allowed: tuple[str, ...]) -> None:
     if name not in allowed:
-        near = difflib.get_close_matches(str(name), allowed)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise names.unknown(kind, name, allowed)
+
+
+def _check_values(
+    name: str, array: ArrayLike, low: float, high: float, allowed: str
+) -> None:
+    if isinstance(array, jax.core.Tracer) or np.size(array) == 0:
+        return
+    with jax.ensure_compile_time_eval():  # known arrays inside of `jax.jit` too
+        smallest, largest = float(jnp.min(array)), float(jnp.max(array))
+    if not low <= smallest <= largest <= high:  # nor is NaN
         raise ValueError(
-            f"unknown {kind} {name!r}{hint} (allowed: {', '.join(allowed)})"
+            f"{name} must {allowed}, got values from {smallest:g} to {largest:g}"
         )
 
 

@@ -1,9 +1,11 @@
 """Runs any step function on a mesh, many steps in one compiled loop."""
 
 from collections.abc import Callable
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.sharding import Mesh
 
@@ -13,8 +15,22 @@ from miue_jax.parallel import COPIED_SPEC, DATA_SPEC, STATE_SPEC, State
 from miue_jax.sampling import Shards
 
 Start = Callable[[jax.Array, Shards], State]
-Advance = Callable[[jax.Array, State, Shards, int], tuple[State, Metrics]]
 Evaluate = Callable[[State, Shards], Metrics]
+
+
+class Advance(Protocol):
+    """What `advance` compiles."""
+
+    def __call__(
+        self,
+        key: jax.Array,
+        state: State,
+        data: Shards,
+        stop: int,
+        totals: Metrics | None = None,
+    ) -> tuple[State, Metrics]:
+        """Runs from the state's step up to stop, adding to the totals if given."""
+        ...
 
 
 def start(init: Callable[[jax.Array, Shards], State], mesh: Mesh) -> Start:
@@ -50,32 +66,51 @@ def advance(
       mesh: the devices.
 
     Returns:
-      A function (key, state, data, stop) -> (state, metrics) that runs from the state's
-      step up to stop; the metrics are means over these steps. The state that goes in is
-      used up.
+      A function (key, state, data, stop, totals=None) -> (state, metrics) that runs
+      from the state's step up to stop. The metrics are means over these steps and those
+      of the totals, if given: what an earlier call returned, so that sums too are equal
+      to the last bit however a run is cut. The state that goes in is used up.
     """
 
     def loop(
-        key: jax.Array, state: State, data: Shards, stop: jax.Array
+        key: jax.Array, state: State, data: Shards, stop: jax.Array, totals: Metrics
     ) -> tuple[State, Metrics]:
-        _, shapes = jax.eval_shape(step, key, state, data)
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-
         def body(_: jax.Array, carry: tuple[State, Metrics]) -> tuple[State, Metrics]:
             state, totals = carry
             state, metrics = step(key, state, data)
             return state, jax.tree.map(jnp.add, totals, metrics)
 
-        return lax.fori_loop(state.step, stop, body, (state, zeros))
+        return lax.fori_loop(state.step, stop, body, (state, totals))
 
     compiled = parallel.parallelize(
         loop,
         mesh,
-        in_specs=(COPIED_SPEC, STATE_SPEC, DATA_SPEC, COPIED_SPEC),
+        in_specs=(COPIED_SPEC, STATE_SPEC, DATA_SPEC, COPIED_SPEC, COPIED_SPEC),
         out_specs=(STATE_SPEC, COPIED_SPEC),
         donate_argnums=1,
     )
-    return lambda key, state, data, stop: compiled(key, state, data, jnp.int32(stop))
+    measured = parallel.parallelize(
+        lambda key, state, data: step(key, state, data)[1],
+        mesh,
+        in_specs=(COPIED_SPEC, STATE_SPEC, DATA_SPEC),
+        out_specs=COPIED_SPEC,
+    )
+
+    def run(
+        key: jax.Array,
+        state: State,
+        data: Shards,
+        stop: int,
+        totals: Metrics | None = None,
+    ) -> tuple[State, Metrics]:
+        if totals is None:
+            shapes = jax.eval_shape(measured, key, state, data)
+            totals = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+        # From the host, wherever they were: another placement would compile anew.
+        totals = jax.device_get(totals)
+        return compiled(key, state, data, jnp.int32(stop), totals)
+
+    return run
 
 
 def evaluation(evaluate: Evaluate, mesh: Mesh) -> Evaluate:

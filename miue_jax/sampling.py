@@ -67,21 +67,36 @@ def deal(
       NumPy arrays in the layout of `Shards`.
 
     Raises:
-      ValueError: if there are fewer examples than shards.
+      ValueError: if there are fewer examples than shards, if the images are not 8-bit,
+        or if there is not one label (and one bool of `selected`) for each.
     """
     size = len(images)
+    if images.ndim != 4 or images.dtype != np.uint8:
+        raise ValueError(
+            f"images must be uint8 (N, H, W, C), got {images.dtype} {images.shape}"
+        )
+    labels = np.asarray(labels)
+    if labels.shape != (size,) or labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"labels must be integers of shape ({size},), one an image, got "
+            f"{labels.dtype} {labels.shape}"
+        )
     if size < num_shards:
         raise ValueError(f"{size} images cannot be dealt to {num_shards} shards")
-    if selected is None:
-        selected = np.ones(size, bool)
+    selected = np.ones(size, bool) if selected is None else np.asarray(selected)
+    if selected.shape != (size,) or selected.dtype != bool:
+        raise ValueError(
+            f"selected must be bool of shape ({size},), one an image, got "
+            f"{selected.dtype} {selected.shape}"
+        )
     rows = math.ceil(size / num_shards)
     source = np.minimum(np.arange(rows * num_shards), size - 1)
     source = source.reshape(rows, num_shards).T
     shard = np.arange(num_shards, dtype=np.int32)
     arrays: dict[str, Any] = {
         "images": images[source],
-        "labels": np.asarray(labels)[source].astype(np.int32),
-        "selected": np.asarray(selected)[source],
+        "labels": labels[source].astype(np.int32),
+        "selected": selected[source],
         "count": ((size - 1 - shard) // num_shards + 1).astype(np.int32),
         "shard": shard,
     }
@@ -105,8 +120,14 @@ def steps_per_pass(size: int, num_shards: int, batch_size: int) -> int:
       The number of steps.
 
     Raises:
-      ValueError: if a batch holds more images than the data set can fill.
+      ValueError: if a batch holds more images than the data set can fill, or does not
+        split over the shards.
     """
+    if batch_size % num_shards:
+        raise ValueError(
+            f"a global batch of {batch_size} images does not split over {num_shards} "
+            "shards: make it a multiple of them"
+        )
     share = batch_size // num_shards
     if share > size // num_shards:
         raise ValueError(

@@ -18,6 +18,7 @@ from miue_jax.learning import (
 )
 from miue_jax.metrics import Metrics, mean_of
 from miue_jax.parallel import State
+from miue_jax.settings import check_number
 
 # Keys of a run are folded with these, so that no two uses share a stream.
 _INIT, _ORDER, _AUGMENT, _DEFENSE, _LOSS = range(5)
@@ -48,11 +49,13 @@ class VictimConfig:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "learning_rate"):
-            if getattr(self, name) <= 0:
-                raise ValueError(
-                    f"victim {name} is {getattr(self, name)}; it must be positive"
-                )
+        for name in ("epochs", "batch_size"):
+            check_number(f"victim {name}", getattr(self, name), "> 0", whole=True)
+        check_number("victim learning_rate", self.learning_rate, "> 0")
+        check_number("victim momentum", self.momentum, "in [0, 1)")
+        check_number("victim weight_decay", self.weight_decay, ">= 0")
+        if self.width is not None:
+            check_number("victim width", self.width, "> 0", whole=True)
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(
                 f"victim dtype {self.dtype!r}; allowed: 'float32', 'bfloat16'"

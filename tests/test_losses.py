@@ -301,6 +301,7 @@ DEGENERATE = {
     "opposite": lambda f: f[:1] * np.where(np.arange(len(f)) % 2, 1, -1)[:, None],
     "tiny": lambda f: f * np.float32(1e-30),
     "huge": lambda f: f * np.float32(1e15),
+    "at_the_documented_end": lambda f: f / np.abs(f).max() * np.float32(1e18),
 }
 
 
@@ -469,9 +470,26 @@ def test_settings_that_are_not_positive_scalars_are_refused(value):
         conditional_covariance_loss(features, labels, num_classes=value)
 
 
+@pytest.mark.parametrize(
+    "value", [np.ones(2), float("nan"), float("inf"), -1, -0.1, np.float32(-1)]
+)
+def test_a_distance_weight_that_is_no_weight_is_refused(value):
+    features, labels = batch(dtype=np.float32)
+    with pytest.raises(ValueError, match="distance_weight must be"):
+        mi_ue_loss(features, labels, distance_weight=value)
+
+
+def test_the_number_of_classes_is_an_integer():
+    features, labels = batch(dtype=np.float32)
+    for value in (1.5, 5.0, np.float32(5)):
+        with pytest.raises(ValueError, match="num_classes must be an integer"):
+            conditional_covariance_loss(features, labels, num_classes=value)
+    conditional_covariance_loss(features, labels, num_classes=np.int64(CLASSES))
+
+
 def test_unknown_statistic_names_the_nearest():
     features, labels = batch(dtype=np.float32)
-    with pytest.raises(ValueError, match=r"'log_det'; did you mean 'logdet'\?.*trace"):
+    with pytest.raises(ValueError, match=r"'log_det'; did you mean 'logdet'\?.*trace,"):
         conditional_covariance_loss(
             features, labels, num_classes=CLASSES, statistic="log_det"
         )

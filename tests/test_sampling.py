@@ -57,8 +57,36 @@ def test_padding_is_never_taken():
         assert set(rows) == set(range(int(dealt.count[shard])))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": np.zeros((6, 2, 2, 1), np.float32)}, "uint8 .*, got float32"),
+        ({"images": np.zeros((6, 2, 2), np.uint8)}, r"\(6, 2, 2\)"),
+        ({"labels": np.arange(5)}, r"labels .* shape \(6,\), .* got int64 \(5,\)"),
+        ({"labels": np.arange(7)}, r"labels .* got int64 \(7,\)"),
+        ({"labels": np.zeros(6)}, "labels must be integers .* float64"),
+        ({"selected": np.ones(5, bool)}, r"selected .* shape \(6,\), .* \(5,\)"),
+        ({"selected": np.ones(6)}, "selected must be bool .* float64"),
+    ],
+)
+def test_arrays_that_do_not_belong_together_are_refused(changes, message):
+    arrays = {
+        "images": np.zeros((6, 2, 2, 1), np.uint8),
+        "labels": np.arange(6),
+        "selected": np.ones(6, bool),
+        **changes,
+    }
+    with pytest.raises(ValueError, match=message):
+        sampling.deal(
+            arrays["images"], arrays["labels"], 2, selected=arrays["selected"]
+        )
+
+
 def test_bad_sizes_are_refused():
     with pytest.raises(ValueError, match="3 images cannot be dealt to 4 shards"):
         _deal(3, 4)
     with pytest.raises(ValueError, match=r"a batch of 16 images .* has 12 images"):
         sampling.steps_per_pass(12, 1, 16)
+    for num_shards in (3, 7, 200):
+        with pytest.raises(ValueError, match=f"128 images .* over {num_shards} shards"):
+            sampling.steps_per_pass(5000, num_shards, 128)

@@ -90,6 +90,16 @@ def test_accuracy_counts_every_example_once():
     assert float(found.total) == 0
 
 
+def test_a_network_that_has_diverged_has_no_accuracy():
+    images, labels = _separable(10)
+    dealt = sampling.deal(images, labels, 2)
+    module = models.create("mlp2", num_classes=3, width=4)
+    variables = module.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False)
+    broken = jax.tree.map(lambda leaf: leaf * jnp.nan, variables)
+    found = learning.accuracy_of(module, broken, dealt, rows_at_once=3)
+    assert np.isnan(found.total)
+
+
 def test_cosine_changes_once_an_epoch_and_ends_near_its_end():
     schedule = learning.epochwise_cosine(0.5, 1e-6, 4, steps_per_epoch=10)
     rates = np.asarray([schedule(step) for step in range(40)])
@@ -160,7 +170,19 @@ def test_protocols_are_the_published_ones():
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"epochs": 0}, "epochs is 0"), ({"dtype": "float16"}, "dtype 'float16'")],
+    [
+        ({"epochs": 0}, "epochs is 0"),
+        ({"epochs": 2.0}, r"epochs is 2\.0"),
+        ({"batch_size": 1.5}, r"batch_size is 1\.5"),
+        ({"width": 0}, "width is 0"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan"),
+        ({"learning_rate": float("inf")}, "learning_rate is inf"),
+        ({"learning_rate": "0.1"}, "learning_rate is '0.1'"),
+        ({"momentum": 5}, "momentum is 5"),
+        ({"weight_decay": -1e-4}, r"weight_decay is -0\.0001"),
+        ({"weight_decay": float("nan")}, "weight_decay is nan"),
+        ({"dtype": "float16"}, "dtype 'float16'"),
+    ],
 )
 def test_impossible_protocols_are_refused(change, message):
     with pytest.raises(ValueError, match=message):

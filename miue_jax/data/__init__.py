@@ -1,11 +1,12 @@
 """Data sets by name or by path, and the protected data set."""
 
-import difflib
 import os
 import pathlib
 
+from miue_jax import names
 from miue_jax.data import arrays, cifar_archive, folder, shapes, tfds
 from miue_jax.data.dataset import Dataset, fingerprint, subset, validate
+from miue_jax.settings import check_number
 
 __all__ = ["SPLITS", "Dataset", "fingerprint", "load", "subset", "validate"]
 
@@ -46,24 +47,35 @@ def load(
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
     name = os.fspath(name_or_path)
-    path = pathlib.Path(name).expanduser()
+    if per_class is not None:
+        check_number("per_class", per_class, "> 0", whole=True)
+    path, exists = _look_up(name)
     if name == "shapes":
         num_classes = len(shapes.CLASS_NAMES)
         # As many as are asked for: a larger subset than the default is no error here.
         count = max(_NUM_SHAPES[split], (per_class or 0) * num_classes)
         dataset = shapes.generate(count, seed=seed, split=split)
-    elif name and path.exists():
+    elif exists:
         dataset = _load_path(path, split)
     elif isinstance(name_or_path, os.PathLike) or _looks_like_path(name):
         raise ValueError(f"{name}: no such file or folder")
     elif tfds.exists(name):
         dataset = tfds.load(name, split, data_dir=data_dir)
     else:
-        raise ValueError(_unknown(name))
+        raise _unknown(name)
     validate(dataset)
     if per_class is None:
         return dataset
     return subset(dataset, per_class=per_class, seed=seed)
+
+
+def _look_up(name: str) -> tuple[pathlib.Path, bool]:
+    """The name as a path, and whether it is there."""
+    try:
+        path = pathlib.Path(name).expanduser()
+        return path, bool(name) and path.exists()
+    except (OSError, RuntimeError) as error:  # too long; of a user that there is not
+        raise ValueError(f"{name}: cannot be looked up ({error})") from error
 
 
 def _load_path(path: pathlib.Path, split: str) -> Dataset:
@@ -99,11 +111,7 @@ def _looks_like_path(name: str) -> bool:
     return "/" in name and tfds.installed() and not tfds.exists(name)
 
 
-def _unknown(name: str) -> str:
-    near = difflib.get_close_matches(name, ("shapes", *tfds.names()), n=3)
-    hint = f"; nearest names: {', '.join(near)}" if near else ""
+def _unknown(name: str) -> ValueError:
     install = "" if tfds.installed() else f" ({tfds.INSTALL})"
-    return (
-        f"unknown data set {name!r}{hint}; allowed: 'shapes', an existing path, "
-        f"a TFDS name{install}"
-    )
+    allowed = ("'shapes'", "an existing path", f"a TFDS name{install}")
+    return names.unknown("data set", name, ("shapes", *tfds.names()), allowed=allowed)

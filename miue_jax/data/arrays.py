@@ -52,7 +52,7 @@ def load(path: str | os.PathLike[str], split: str = "train") -> Dataset:
         images = _to_uint8(image_key, content[image_key])
         labels = _to_int32(label_key, content[label_key])
         if "class_names" in content:
-            class_names = tuple(str(name) for name in content["class_names"].ravel())
+            class_names = _to_names(content["class_names"])
         else:
             # The test labels may hold a class that the training labels lack.
             label_keys = [key for pairs in _KEYS.values() for _, key in pairs]
@@ -63,6 +63,12 @@ def load(path: str | os.PathLike[str], split: str = "train") -> Dataset:
         return validate(Dataset(images, labels, class_names))
     except ValueError as error:
         raise ValueError(f"{os.fspath(path)}: {error}") from error
+
+
+def _to_names(names: np.ndarray) -> tuple[str, ...]:
+    if names.dtype.kind == "S":
+        names = np.char.decode(names, "utf-8")
+    return tuple(str(name) for name in names.ravel())
 
 
 def _to_uint8(key: str, images: np.ndarray) -> np.ndarray:

@@ -50,12 +50,11 @@ _LAYOUTS = (
         num_classes=100,
     ),
 )
-# Files of the archives for Python, which are pickles.
+# Files of the archives for Python, which are pickles. Some of the names are so common
+# that one alone says nothing.
 _PICKLES = {
-    "batches.meta": "cifar-10",
-    "data_batch_1": "cifar-10",
-    "test_batch": "cifar-10",
-    "meta": "cifar-100",
+    "cifar-10": {"batches.meta", "data_batch_1", "test_batch"},
+    "cifar-100": {"meta", "train", "test"},
 }
 
 
@@ -73,7 +72,7 @@ def is_archive(path: str | os.PathLike[str]) -> bool:
         return path.name.endswith((".tar", ".tar.gz", ".tgz")) or _is_tar(path)
     files = {file.name for file in path.iterdir() if file.is_file()}
     known = {name for layout in _LAYOUTS for name in (*layout.train, *layout.test)}
-    return bool(files & (known | set(_PICKLES)))
+    return bool(files & known) or _pickled(files) is not None
 
 
 def load(path: str | os.PathLike[str], split: str = "train") -> Dataset:
@@ -183,17 +182,25 @@ def _recognise(path: pathlib.Path, files: dict[str, bytes | None]) -> _Layout:
     for layout in _LAYOUTS:
         if set(files) & {*layout.train, *layout.test}:
             return layout
-    for name, version in _PICKLES.items():
-        if name in files:
-            raise ValueError(
-                f"{path}: is the archive for Python, whose files are pickles and are "
-                f"not opened; download {version}-binary.tar.gz from "
-                "https://www.cs.toronto.edu/~kriz/cifar.html"
-            )
+    version = _pickled(set(files))
+    if version is not None:
+        raise ValueError(
+            f"{path}: is the archive for Python, whose files are pickles and are "
+            f"not opened; download {version}-binary.tar.gz from "
+            "https://www.cs.toronto.edu/~kriz/cifar.html"
+        )
     raise ValueError(
         f"{path}: holds no CIFAR-10 or CIFAR-100 binary files (data_batch_1.bin or "
         "train.bin); if it holds image folders, unpack it and give the folder"
     )
+
+
+def _pickled(files: set[str]) -> str | None:
+    """The version of which there are files for Python, if there are."""
+    for version, names in _PICKLES.items():
+        if len(files & names) > 1:
+            return version
+    return None
 
 
 def _get(path: pathlib.Path, files: dict[str, bytes | None], name: str) -> bytes:

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from miue_jax.settings import check_number
+
 
 class Dataset(NamedTuple):
     """Images of one size with their labels.
@@ -86,10 +88,8 @@ def subset(dataset: Dataset, *, per_class: int, seed: int = 0) -> Dataset:
     Raises:
       ValueError: if a class has fewer images, or `per_class` or `seed` is out of range.
     """
-    if per_class < 1:
-        raise ValueError(f"per_class must be at least 1, got {per_class}")
-    if seed < 0:
-        raise ValueError(f"seed must not be negative, got {seed}")
+    check_number("per_class", per_class, "> 0", whole=True)
+    check_number("seed", seed, ">= 0", whole=True)
     chosen = []
     for label, name in enumerate(dataset.class_names):
         members = np.flatnonzero(dataset.labels == label)

@@ -36,11 +36,7 @@ def export_png_folder(protected: Protected, root: str | os.PathLike[str]) -> Non
       OSError: naming `root`, if something cannot be written; nothing is left behind.
     """
     images, labels, class_names = validate(protected.dataset)
-    for name in class_names:
-        if not name or name.startswith(".") or set(name) & set('/\\:\0"*?<>|'):
-            raise ValueError(f"class name {name!r} cannot be the name of a folder")
-    if len({name.casefold() for name in class_names}) < len(class_names):
-        raise ValueError("class names differ in case only: not every disk keeps both")
+    check_png_folder(protected, root)
     digits = max(5, len(str(len(images) - 1)))
     with atomic.write_folder(root) as folder:
         for name in class_names:
@@ -60,6 +56,52 @@ def export_png_folder(protected: Protected, root: str | os.PathLike[str]) -> Non
         (folder / "metadata.json").write_text(text + "\n", encoding="utf-8")
 
 
+def check_png_folder(protected: Protected, root: str | os.PathLike[str]) -> None:
+    """Checks that `export_png_folder` can begin.
+
+    Args:
+      protected: the protected data set.
+      root: a folder that does not exist yet, or is empty.
+
+    Raises:
+      ValueError: if `root` is not empty, the folder above it does not exist, or a
+        class name cannot be the name of a folder.
+    """
+    class_names = protected.dataset.class_names
+    for name in class_names:
+        if not name or name.startswith(".") or set(name) & set('/\\:\0"*?<>|'):
+            raise ValueError(f"class name {name!r} cannot be the name of a folder")
+    if len({name.casefold() for name in class_names}) < len(class_names):
+        raise ValueError("class names differ in case only: not every disk keeps both")
+    atomic.check_new_folder(root)
+
+
+def read_delta(path: str | os.PathLike[str], protected: Protected) -> np.ndarray:
+    """Reads the float perturbation that lies beside a protected data set.
+
+    Args:
+      path: the artefact.
+      protected: the artefact, loaded.
+
+    Returns:
+      (N, H, W, C) float32 in [0, 1] units.
+
+    Raises:
+      ValueError: naming the file, if it is missing, damaged, or of another artefact.
+    """
+    file = artefact.delta_path(path)
+    if not file.is_file():
+        raise ValueError(f"{file} is missing: it holds the float perturbation")
+    delta = _read_npy(file)
+    try:
+        if delta.dtype != np.float32:
+            raise ValueError(f"the perturbation must be float32, got {delta.dtype}")
+        artefact.check_delta(protected, delta)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    return delta
+
+
 def export_delta_nchw(path: str | os.PathLike[str], delta: ArrayLike) -> None:
     """Writes a perturbation as ``torch.from_numpy(numpy.load(path))`` expects it.
 
@@ -72,8 +114,7 @@ def export_delta_nchw(path: str | os.PathLike[str], delta: ArrayLike) -> None:
       OSError: naming the file, if it cannot be written; nothing is left behind.
     """
     path, delta = pathlib.Path(path), np.asarray(delta)
-    if path.suffix != ".npy":
-        raise ValueError(f"{path}: the name must end in .npy")
+    check_delta_file(path)
     if (
         delta.ndim != 4
         or delta.shape[-1] not in (1, 3)
@@ -86,6 +127,21 @@ def export_delta_nchw(path: str | os.PathLike[str], delta: ArrayLike) -> None:
     values = np.ascontiguousarray(delta.transpose(0, 3, 1, 2), dtype="<f4")
     with atomic.write_file(path) as file:
         np.lib.format.write_array(file, values, allow_pickle=False)
+
+
+def check_delta_file(path: str | os.PathLike[str]) -> None:
+    """Checks that `export_delta_nchw` can begin.
+
+    Args:
+      path: the ``.npy`` file.
+
+    Raises:
+      ValueError: if the name differs from that, is a folder's, or the folder above it
+        does not exist.
+    """
+    if pathlib.Path(path).suffix != ".npy":
+        raise ValueError(f"{path}: the name must end in .npy")
+    atomic.check_new_file(path)
 
 
 def import_perturbation(

@@ -29,12 +29,19 @@ def load(root: str | os.PathLike[str], split: str = "train") -> Dataset:
 
     Raises:
       ValueError: naming the folder or file: no images, one class, an empty class, an
-        image that cannot be read, images of several sizes, a split that is missing.
+        image that cannot be read, images of several sizes, a split that is missing;
+        images beside the class folders or deeper than in them, links to nothing.
     """
     root = pathlib.Path(root)
     if not root.is_dir():
         raise ValueError(f"{root}: no such folder")
     splits = [name for name in SPLITS if _folders(root / name)]
+    inside = [folder.name for folder in _folders(root)]
+    if inside and not splits and set(inside) <= set(SPLITS):
+        raise ValueError(
+            f"{root}: holds only {' and '.join(inside)}, without class folders: it "
+            "must hold train/<class>/ and test/<class>/"
+        )
     if splits and split not in splits:
         raise ValueError(
             f"{root}: has no {split!r} folder with a folder a class in it, only "
@@ -46,6 +53,8 @@ def load(root: str | os.PathLike[str], split: str = "train") -> Dataset:
             "test/<class>/ (a folder without them is read as 'train')"
         )
     top = root / split if splits else root
+    for folder in (root, top):
+        _check_no_images(folder, "beside the class folders")
     classes = tuple(folder.name for folder in _folders(top))
     if "train" in splits:
         names = tuple(folder.name for folder in _folders(root / "train"))
@@ -71,22 +80,35 @@ def load(root: str | os.PathLike[str], split: str = "train") -> Dataset:
 def _folders(path: pathlib.Path) -> list[pathlib.Path]:
     if not path.is_dir():
         return []
-    return sorted(
-        entry
-        for entry in path.iterdir()
-        if entry.is_dir() and not entry.name.startswith(".")
-    )
+    return [entry for entry in _entries(path) if entry.is_dir()]
+
+
+def _entries(folder: pathlib.Path) -> list[pathlib.Path]:
+    """What is in a folder, in sorted order, without what is hidden."""
+    entries = [e for e in sorted(folder.iterdir()) if not e.name.startswith(".")]
+    for entry in entries:
+        if not entry.exists():
+            raise ValueError(f"{entry}: is a link to nothing")
+    return entries
+
+
+def _check_no_images(folder: pathlib.Path, where: str) -> None:
+    for entry in _entries(folder):
+        # Leaving out an image unsaid would change the data set.
+        if entry.is_file() and entry.suffix.lower() in SUFFIXES:
+            raise ValueError(f"{entry}: lies {where}, where no image is read")
 
 
 def _image_files(folder: pathlib.Path) -> list[pathlib.Path]:
-    files = sorted(
-        entry
-        for entry in folder.iterdir()
-        if not entry.name.startswith(".") and entry.is_file()
-    )
+    inside = _folders(folder)
+    while inside:
+        deeper = inside.pop()
+        _check_no_images(deeper, f"deeper than in {folder}")
+        inside += _folders(deeper)
+    files = [entry for entry in _entries(folder) if entry.is_file()]
     images = [file for file in files if file.suffix.lower() in SUFFIXES]
     for file in files:
-        # Leaving out a picture of another format unsaid would change the data set.
+        # Nor may a picture of another format be left out.
         suffix = file.suffix.lower()
         if suffix not in SUFFIXES and suffix in Image.registered_extensions():
             raise ValueError(f"{file}: only {', '.join(SUFFIXES)} files can be read")

@@ -1,5 +1,6 @@
 """The artefact: a protected data set as it would be published, in one ``.npz`` file."""
 
+import hashlib
 import importlib.metadata
 import json
 import math
@@ -32,7 +33,8 @@ class Protected(NamedTuple):
         the clean and the protected data set), `audit` (see `perturbation.audit`),
         `psnr` (decibels, null if nothing changed) and `ssim` (null if nothing changed
         or the images are below 11 pixels), both of the images that changed,
-        `perturbed` (how many images changed, in all and by class) and `versions`.
+        `perturbed` (how many images changed, in all and by class), `delta_sha256` (of
+        the float perturbation as its file holds it) and `versions`.
     """
 
     dataset: Dataset
@@ -74,6 +76,7 @@ def build(
         "audit": perturbation.audit(clean.images, images)._asdict(),
         **_quality(clean.images, images),
         "perturbed": _perturbed(clean, images),
+        "delta_sha256": delta_digest(delta),
         "versions": _versions(),
     }
     taken = sorted(measured.keys() & metadata.keys())
@@ -99,14 +102,13 @@ def save(
       delta: (N, H, W, C) float, in [0, 1] units, before rounding.
 
     Raises:
-      ValueError: if the name, the shape of `delta` or the metadata are wrong, or the
-        images are not those that the metadata describe.
+      ValueError: if the name or the metadata are wrong, or the images or `delta` are
+        not those that the metadata describe.
       OSError: naming the file that cannot be written. An artefact that was there before
         stays as it was, though perhaps without its float perturbation.
     """
     path = pathlib.Path(path)
-    if path.suffix != ".npz":
-        raise ValueError(f"{path}: the name of an artefact must end in .npz")
+    check_name(path)
     dataset = validate(protected.dataset)
     metadata = _plain(protected.metadata, "metadata")
     _check_metadata(metadata, dataset)
@@ -121,6 +123,7 @@ def save(
             f"the perturbation must have shape {dataset.images.shape}, "
             f"got {delta.shape}"
         )
+    check_delta(protected, delta)
     with atomic.write_file(delta_path(path)) as delta_file:
         np.lib.format.write_array(
             delta_file, delta.astype("<f4", copy=False), allow_pickle=False
@@ -165,6 +168,45 @@ def load(path: str | os.PathLike[str]) -> Protected:
     except ValueError as error:
         raise ValueError(f"{path}: not a protected data set: {error}") from error
     return Protected(dataset, metadata)
+
+
+def check_name(path: str | os.PathLike[str]) -> None:
+    """Checks that an artefact may have this name.
+
+    Args:
+      path: the file to write.
+
+    Raises:
+      ValueError: if the name does not end in ``.npz``.
+    """
+    if pathlib.Path(path).suffix != ".npz":
+        raise ValueError(f"{path}: the name of an artefact must end in .npz")
+
+
+def check_delta(protected: Protected, delta: np.ndarray) -> None:
+    """Checks that a float perturbation is the one that a data set was protected with.
+
+    Args:
+      protected: the protected data set. One made before its metadata told the digest
+        of the perturbation is compared by shape only.
+      delta: (N, H, W, C) float, in [0, 1] units.
+
+    Raises:
+      ValueError: if it has another shape or other values.
+    """
+    if delta.shape != protected.dataset.images.shape:
+        raise ValueError(
+            f"the perturbation has shape {delta.shape}, the protected images "
+            f"{protected.dataset.images.shape}"
+        )
+    expected = protected.metadata.get("delta_sha256")
+    if expected is not None and expected != delta_digest(delta):
+        raise ValueError("the perturbation is not the one of this protected data set")
+
+
+def delta_digest(delta: np.ndarray) -> str:
+    """SHA-256 of a float perturbation as `save` writes it, in hexadecimal digits."""
+    return hashlib.sha256(np.ascontiguousarray(delta, dtype="<f4").data).hexdigest()
 
 
 def is_artefact(path: str | os.PathLike[str]) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from miue_jax.data.dataset import Dataset
+from miue_jax.settings import check_number
 
 SIZE = 32
 # Radius in pixels of the disc that has the shape's area.
@@ -60,10 +61,8 @@ def generate(num_images: int, *, seed: int = 0, split: str = "train") -> Dataset
     Raises:
       ValueError: if `num_images` < 1, `seed` < 0 or `split` is unknown.
     """
-    if num_images < 1:
-        raise ValueError(f"num_images must be at least 1, got {num_images}")
-    if seed < 0:
-        raise ValueError(f"seed must not be negative, got {seed}")
+    check_number("num_images", num_images, "> 0", whole=True)
+    check_number("seed", seed, ">= 0", whole=True)
     if split not in _STREAMS:
         raise ValueError(f"split must be one of {', '.join(_STREAMS)}, got {split!r}")
     labels = np.arange(num_images, dtype=np.int32) % len(CLASS_NAMES)

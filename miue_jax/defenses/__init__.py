@@ -1,8 +1,8 @@
 """Defences against protected data, by name."""
 
-import difflib
 from collections.abc import Callable
 
+from miue_jax import names
 from miue_jax.defenses.base import Defense as Defense
 from miue_jax.defenses.base import Forward as Forward
 from miue_jax.defenses.base import Loss as Loss
@@ -39,12 +39,7 @@ def create(name: str) -> Defense:
         raise ValueError(
             f"defence {name!r} needs a number after it, as in '{name}-<number>'"
         )
-    known = [*_PLAIN, *_WITH_NUMBER]
-    near = difflib.get_close_matches(family or name, known) or (
-        difflib.get_close_matches(name, known)
-    )
-    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-    raise ValueError(f"unknown defence {name!r}: {hint}allowed: {', '.join(NAMES)}")
+    raise names.unknown("defence", name, (*_PLAIN, *_WITH_NUMBER), allowed=NAMES)
 
 
 def _number(text: str, name: str) -> int | float:

@@ -1,9 +1,9 @@
 """Generators of unlearnable examples, by name and preset."""
 
-import difflib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from miue_jax import names
 from miue_jax.methods import error_minimizing as _em
 from miue_jax.methods import mi_ue as _mi_ue
 from miue_jax.methods import random_noise as _noise
@@ -39,11 +39,9 @@ NAMES: tuple[str, ...] = tuple(_REGISTRY)
 
 
 def _lookup(kind: str, name: str, table: dict[str, Any]) -> Any:
-    if name in table:
+    if isinstance(name, str) and name in table:
         return table[name]
-    near = difflib.get_close_matches(name, table, n=3, cutoff=0.4)
-    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
-    raise ValueError(f"unknown {kind} {name!r}{hint} There are: {', '.join(table)}")
+    raise names.unknown(kind, name, table)
 
 
 def preset(method: str, name: str | None = None) -> Any:
@@ -60,7 +58,8 @@ def preset(method: str, name: str | None = None) -> Any:
       ValueError: if either name is unknown.
     """
     presets = _lookup("method", method, _REGISTRY).presets
-    return _lookup(f"{method} preset", name or next(iter(presets)), presets)
+    name = next(iter(presets)) if name is None else name
+    return _lookup(f"{method} preset", name, presets)
 
 
 def configure(method: str, settings: dict[str, Any]) -> Any:

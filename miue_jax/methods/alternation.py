@@ -40,6 +40,11 @@ class _PerExample(NamedTuple):
     perturb_order: jax.Array  # (g, n) int32
 
 
+def _nothing() -> Mean:
+    # The type is said, as it would be float64 with x64 enabled.
+    return Mean(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
+
+
 def alternation(
     config: AlternationConfig,
     objective: Objective,
@@ -102,16 +107,23 @@ def alternation(
                 f"normalization 'imagenet' is for three channels, the images have "
                 f"{shape[-1]}; set it to 'none'"
             )
+        if config.crop >= min(shape[:2]):
+            raise ValueError(
+                f"crop is {config.crop} pixels, the images have {shape[0]}x{shape[1]}: "
+                "a shift as large as the image leaves nothing of it"
+            )
         learner = learning.init_learner(
             jax.random.fold_in(key, _INIT), module, optimizer, shape
         )
-        nothing = Mean(jnp.zeros(()), jnp.zeros(()))
-        class_delta = jnp.zeros((num_classes, *shape)) if per_class else None
-        delta = None if per_class else jnp.zeros(data.images.shape)
+        class_delta = delta = None
+        if per_class:
+            class_delta = jnp.zeros((num_classes, *shape), jnp.float32)
+        else:
+            delta = jnp.zeros(data.images.shape, jnp.float32)
         order = jnp.zeros(data.labels.shape, jnp.int32)
         return State(
             jnp.zeros((), jnp.int32),
-            _Shared(learner, class_delta, nothing, jnp.zeros((), bool)),
+            _Shared(learner, class_delta, _nothing(), jnp.zeros((), bool)),
             _PerExample(delta, order, order),
         )
 
@@ -202,7 +214,7 @@ def alternation(
             _, logits = forward(
                 variables, seen(carry(carriers, delta_of(state, batch)))
             )
-            wrong = jnp.mean(jnp.argmax(logits, -1) != labels)
+            wrong = jnp.mean(jnp.argmax(logits, -1) != labels, dtype=jnp.float32)
             if axis_name is not None:
                 wrong = lax.pmean(wrong, axis_name)
             old = state.shared.mistakes
@@ -270,7 +282,7 @@ def alternation(
         key: jax.Array, state: State, data: sampling.Shards
     ) -> tuple[State, Metrics]:
         cycle, position = jnp.divmod(state.step, cycle_steps)
-        nothing = Mean(jnp.zeros(()), jnp.zeros(()))
+        nothing = _nothing()
 
         def train_one(state: State) -> tuple[State, Metrics]:
             count = cycle * train_steps + position
@@ -325,7 +337,7 @@ def alternation(
             return interleaved_step(key, state, data)
         if config.stop_error is None:
             return alternating_step(key, state, data)
-        nothing = Mean(jnp.zeros(()), jnp.zeros(()))
+        nothing = _nothing()
         names = ("surrogate_loss", "surrogate_accuracy", "perturbation_loss")
         return lax.cond(
             state.shared.finished,

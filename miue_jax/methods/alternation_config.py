@@ -1,6 +1,9 @@
 """The schedule of generators that train a surrogate and a perturbation in turn."""
 
 import dataclasses
+import numbers
+
+from miue_jax.settings import check_number
 
 
 def check_radius(radius: float) -> None:
@@ -12,9 +15,10 @@ def check_radius(radius: float) -> None:
     Raises:
       ValueError: if it is not a whole number from 1 to 255.
     """
-    if not 1 <= radius <= 255 or radius != round(radius):
+    fits = isinstance(radius, numbers.Real) and not isinstance(radius, bool)
+    if not fits or not 1 <= radius <= 255 or radius != round(radius):
         raise ValueError(
-            f"radius is {radius}; allowed: whole grey levels from 1 to 255"
+            f"radius is {radius!r}; allowed: whole grey levels from 1 to 255"
         )
 
 
@@ -92,21 +96,26 @@ class AlternationConfig:
                     f"{name} is {getattr(self, name)!r}; allowed: {', '.join(values)}"
                 )
         for name in (
-            "step_size",
-            "step_size_end",
             "pgd_steps",
             "epochs",
             "perturb_every",
             "batch_size",
             "perturbation_batch_size",
-            "learning_rate",
         ):
-            if not getattr(self, name) > 0:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)}; it must be positive"
-                )
-        if self.crop < 0:
-            raise ValueError(f"crop is {self.crop} pixels; it must not be negative")
+            check_number(name, getattr(self, name), "> 0", whole=True)
+        for name in ("step_size", "step_size_end", "learning_rate"):
+            check_number(name, getattr(self, name), "> 0")
+        for name in ("learning_rate_end", "weight_decay"):
+            check_number(name, getattr(self, name), ">= 0")
+        check_number("momentum", self.momentum, "in [0, 1)")
+        check_number("crop", self.crop, ">= 0", whole=True)
+        for name in ("width", "batches_per_epoch"):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), "> 0", whole=True)
+        if self.clip_norm is not None:
+            check_number("clip_norm", self.clip_norm, "> 0")
+        if self.stop_error is not None:
+            check_number("stop_error", self.stop_error, "in [0, 1]")
         check_radius(self.radius)
         if self.schedule == "alternating":
             if self.epochs % self.perturb_every:

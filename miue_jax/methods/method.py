@@ -9,6 +9,7 @@ import numpy as np
 from miue_jax.metrics import Metrics
 from miue_jax.parallel import State
 from miue_jax.sampling import Shards, collect
+from miue_jax.settings import check_number
 
 
 class Method(NamedTuple):
@@ -66,17 +67,18 @@ def select(
       labels: (N,) integer.
       fraction: share of the examples in (0, 1], drawn at random.
       classes: the classes from which they are drawn; None for all.
-      seed: of the draw.
+      seed: of the draw, not negative.
 
     Returns:
       (N,) bool.
 
     Raises:
-      ValueError: if the fraction or a class is out of range, or nothing is chosen.
+      ValueError: if the fraction, the seed or a class is out of range, or nothing is
+        chosen.
     """
     labels = np.asarray(labels)
-    if not 0 < fraction <= 1:
-        raise ValueError(f"fraction is {fraction}; allowed: 0 < fraction <= 1")
+    check_number("fraction", fraction, "in (0, 1]")
+    check_number("seed", seed, ">= 0", whole=True)
     known = sorted({int(label) for label in labels})
     for label in classes or ():
         if label not in known:

@@ -8,6 +8,7 @@ from miue_jax.losses import mi_ue_loss
 from miue_jax.methods.alternation import alternation
 from miue_jax.methods.alternation_config import AlternationConfig
 from miue_jax.methods.method import Method
+from miue_jax.settings import check_number
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,20 +30,16 @@ class MIUEConfig(AlternationConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.temperature > 0:
-            raise ValueError(f"temperature is {self.temperature}; it must be positive")
-        if self.distance_weight < 0:
-            raise ValueError(
-                f"distance_weight is {self.distance_weight}; it must not be negative"
-            )
+        check_number("temperature", self.temperature, "> 0")
+        check_number("distance_weight", self.distance_weight, ">= 0")
 
 
 # "paper" is the text's loss and step; "authors_code" is what the released command runs:
 # no distance loss, a step that grows to 4/(255 * 10), and perturbations that stay put
 # while the image under them is mirrored. "interleaved" is ours: it visits each batch
-# right before training on it, mirrors image and perturbation together as victims do, and
-# takes steps of a fifth of the radius because it has far fewer of them. It does not crop
-# as victims do: in 15 epochs on 5,000 CIFAR-10 images that gave the weaker poison.
+# right before training on it, mirrors image and perturbation together as victims do,
+# and takes steps of a fifth of the radius because it has far fewer of them. It does not
+# crop as victims do: in 15 epochs on 5,000 CIFAR-10 images that gave the weaker poison.
 PRESETS: dict[str, MIUEConfig] = {
     "paper": MIUEConfig(flip="joint"),
     "authors_code": MIUEConfig(

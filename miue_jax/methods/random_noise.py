@@ -62,12 +62,12 @@ def random_noise(
     def init(key: jax.Array, data: Shards) -> State:
         del key
         shape = data.images.shape[2:]
-        shared = jnp.zeros((num_classes, *shape)) if per_class else None
-        own = None if per_class else jnp.zeros(data.images.shape)
+        shared = jnp.zeros((num_classes, *shape), jnp.float32) if per_class else None
+        own = None if per_class else jnp.zeros(data.images.shape, jnp.float32)
         return State(jnp.zeros((), jnp.int32), shared, own)
 
     def draw(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        return jax.random.uniform(key, shape, minval=-radius, maxval=radius)
+        return jax.random.uniform(key, shape, jnp.float32, -radius, radius)
 
     def step(key: jax.Array, state: State, data: Shards) -> tuple[State, Metrics]:
         if per_class:

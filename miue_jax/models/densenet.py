@@ -39,9 +39,20 @@ class DenseNet(nn.Module):
     def __call__(
         self, images: jax.Array, *, train: bool
     ) -> tuple[jax.Array, jax.Array]:
-        """Maps images (B, H, W, C) in [0, 1] to features (B, D) and logits."""
+        """Maps images (B, H, W, C) in [0, 1] to features (B, D) and logits.
+
+        Raises:
+          ValueError: for images that the transitions would halve to nothing: smaller
+            than 8x8 with four stages.
+        """
         conv, norm = conv_and_norm(self, train=train)
         x = to_input(images, self.dtype)
+        smallest = 2 ** (len(self.stage_sizes) - 1)
+        if min(x.shape[1:3]) < smallest:
+            raise ValueError(
+                f"this DenseNet needs images of at least {smallest}x{smallest}; "
+                f"given {x.shape[1]}x{x.shape[2]}"
+            )
         x = conv(2 * self.width, name="stem_conv")(x)
         self.sow("intermediates", "stem", x)
         for stage, size in enumerate(self.stage_sizes, start=1):

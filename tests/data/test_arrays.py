@@ -20,6 +20,10 @@ def test_integers_come_back_as_they_are(tmp_path):
     np.testing.assert_array_equal(dataset.labels, LABELS)
     assert dataset.labels.dtype == np.int32
     assert dataset.class_names == ("ant", "bee", "cow")
+    of_bytes = save(
+        tmp_path, images=IMAGES, labels=LABELS, class_names=names.astype("S")
+    )
+    assert arrays.load(of_bytes).class_names == ("ant", "bee", "cow")
     wide = save(tmp_path, images=IMAGES.astype(np.int64), labels=LABELS)
     np.testing.assert_array_equal(arrays.load(wide).images, IMAGES)
 

@@ -170,6 +170,12 @@ def test_the_archive_for_python_is_refused_unopened(tmp_path, names, version, pa
         cifar_archive.load(path)
 
 
+@pytest.mark.parametrize("name", ["meta", "train", "data_batch_1"])
+def test_one_common_name_makes_no_archive_for_python(tmp_path, name):
+    write_folder(tmp_path, {name: b"about", "README.txt": b"about"})
+    assert not cifar_archive.is_archive(tmp_path)
+
+
 def test_other_archives_are_refused(tmp_path):
     path = write_tar(tmp_path / "images.tar.gz", {"a.png": b"x"})
     with pytest.raises(ValueError, match="unpack it and give the folder"):

@@ -67,9 +67,10 @@ def test_subset_depends_on_its_seed_alone_and_grows():
 def test_subset_refuses_what_it_cannot_do():
     with pytest.raises(ValueError, match="'class 0' has 20 images, per_class asks"):
         dataset.subset(make(), per_class=21)
-    with pytest.raises(ValueError, match="per_class must be at least 1, got 0"):
-        dataset.subset(make(), per_class=0)
-    with pytest.raises(ValueError, match="seed must not be negative"):
+    for per_class in (0, 2.5, "3"):
+        with pytest.raises(ValueError, match=f"per_class is {per_class!r}; allowed"):
+            dataset.subset(make(), per_class=per_class)
+    with pytest.raises(ValueError, match="seed is -1; allowed"):
         dataset.subset(make(), per_class=1, seed=-1)
 
 

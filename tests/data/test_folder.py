@@ -64,6 +64,19 @@ def test_a_class_may_be_called_train(tmp_path):
     assert folder.load(tmp_path).class_names == ("plane", "train")
 
 
+def test_flat_splits_are_no_two_classes(tmp_path):
+    for name in ("train/0.png", "train/1.png", "test/0.png"):
+        write(tmp_path / name, colour())
+    message = r"holds only test and train, without class folders.*train/<class>/"
+    for split in folder.SPLITS:
+        with pytest.raises(ValueError, match=message):
+            folder.load(tmp_path, split)
+    (tmp_path / "test/0.png").unlink()
+    (tmp_path / "test").rmdir()
+    with pytest.raises(ValueError, match="holds only train, without class folders"):
+        folder.load(tmp_path)
+
+
 def test_grey_images_stay_grey_only_together(root):
     grey = colour()[..., 0]
     for name in ("cat/0.png", "cat/1.png", "dog/a.PNG"):
@@ -100,6 +113,11 @@ def test_hidden_and_other_files_are_no_images(root):
     (root / "README.txt").write_text("about")
     (root / "cat/notes.txt").write_text("about")
     (root / "cat/.DS_Store.png").write_bytes(b"")
+    write(root / ".thumbnail.png", colour())
+    write(root / "cat/.thumbnails/0.png", colour())
+    (root / "cat/.link.png").symlink_to(root / "nowhere")
+    (root / "cat/notes").mkdir()
+    (root / "cat/notes/about.txt").write_text("about")
     assert len(folder.load(root).images) == 4
 
 
@@ -136,6 +154,34 @@ def test_more_than_eight_bits_are_refused(root):
 def test_images_of_other_formats_are_not_skipped_in_silence(root):
     write(root / "dog/c.bmp", colour())
     with pytest.raises(ValueError, match=r"dog.c\.bmp: only \.png, \.jpg, \.jpeg"):
+        folder.load(root)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("loose.PNG", r"loose\.PNG: lies beside the class folders"),
+        ("cat/more/2.jpg", r"2\.jpg: lies deeper than in .*cat"),
+        ("cat/more/even/2.png", r"2\.png: lies deeper than in .*cat"),
+    ],
+)
+def test_images_elsewhere_are_not_skipped_in_silence(root, name, message):
+    write(root / name, colour())
+    with pytest.raises(ValueError, match=message):
+        folder.load(root)
+
+
+def test_images_beside_the_classes_of_a_split_are_not_skipped(tmp_path):
+    for name in ("train/a/0.png", "train/b/0.png", "train/loose.png"):
+        write(tmp_path / name, colour())
+    with pytest.raises(ValueError, match=r"train.loose\.png: lies beside"):
+        folder.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["cat/2.png", "bird"])
+def test_links_to_nothing_are_not_skipped_in_silence(root, name):
+    (root / name).symlink_to(root / "nowhere")
+    with pytest.raises(ValueError, match=rf"{name}: is a link to nothing"):
         folder.load(root)
 
 

@@ -93,7 +93,9 @@ def test_other_files_are_refused(tmp_path):
 
 
 def test_unknown_names_list_the_nearest():
-    with pytest.raises(ValueError, match=r"unknown data set 'shape'; nearest .*shapes"):
+    with pytest.raises(
+        ValueError, match="unknown data set 'shape'; did you mean 'shapes'"
+    ):
         data.load("shape")
     with pytest.raises(ValueError, match="unknown data set ''; allowed: 'shapes'"):
         data.load("")
@@ -101,10 +103,22 @@ def test_unknown_names_list_the_nearest():
 
 @pytest.mark.skipif(not tfds.installed(), reason="needs TFDS")
 def test_unknown_names_list_the_nearest_of_tfds():
-    with pytest.raises(ValueError, match="nearest names: cifar10, cifar100"):
+    with pytest.raises(ValueError, match="did you mean 'cifar10' or 'cifar100'"):
         data.load("cifarr10")
     with pytest.raises(ValueError, match=r"^data/cifar10: no such file or folder"):
         data.load("data/cifar10")
+
+
+def test_a_number_of_images_that_is_none_is_refused():
+    for per_class in (2.5, 600.5, 0, -1):
+        with pytest.raises(ValueError, match=f"per_class is {per_class}; allowed"):
+            data.load("shapes", per_class=per_class)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "~nobody-of-this-name/images"])
+def test_a_name_that_cannot_be_a_path_is_named(name):
+    with pytest.raises(ValueError, match=f"^{name}: cannot be looked up"):
+        data.load(name)
 
 
 def test_an_unknown_split_is_refused():

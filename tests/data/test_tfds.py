@@ -130,5 +130,5 @@ def test_without_tfds_names_say_what_to_install(monkeypatch):
             load(name)
     with pytest.raises(ValueError, match=r"pip install miue_jax\[tfds\]"):
         tfds.load("cifar10")
-    with pytest.raises(ValueError, match="nearest names: shapes"):
+    with pytest.raises(ValueError, match="did you mean 'shapes'"):
         load("shaeps")

@@ -88,10 +88,10 @@ def test_none_is_no_defence():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("jpg-10", r"unknown defence 'jpg-10': did you mean 'jpeg'\? allowed: none, "),
+        ("jpg-10", r"unknown defence 'jpg-10'; did you mean 'jpeg'\? Allowed: none, "),
         ("nnoe", r"did you mean 'none'\?"),
         ("none-3", "unknown defence 'none-3'"),
-        ("", "unknown defence '': allowed: none, jpeg-<number>"),
+        ("", "unknown defence ''; allowed: none, jpeg-<number>"),
         ("jpeg", "needs a number after it"),
         ("jpeg-", "'' is not a number"),
         ("jpeg-ten", "'ten' is not a number"),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from miue_jax import methods, parallel, runner, sampling
+from miue_jax import losses, methods, models, parallel, runner, sampling
 from miue_jax import metrics as means
 
 SIZE, CLASSES, BATCH = 64, 4, 16
@@ -97,12 +97,15 @@ def _run(name, config, *, num_devices=8, selected=None, stops=(), seed=0):
 
 
 @each_method
-def test_perturbations_fill_the_budget_and_respect_it(case):
+def test_perturbations_go_as_far_as_their_steps_and_respect_the_budget(case):
     name, config = CASES[case]
     delta, metrics, state = _run(name, config)
     assert delta.shape == (SIZE, 8, 8, 3)
     assert delta.dtype == np.float32
     assert np.abs(delta).max() <= config.radius / 255 + 1e-6
+    # A visit's steps need not agree, but in some value of so many they do.
+    steps = getattr(config, "pgd_steps", 1) * getattr(config, "step_size", np.inf)
+    assert np.abs(delta).max() * 255 > 0.99 * min(config.radius, steps)
     changed = np.abs(delta).max((1, 2, 3)) > 0
     assert changed.all(), f"{(~changed).sum()} images were never visited"
     assert all(np.isfinite(value) for value in metrics.values())
@@ -113,6 +116,20 @@ def test_perturbations_fill_the_budget_and_respect_it(case):
             assert np.ptp(delta[labels == label], axis=0).max() == 0
     else:
         assert not np.allclose(delta[0], delta[CLASSES])
+
+
+@pytest.mark.parametrize("case", ["random_noise", "random_noise/class"])
+def test_noise_is_uniform_in_the_whole_ball(case):
+    name, config = CASES[case]
+    delta, _, _ = _run(name, config)
+    # Of a class the images share one draw.
+    noise = delta[:CLASSES] if config.perturbation == "class" else delta
+    noise = noise * 255 / config.radius
+    assert noise.max() > 0.99
+    assert noise.min() < -0.99
+    deviation = 1 / np.sqrt(3)
+    assert abs(noise.mean()) < 4 * deviation / np.sqrt(noise.size)
+    assert noise.std() == pytest.approx(deviation, rel=0.05)
 
 
 @each_method
@@ -171,6 +188,8 @@ def test_selection_is_seeded_and_checked():
         ({"fraction": 1.5}, "fraction is 1.5"),
         ({"classes": (7,)}, "class 7 to protect is not in the data"),
         ({"fraction": 0.001}, "leaves none to protect"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": 1.5}, r"seed is 1\.5"),
     ):
         with pytest.raises(ValueError, match=message):
             methods.select(labels, **arguments)
@@ -214,12 +233,70 @@ def test_em_goes_on_while_its_error_is_high():
 
 
 def test_authors_code_grows_its_step_from_a_fifth_to_two_fifths():
-    # One PGD step a visit at zero start moves every value by exactly the step size.
-    name, config = _small("mi_ue", "authors_code", epochs=1, pgd_steps=1)
-    delta, _, _ = _run(name, config)
-    moved = np.abs(delta)[np.abs(delta) > 0] * 255
-    assert np.median(moved) == pytest.approx(0.2, rel=1e-3)
+    # With one PGD step a visit, values move by exactly the step size of their epoch.
+    name, config = _small("mi_ue", "authors_code", epochs=4, pgd_steps=1)
+    epoch = SIZE // BATCH + SIZE // config.perturbation_batch_size
+    before = np.zeros(())
+    for visits, step_size in enumerate((0.2, 0.25, 0.3, 0.35), start=1):
+        delta, _, _ = _run(name, config, stops=(visits * epoch,))
+        moved = np.abs(delta - before)
+        moved = moved[moved > 0] * 255
+        assert np.median(moved) == pytest.approx(step_size, rel=1e-3)
+        before = delta
     assert config.step_size_end == 0.4
+
+
+@pytest.mark.parametrize(
+    ("temperature", "distance_weight"), [(0.1, 0.0), (0.5, 0.0), (0.5, 2.0)]
+)
+def test_mi_ue_lowers_the_published_loss_of_its_settings(temperature, distance_weight):
+    _, config = _small(
+        "mi_ue",
+        "interleaved",
+        batch_size=SIZE,
+        flip="none",
+        temperature=temperature,
+        distance_weight=distance_weight,
+    )
+    images, labels = _data()
+    data = sampling.deal(images, labels, 1)
+    method = methods.create("mi_ue", config, num_examples=SIZE, num_classes=CLASSES)
+    key = jax.random.key(0)
+    state = method.init(key, data)
+    module = models.create(config.model, num_classes=CLASSES, width=config.width)
+    features, _ = module.apply(
+        state.shared.learner.variables,
+        jnp.asarray(images / 255, jnp.float32),
+        train=False,
+    )
+    want = losses.mi_ue_loss(
+        features, labels, temperature=temperature, distance_weight=distance_weight
+    )
+    _, metrics = jax.jit(method.step)(key, state, data)
+    found = means.values(metrics)["perturbation_loss"]
+    assert found == pytest.approx(float(want), rel=1e-4)
+    # The settings are far enough from the defaults for this to tell.
+    default = losses.mi_ue_loss(features, labels)
+    assert found != pytest.approx(float(default), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "case", ["mi_ue/interleaved", "em/published", "em/class", "random_noise"]
+)
+def test_states_are_float32_with_x64_enabled(case):
+    name, config = CASES[case]
+    with jax.enable_x64(True):
+        images, labels = _data()
+        data = sampling.deal(images, labels, 1)
+        method = methods.create(name, config, num_examples=SIZE, num_classes=CLASSES)
+        state = jax.eval_shape(method.init, jax.random.key(0), data)
+        after, metrics = jax.eval_shape(method.step, jax.random.key(0), state, data)
+        assert jax.tree.map(lambda x: x.dtype, after) == jax.tree.map(
+            lambda x: x.dtype, state
+        )
+        delta = jax.eval_shape(method.perturbation, state)
+        kept = jax.tree.leaves((after, metrics, delta))
+        assert not [leaf for leaf in kept if leaf.dtype == jnp.float64]
 
 
 def test_presets_state_the_published_settings():
@@ -273,11 +350,92 @@ def test_presets_state_the_published_settings():
             ),
             "a batch of 128 images",
         ),
+        (lambda: methods.preset(None), "unknown method None; allowed: mi_ue"),
+        (lambda: methods.preset("mi_ue", 5), "unknown mi_ue preset 5; allowed: paper"),
+        (lambda: methods.preset("mi_ue", ""), "unknown mi_ue preset ''"),
     ],
 )
 def test_bad_settings_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+NAN, INF = float("nan"), float("inf")
+BAD_NUMBERS = {
+    "radius": (NAN, INF, "8", None, True, 7.5),
+    "step_size": (NAN, INF, 0, -0.1, "1"),
+    "step_size_end": (NAN, INF, 0),
+    "pgd_steps": (0, -1, 1.5, 2.0, True),
+    "epochs": (0, 2.0, "3"),
+    "perturb_every": (0, 1.0),
+    "batches_per_epoch": (0, -3, 1.5),
+    "batch_size": (0, 16.0),
+    "perturbation_batch_size": (0, 16.0),
+    "width": (0, 8.0),
+    "crop": (-1, 1.5, NAN),
+    "learning_rate": (NAN, INF, 0.0, -0.1),
+    "learning_rate_end": (NAN, INF, -1e-6),
+    "momentum": (NAN, -0.1, 1, 5),
+    "weight_decay": (NAN, INF, -5e-4),
+    "clip_norm": (NAN, INF, 0.0, -1),
+    "stop_error": (NAN, -1, 1.1),
+    "temperature": (NAN, INF, 0, -0.1),
+    "distance_weight": (NAN, INF, -0.1),
+}
+
+
+@pytest.mark.parametrize("field", BAD_NUMBERS)
+def test_numbers_that_make_no_sense_are_refused(field):
+    defaults = dataclasses.asdict(methods.preset("mi_ue", "paper"))
+    assert methods.configure("mi_ue", defaults) == methods.preset("mi_ue", "paper")
+    for value in BAD_NUMBERS[field]:
+        with pytest.raises(ValueError, match=f"^{field} is {value!r}; allowed: "):
+            methods.configure("mi_ue", {field: value})
+    if field == "radius":
+        for value in BAD_NUMBERS[field]:
+            with pytest.raises(ValueError, match=f"^radius is {value!r}; allowed: "):
+                methods.configure("random_noise", {field: value})
+
+
+def test_numbers_of_numpy_and_the_ends_of_the_ranges_are_allowed():
+    methods.configure(
+        "mi_ue",
+        {
+            "epochs": np.int64(2),
+            "radius": np.float32(4),
+            "momentum": 0,
+            "weight_decay": 0.0,
+            "learning_rate_end": 0,
+            "stop_error": 1,
+            "distance_weight": np.float64(0),
+        },
+    )
+
+
+@pytest.mark.parametrize("num_shards", [3, 7, 200])
+def test_a_batch_that_does_not_split_over_the_shards_is_refused(num_shards):
+    for case in ("mi_ue/paper", "mi_ue/interleaved"):
+        name, config = CASES[case]
+        with pytest.raises(ValueError, match=f"16 images .* over {num_shards} shards"):
+            methods.create(
+                name,
+                config,
+                num_examples=1000,
+                num_classes=CLASSES,
+                num_shards=num_shards,
+            )
+
+
+@pytest.mark.parametrize(("crop", "fits"), [(7, True), (8, False), (100, False)])
+def test_a_crop_leaves_something_of_the_image(crop, fits):
+    name, config = _small("mi_ue", "interleaved", crop=crop)
+    method = methods.create(name, config, num_examples=SIZE, num_classes=CLASSES)
+    data = sampling.deal(*_data(), 1)
+    if fits:
+        jax.eval_shape(method.init, jax.random.key(0), data)
+        return
+    with pytest.raises(ValueError, match=f"crop is {crop} pixels, the images have 8x8"):
+        jax.eval_shape(method.init, jax.random.key(0), data)
 
 
 def test_a_step_is_traced_once():

@@ -140,8 +140,7 @@ def test_contract_at_32x32_in_bfloat16(name):
 SIZES = [
     *((name, (1, 8, 8, 1)) for name in models.NAMES if name != "lenet5"),
     *((name, (1, 28, 28, 1)) for name in ("resnet10", "vgg11", "vit", "lenet5")),
-    *((name, (1, 224, 224, 3)) for name in ("resnet18", "mobilenet_v2", "mlp2")),
-    *((name, (1, 224, 224, 3)) for name in ("vgg11", "vit", "lenet5", "linear")),
+    *((name, (1, 224, 224, 3)) for name in models.NAMES),
     ("resnet10", (1, 24, 40, 3)),
     ("vit", (1, 24, 40, 3)),
 ]
@@ -341,8 +340,11 @@ def test_modules_are_hashable_and_equal():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "resnet81"}, r"'resnet81' \(nearest: resnet18.*models: .*linear"),
-        ({"name": "zzz"}, "'zzz'; models: resnet18"),
+        (
+            {"name": "resnet81"},
+            r"'resnet81'; did you mean 'resnet18'.*Allowed: .*linear",
+        ),
+        ({"name": "zzz"}, "'zzz'; allowed: resnet18"),
         ({"name": "vgg11", "num_classes": 1}, "at least 2, given 1"),
         ({"name": "vgg11", "width": 0}, "at least 1, given 0"),
         ({"name": "vgg11", "width": -4}, "at least 1, given -4"),
@@ -362,6 +364,8 @@ def test_create_refuses(options, message):
         (models.create("vit", num_classes=2, width=200), (1, 8, 8, 3), "width 200"),
         (models.create("mlp2", num_classes=2), (8, 8, 3), r"shape \(8, 8, 3\)"),
         (WideResNet(10, depth=27), (1, 32, 32, 3), "given 27"),
+        (models.create("densenet121", num_classes=2), (1, 7, 9, 3), "8x8; given 7x9"),
+        (DenseNet(2, stage_sizes=(1, 1)), (1, 1, 1, 3), "2x2; given 1x1"),
     ],
 )
 def test_networks_refuse_what_they_cannot_take(module, shape, message):
