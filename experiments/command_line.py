@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -13,6 +14,9 @@ from ml_collections import config_flags
 from miue_jax import parallel
 
 BAD_INPUT = 2
+
+# What flags and configuration files raise when they are parsed.
+_WRONG = (flags.Error, ValueError, TypeError, LookupError, AttributeError, OSError)
 
 
 def run(
@@ -29,7 +33,11 @@ def run(
       config_file: the default of ``--config``, relative to the repository.
       description: of ``--config``.
     """
-    config_flags.DEFINE_config_file("config", config_file, description)
+    try:
+        # Where --config is left out, the default is parsed here, with its overrides.
+        config_flags.DEFINE_config_file("config", config_file, description)
+    except _WRONG as error:
+        fail(_named(error))
     flags.DEFINE_string("workdir", None, "Directory of the run.")
     flags.DEFINE_bool("resume", True, "Continue a run that was stopped.")
 
@@ -57,16 +65,34 @@ def keep_compiled() -> None:
 
 def parse(arguments: Sequence[str]) -> Sequence[str]:
     """Parses flags; what is wrong with them ends the script with status 2."""
-    wrong = (flags.Error, ValueError, TypeError, LookupError, AttributeError, OSError)
     try:
         rest = flags.FLAGS(arguments)
-    except wrong as error:
-        fail(error)
+    except _WRONG as error:
+        fail(_named(error))
     if len(rest) > 1:
         fail(ValueError(f"unexpected argument {rest[1]!r}; every option is a flag"))
     # Orbax reports every directory that it makes.
     logging.set_verbosity(logging.WARNING)
     return rest
+
+
+def _named(error: Exception) -> Exception:
+    """Says which option is wrong: the error itself knows its last part at most."""
+    options = [argument.lstrip("-").partition("=")[0] for argument in sys.argv[1:]]
+    options = [option for option in options if option.startswith("config.")]
+    reason = str(error)
+    if isinstance(error, LookupError | AttributeError):
+        found = re.search(r"'(\w+)", reason)
+        near = re.search(r'Did you mean "(\w+)"', reason)
+        if found:
+            options = [o for o in options if found[1] in o.split(".")]
+            hint = f"; did you mean {near[1]!r}?" if near else ""
+            reason = f"there is no setting {found[1]!r}{hint}"
+    elif not isinstance(error, TypeError):
+        return error
+    if not options:
+        return error
+    return ValueError(f"{' or '.join(f'--{option}' for option in options)}: {reason}")
 
 
 def fail(error: Exception) -> NoReturn:

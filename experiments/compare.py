@@ -24,7 +24,7 @@ import jax
 import runs
 from absl import logging
 
-from miue_jax import data, defenses, methods, training
+from miue_jax import data
 from miue_jax.data import protected
 
 # Between two looks at what other processes are doing.
@@ -45,16 +45,18 @@ def run(
       What results.json holds.
 
     Raises:
-      ValueError: if any input is bad; nothing is written then.
+      ValueError: if any input is bad, and nothing is written then; if a run fails.
     """
     _check(config)
+    # What this process has made or checked itself is no run that was stopped.
+    known: set[pathlib.Path] = set()
     with runs.open_directory(workdir, dict(config), resume=resume, shared=True):
         cells = [(s, v) for v in config["victims"] for s in config["sources"]]
         while cells:
             left = []
             for cell in cells:
                 try:
-                    _run_cell(config, workdir, *cell, resume=resume)
+                    _run_cell(config, workdir, *cell, resume=resume, known=known)
                 except runs.Busy:
                     left.append(cell)
                     continue
@@ -68,17 +70,41 @@ def run(
 
 def _check(config: Mapping[str, Any]) -> None:
     """Finds what is wrong with any part before the first of them runs."""
+    runs.check_seeds("seeds", config["seeds"])
+    clean, test = (data.load(**config[part]) for part in ("data", "test"))
     for method in config["sources"].values():
         if method is not None:
-            settings = dict(method)
-            methods.configure(settings.pop("name"), settings)
+            generate.prepare(_protection(config, method), clean)
     for victim in config["victims"].values():
-        training.VictimConfig(**victim["protocol"])
-        defenses.create(victim["defense"])
-    if not config["seeds"]:
-        raise ValueError("seeds is empty; name at least one")
-    for part in ("data", "test"):
-        data.load(**config[part])
+        evaluate.prepare(_training(config, victim, config["data"]), clean, test)
+
+
+def _protection(config: Mapping[str, Any], method: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a source's generator."""
+    return {
+        "data": config["data"],
+        "method": method,
+        "protect": {"fraction": 1.0, "classes": None, "seed": 0},
+        "seed": config["generator_seed"],
+        "num_shards": None,
+        "checkpoint_every": 100,
+    }
+
+
+def _training(
+    config: Mapping[str, Any], victim: Mapping[str, Any], train: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The configuration of one kind of victim on one training set."""
+    return {
+        "train": train,
+        "test": config["test"],
+        "victim": victim["protocol"],
+        "defense": victim["defense"],
+        "seeds": config["seeds"],
+        "num_shards": None,
+        "evaluate_every": config["evaluate_every"],
+        "checkpoint_every": config["evaluate_every"],
+    }
 
 
 def _run_cell(
@@ -88,42 +114,24 @@ def _run_cell(
     victim: str,
     *,
     resume: bool,
+    known: set[pathlib.Path],
 ) -> None:
     """Trains one kind of victim on one source, which is protected first if need be."""
     train = dict(config["data"])
     method = config["sources"][source]
     if method is not None:
-        artefact = workdir / source / generate.ARTEFACT
+        made = workdir / source
+        artefact = made / generate.ARTEFACT
         if not artefact.exists():
             logging.warning("protecting: %s", source)
-        generate.run(
-            {
-                "data": config["data"],
-                "method": method,
-                "protect": {"fraction": 1.0, "classes": None, "seed": 0},
-                "seed": config["generator_seed"],
-                "num_shards": None,
-                "checkpoint_every": 100,
-            },
-            workdir / source,
-            resume=resume,
-        )
+        generate.run(_protection(config, method), made, resume=resume or made in known)
+        known.add(made)
         train |= {"name_or_path": str(artefact), "per_class": None}
-    if not _cell(workdir, source, victim).exists():
+    file = _cell(workdir, source, victim)
+    if not file.exists():
         logging.warning("training on: %s, victim: %s", source, victim)
     evaluate.run(
-        {
-            "train": train,
-            "test": config["test"],
-            "victim": config["victims"][victim]["protocol"],
-            "defense": config["victims"][victim]["defense"],
-            "seeds": config["seeds"],
-            "num_shards": None,
-            "evaluate_every": config["evaluate_every"],
-            "checkpoint_every": config["evaluate_every"],
-        },
-        _cell(workdir, source, victim).parent,
-        resume=resume,
+        _training(config, config["victims"][victim], train), file.parent, resume=resume
     )
 
 
@@ -148,13 +156,15 @@ def _collect(config: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, Any]
         if method is not None and artefact.exists():
             made = protected.load(artefact).metadata
             kept = ("method", "radius", "audit", "psnr", "ssim")
+            if not made.keys() >= set(kept):
+                raise ValueError(f"{artefact} was not made by this comparison")
             results["protected"][source] = {k: made[k] for k in kept}
     for victim in config["victims"]:
         for source in config["sources"]:
             file = _cell(workdir, source, victim)
             if not file.exists():
                 continue
-            found = runs.read_json(file)
+            found = evaluate.read_results(file)
             kept = ("defense", "final", "best", "epochs_tested", "test_accuracy")
             cell = {"source": source, "victim": victim, "protocol": found["victim"]}
             results["cells"].append(cell | {k: found[k] for k in kept})

@@ -39,7 +39,7 @@ def run(workdir: pathlib.Path, *, quiet: bool = False) -> dict[str, float]:
     """
     making = generate_config.get_config("mi_ue/interleaved").to_dict()
     making["data"]["per_class"] = _PER_CLASS["train"]
-    # On shapes, unlike on photographs, a victim's crops undo a perturbation made without.
+    # On shapes, unlike on photographs, a victim's crops undo what was made without.
     making["method"] |= {**_SHARED, "epochs": _GENERATOR_EPOCHS, "crop": 4}
     print("1/3 protecting the images", flush=True)
     made = generate.run(making, workdir / "protect", quiet=quiet)

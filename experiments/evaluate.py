@@ -24,6 +24,12 @@ from miue_jax import metrics as means
 
 RESULTS = "results.json"
 
+# What others read in it.
+_RESULTS = (
+    *("victim", "defense", "final", "best"),
+    *("epochs_tested", "test_accuracy", "train_accuracy"),
+)
+
 
 def run(
     config: Mapping[str, Any],
@@ -44,9 +50,89 @@ def run(
       What results.json holds.
 
     Raises:
-      ValueError: if any input is bad; nothing is written then.
+      ValueError: if any input is bad, and nothing is written then; if training
+        diverges, or what lies in the directory is damaged.
     """
-    config = dict(config)
+    job = prepare(config)
+    train_set, test_set = job.train_set, job.test_set
+    mesh, num_shards = job.mesh, job.identity["num_shards"]
+    with runs.open_directory(workdir, job.identity, resume=resume):
+        results_file = workdir / RESULTS
+        if results_file.exists():
+            return read_results(results_file, job.identity)
+        images = _purify(job.defense, train_set)
+        placed = [
+            parallel.place(dealt, mesh, parallel.DATA_SPEC)
+            for dealt in (
+                sampling.deal(images, train_set.labels, num_shards),
+                sampling.deal(test_set.images, test_set.labels, num_shards),
+            )
+        ]
+        compiled = _Compiled(
+            runner.start(job.victim.init, mesh),
+            runner.advance(job.victim.step, mesh),
+            runner.evaluation(job.victim.evaluate, mesh),
+        )
+        curves = {
+            seed: _train(
+                job,
+                compiled,
+                placed[0],
+                placed[1],
+                workdir / f"seed_{seed}",
+                seed=seed,
+                checkpoint_every=config["checkpoint_every"],
+                quiet=quiet,
+            )
+            for seed in job.identity["seeds"]
+        }
+        results = {**job.identity, **_summary(curves)}
+        if jax.process_index() == 0:
+            runs.write_json(results_file, results)
+        return results
+
+
+class Job(NamedTuple):
+    """The training of some victims, ready to start.
+
+    Attributes:
+      train_set: what they are trained on.
+      test_set: clean images.
+      victim: their training.
+      defense: what they do against protection.
+      epochs: passes over the training data.
+      mesh: the devices.
+      identity: all that the results depend on, as JSON.
+    """
+
+    train_set: data.Dataset
+    test_set: data.Dataset
+    victim: training.Victim
+    defense: defenses.Defense
+    epochs: int
+    mesh: jax.sharding.Mesh
+    identity: dict[str, Any]
+
+
+def prepare(
+    config: Mapping[str, Any],
+    train_set: data.Dataset | None = None,
+    test_set: data.Dataset | None = None,
+) -> Job:
+    """Checks everything that can be checked before a victim is trained.
+
+    Args:
+      config: as in experiments/configs/evaluate.py.
+      train_set: the training data that it names, if they are loaded already, or
+        others of their size and shape.
+      test_set: the test data that it names, if they are loaded already.
+
+    Returns:
+      The training.
+
+    Raises:
+      ValueError: if any input is bad.
+    """
     try:
         victim_config = training.VictimConfig(**config["victim"])
     except TypeError as error:
@@ -54,17 +140,18 @@ def run(
     for name in ("evaluate_every", "checkpoint_every"):
         if config[name] <= 0:
             raise ValueError(f"{name} is {config[name]}; it must be positive")
-    seeds = list(config["seeds"])
-    if not seeds:
-        raise ValueError("seeds is empty; name at least one")
+    runs.check_seeds("seeds", config["seeds"])
+    mesh = parallel.data_mesh()
+    num_shards = runs.number_of_shards(config["num_shards"], mesh)
+    parallel.check_divisible(victim_config.batch_size, num_shards, mesh)
     defense = defenses.create(config["defense"])
-    train_set, test_set = data.load(**config["train"]), data.load(**config["test"])
+    if train_set is None:
+        train_set = data.load(**config["train"])
+    if test_set is None:
+        test_set = data.load(**config["test"])
     _check_match(train_set, test_set)
     # One image tells whether the defence fits the data, before anything is written.
     _purify(defense, train_set._replace(images=train_set.images[:1]))
-    mesh = parallel.data_mesh()
-    num_shards = config["num_shards"] or mesh.size
-    parallel.check_divisible(victim_config.batch_size, num_shards, mesh)
     victim = training.victim(
         victim_config,
         num_examples=len(train_set.labels),
@@ -78,7 +165,7 @@ def run(
         "test": dict(config["test"]),
         "victim": dict(config["victim"]),
         "defense": config["defense"],
-        "seeds": seeds,
+        "seeds": list(config["seeds"]),
         "evaluate_every": config["evaluate_every"],
         "num_shards": num_shards,
         "fingerprints": [data.fingerprint(train_set), data.fingerprint(test_set)],
@@ -89,43 +176,29 @@ def run(
         jax.random.key(0),
         sampling.deal(train_set.images, train_set.labels, num_shards),
     )
-    with runs.open_directory(workdir, identity, resume=resume):
-        results_file = workdir / RESULTS
-        if results_file.exists():
-            return runs.read_json(results_file)
-        images = _purify(defense, train_set)
-        placed = [
-            parallel.place(dealt, mesh, parallel.DATA_SPEC)
-            for dealt in (
-                sampling.deal(images, train_set.labels, num_shards),
-                sampling.deal(test_set.images, test_set.labels, num_shards),
-            )
-        ]
-        compiled = _Compiled(
-            runner.start(victim.init, mesh),
-            runner.advance(victim.step, mesh),
-            runner.evaluation(victim.evaluate, mesh),
-        )
-        curves = {
-            seed: _train(
-                victim,
-                compiled,
-                placed[0],
-                placed[1],
-                mesh,
-                workdir / f"seed_{seed}",
-                seed=seed,
-                epochs=victim_config.epochs,
-                evaluate_every=config["evaluate_every"],
-                checkpoint_every=config["checkpoint_every"],
-                quiet=quiet,
-            )
-            for seed in seeds
-        }
-        results = {**identity, **_summary(curves)}
-        if jax.process_index() == 0:
-            runs.write_json(results_file, results)
-        return results
+    epochs = victim_config.epochs
+    return Job(train_set, test_set, victim, defense, epochs, mesh, identity)
+
+
+def read_results(
+    path: pathlib.Path, identity: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Reads the results of a run that is finished.
+
+    Args:
+      path: its results.json.
+      identity: all that the results depend on, if that is to be checked.
+
+    Returns:
+      The results.
+
+    Raises:
+      ValueError: if the file is damaged or of another configuration.
+    """
+    results = runs.read_json(path, needed=_RESULTS)
+    if identity is not None:
+        runs.check_same(path, results, dict(identity), whole=False)
+    return results
 
 
 def _purify(defense: defenses.Defense, train_set: data.Dataset) -> np.ndarray:
@@ -153,31 +226,30 @@ class _Compiled(NamedTuple):
 
 
 def _train(
-    victim: training.Victim,
+    job: Job,
     compiled: _Compiled,
     train_data: sampling.Shards,
     test_data: sampling.Shards,
-    mesh: jax.sharding.Mesh,
     workdir: pathlib.Path,
     *,
     seed: int,
-    epochs: int,
-    evaluate_every: int,
     checkpoint_every: int,
     quiet: bool,
 ) -> list[dict[str, Any]]:
     """Trains one victim; returns a line of metrics for every epoch."""
+    victim, epochs = job.victim, job.epochs
     workdir.mkdir(parents=True, exist_ok=True)
-    key = parallel.run_key(seed, "victim", mesh)
+    key = parallel.run_key(seed, "victim", job.mesh)
     state = compiled.start(key, train_data)
     with (
-        checkpoints.Checkpoints(workdir / "checkpoints") as saved,
+        checkpoints.Checkpoints(
+            workdir / "checkpoints", config={**job.identity, "seed": seed}
+        ) as saved,
         runs.stop_signals() as received,
     ):
-        step = saved.latest_step or 0
-        if step:
-            state = saved.restore(state)
+        step, state, totals = runs.go_on(saved, state)
         metrics = runs.MetricsFile(workdir / "metrics.jsonl", keep_until=step)
+        _check_curve(job, metrics, step // victim.steps_per_epoch)
         began = time.perf_counter()
         done = step // victim.steps_per_epoch
         with runs.progress(epochs, done, label=f"seed {seed}", quiet=quiet) as bar:
@@ -190,17 +262,17 @@ def _train(
                     state,
                     train_data,
                     step=step,
-                    # In the middle of an epoch its means would be lost.
-                    saved=None,
+                    totals=totals,
+                    saved=saved,
                     received=received,
                 )
-                step = epoch * victim.steps_per_epoch
+                step, totals = epoch * victim.steps_per_epoch, None
                 line = {
                     "epoch": epoch,
                     "train_loss": values["loss"],
                     "train_accuracy": values["accuracy"],
                 }
-                if epoch % evaluate_every == 0 or epoch == epochs:
+                if _is_tested(job, epoch):
                     measured = means.values(compiled.evaluate(state, test_data))
                     line["test_accuracy"] = measured["accuracy"]
                 line["seconds"] = round(time.perf_counter() - began, 3)
@@ -211,6 +283,25 @@ def _train(
                 bar.set_postfix(shown, refresh=False)
                 bar.update(1)
         return metrics.read()
+
+
+def _check_curve(job: Job, metrics: runs.MetricsFile, epochs: int) -> None:
+    """Checks that the epochs that a checkpoint says are done have their lines."""
+    found = metrics.read()
+    whole = [line.get("epoch") for line in found] == list(range(1, epochs + 1))
+    for line in found if whole else ():
+        due = _is_tested(job, line["epoch"])
+        whole &= "train_accuracy" in line and ("test_accuracy" in line or not due)
+    if not whole:
+        raise ValueError(
+            f"{metrics.path} is damaged: the checkpoint beside it is of {epochs} "
+            f"epochs, and it has not the lines of all; remove {metrics.path.parent} to "
+            "train this victim again"
+        )
+
+
+def _is_tested(job: Job, epoch: int) -> bool:
+    return epoch % job.identity["evaluate_every"] == 0 or epoch == job.epochs
 
 
 def _summary(curves: Mapping[int, list[dict[str, Any]]]) -> dict[str, Any]:

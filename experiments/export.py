@@ -6,11 +6,9 @@
 The PNG names hold the index in the source data set; the array has PyTorch's layout.
 """
 
-import pathlib
 from collections.abc import Sequence
 
 import command_line
-import numpy as np
 from absl import app, flags
 
 from miue_jax.data import exchange, protected
@@ -26,20 +24,16 @@ def main(rest: Sequence[str]) -> None:
     if _ARTEFACT.value is None or (_PNG.value is None and _NPY.value is None):
         raise ValueError("give --artefact, and --png or --npy or both")
     made = protected.load(_ARTEFACT.value)
+    # Both are checked before either is written.
+    if _PNG.value is not None:
+        exchange.check_png_folder(made, _PNG.value)
     if _NPY.value is not None:
-        delta = protected.delta_path(_ARTEFACT.value)
-        if not delta.exists():
-            raise ValueError(f"{delta} is missing: it holds the float perturbation")
-        try:
-            values = np.load(delta, allow_pickle=False)
-        except (ValueError, EOFError) as error:
-            raise ValueError(f"{delta} cannot be read: {error}") from error
-        if values.shape != made.dataset.images.shape:
-            raise ValueError(f"{delta} has shape {values.shape}: not of this artefact")
-        exchange.export_delta_nchw(_NPY.value, values)
+        exchange.check_delta_file(_NPY.value)
+        delta = exchange.read_delta(_ARTEFACT.value, made)
+        exchange.export_delta_nchw(_NPY.value, delta)
         print(_NPY.value)
     if _PNG.value is not None:
-        exchange.export_png_folder(made, pathlib.Path(_PNG.value))
+        exchange.export_png_folder(made, _PNG.value)
         print(_PNG.value)
 
 

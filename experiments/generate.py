@@ -12,7 +12,7 @@ where it is finished.
 import pathlib
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import command_line
 import jax
@@ -44,25 +44,94 @@ def run(
       The protected data set, as it lies in the working directory.
 
     Raises:
-      ValueError: if any input is bad; nothing is written then.
+      ValueError: if any input is bad, and nothing is written then; if training diverges
+        or changes no image, and no artefact is written then.
     """
-    config = dict(config)
+    job = prepare(config)
+    clean = job.clean
+    with runs.open_directory(workdir, job.identity, resume=resume):
+        artefact = workdir / ARTEFACT
+        if artefact.exists() and protected.delta_path(artefact).exists():
+            finished = protected.load(artefact)
+            runs.check_same(artefact, finished.metadata, job.identity, whole=False)
+            protected.check_source(finished, clean)
+            return finished
+        delta = _generate(
+            job,
+            workdir,
+            checkpoint_every=config["checkpoint_every"],
+            quiet=quiet,
+        )
+        delta = methods.per_example(job.method, delta, clean.labels, job.selected)
+        result = protected.build(
+            clean,
+            delta,
+            radius=job.radius,
+            metadata={**job.identity, "protected_images": int(job.selected.sum())},
+        )
+        if result.metadata["audit"]["max_change"] == 0:
+            raise ValueError(
+                f"{workdir}: the perturbation rounds to 0 in every image, so nothing "
+                "is protected and nothing written; take larger or more steps"
+            )
+        if jax.process_index() == 0:
+            protected.save(artefact, result, delta=delta)
+        return result
+
+
+class Job(NamedTuple):
+    """A generator's run, ready to start.
+
+    Attributes:
+      clean: the data.
+      method: the generator.
+      radius: its budget, in grey levels.
+      mesh: the devices.
+      dealt: the data, dealt to shards.
+      selected: (N,) bool, the examples to protect.
+      identity: all that the result depends on, as JSON.
+    """
+
+    clean: data.Dataset
+    method: methods.Method
+    radius: float
+    mesh: jax.sharding.Mesh
+    dealt: sampling.Shards
+    selected: np.ndarray
+    identity: dict[str, Any]
+
+
+def prepare(config: Mapping[str, Any], clean: data.Dataset | None = None) -> Job:
+    """Checks everything that can be checked before a generator runs.
+
+    Args:
+      config: as in experiments/configs/generate.py.
+      clean: the data that it names, if they are loaded already.
+
+    Returns:
+      The run.
+
+    Raises:
+      ValueError: if any input is bad.
+    """
     if config["checkpoint_every"] <= 0:
         raise ValueError(
             f"checkpoint_every is {config['checkpoint_every']}; it must be positive"
         )
+    runs.check_seeds("seed", (config["seed"],))
     settings = dict(config["method"])
     name = settings.pop("name")
     method_config = methods.configure(name, settings)
-    clean = data.load(**config["data"])
     mesh = parallel.data_mesh()
-    num_shards = config["num_shards"] or mesh.size
+    num_shards = runs.number_of_shards(config["num_shards"], mesh)
     batches = ["batch_size"]
-    if settings.get("schedule") == "alternating":
+    if getattr(method_config, "schedule", None) == "alternating":
         batches.append("perturbation_batch_size")
     for size in batches:
-        if size in settings:
-            parallel.check_divisible(settings[size], num_shards, mesh)
+        if hasattr(method_config, size):
+            parallel.check_divisible(getattr(method_config, size), num_shards, mesh)
+    if clean is None:
+        clean = data.load(**config["data"])
     selected = methods.select(clean.labels, **config["protect"])
     method = methods.create(
         name,
@@ -83,56 +152,24 @@ def run(
     dealt = sampling.deal(clean.images, clean.labels, num_shards, selected=selected)
     # A network that does not take these images is found before anything is written.
     jax.eval_shape(method.init, jax.random.key(0), dealt)
-    with runs.open_directory(workdir, identity, resume=resume):
-        artefact = workdir / ARTEFACT
-        if artefact.exists() and protected.delta_path(artefact).exists():
-            finished = protected.load(artefact)
-            protected.check_source(finished, clean)
-            return finished
-        delta = _generate(
-            method,
-            dealt,
-            mesh,
-            workdir,
-            seed=config["seed"],
-            checkpoint_every=config["checkpoint_every"],
-            quiet=quiet,
-        )
-        delta = methods.per_example(method, delta, clean.labels, selected)
-        result = protected.build(
-            clean,
-            delta,
-            radius=method_config.radius,
-            metadata={**identity, "protected_images": int(selected.sum())},
-        )
-        if jax.process_index() == 0:
-            protected.save(artefact, result, delta=delta)
-        return result
+    return Job(clean, method, method_config.radius, mesh, dealt, selected, identity)
 
 
 def _generate(
-    method: methods.Method,
-    dealt: sampling.Shards,
-    mesh: jax.sharding.Mesh,
-    workdir: pathlib.Path,
-    *,
-    seed: int,
-    checkpoint_every: int,
-    quiet: bool,
+    job: Job, workdir: pathlib.Path, *, checkpoint_every: int, quiet: bool
 ) -> np.ndarray:
     """Runs a generator's steps with checkpoints, metrics and a progress bar."""
-    key = parallel.run_key(seed, "generator", mesh)
-    placed = parallel.place(dealt, mesh, parallel.DATA_SPEC)
+    method, mesh = job.method, job.mesh
+    key = parallel.run_key(job.identity["seed"], "generator", mesh)
+    placed = parallel.place(job.dealt, mesh, parallel.DATA_SPEC)
     state = runner.start(method.init, mesh)(key, placed)
     advance = runner.advance(method.step, mesh)
     report_every = max(1, method.num_steps // 100)
     with (
-        checkpoints.Checkpoints(workdir / "checkpoints") as saved,
+        checkpoints.Checkpoints(workdir / "checkpoints", config=job.identity) as saved,
         runs.stop_signals() as received,
     ):
-        step = saved.latest_step or 0
-        if step:
-            state = saved.restore(state)
+        step, state, totals = runs.go_on(saved, state)
         metrics = runs.MetricsFile(workdir / "metrics.jsonl", keep_until=step)
         began = time.perf_counter()
         with runs.progress(method.num_steps, step, quiet=quiet) as bar:
@@ -149,10 +186,11 @@ def _generate(
                     state,
                     placed,
                     step=step,
+                    totals=totals,
                     saved=saved,
                     received=received,
                 )
-                step = mark
+                step, totals = mark, None
                 seconds = time.perf_counter() - began
                 metrics.write(step, {**values, "seconds": round(seconds, 3)})
                 if step % checkpoint_every == 0:

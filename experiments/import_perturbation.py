@@ -29,6 +29,7 @@ def main(rest: Sequence[str]) -> None:
     name, source, output = _DATA.value, _PERTURBATION.value, _OUTPUT.value
     if name is None or source is None or output is None:
         raise ValueError("give --data, --perturbation and --output")
+    protected.check_name(output)
     clean = data.load(name)
     delta = exchange.import_perturbation(source, clean, class_wise=_CLASS_WISE.value)
     made = protected.build(

@@ -4,15 +4,15 @@ import contextlib
 import fcntl
 import json
 import math
-import operator
 import pathlib
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 from tqdm import tqdm
 
 from miue_jax import atomic, checkpoints, parallel, runner
@@ -39,12 +39,74 @@ def write_json(path: pathlib.Path, value: Any) -> None:
         file.write(text.encode())
 
 
-def read_json(path: pathlib.Path) -> Any:
-    """Reads JSON; a damaged file is a ValueError that names it."""
+def read_json(path: pathlib.Path, *, needed: Iterable[str] = ()) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Args:
+      path: the file.
+      needed: keys that it must have.
+
+    Returns:
+      The object.
+
+    Raises:
+      ValueError: naming the file, if it is damaged or something else.
+    """
     try:
-        return json.loads(path.read_text())
+        value = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path} is not readable JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is damaged: it holds no JSON object")
+    missing = [key for key in needed if key not in value]
+    if missing:
+        raise ValueError(f"{path} is damaged: it has no {', '.join(missing)}")
+    return value
+
+
+def check_seeds(name: str, seeds: Any) -> None:
+    """Checks the seeds of runs that must differ.
+
+    Args:
+      name: what they are called in the configuration.
+      seeds: of the runs, in a list or tuple.
+
+    Raises:
+      ValueError: if there is none, or one is no integer that a key can be made of, or
+        two are the same.
+    """
+    if not isinstance(seeds, list | tuple):
+        raise ValueError(f"{name} is {seeds!r}; it must be a list of integers")
+    if not seeds:
+        raise ValueError(f"{name} is empty; name at least one")
+    for seed in seeds:
+        # Of a larger number a key would take 32 bits and leave the rest.
+        if type(seed) is not int or not 0 <= seed < 2**32:
+            raise ValueError(
+                f"{name} holds {seed!r}; allowed: integers from 0 to 2**32 - 1"
+            )
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"{name} is {tuple(seeds)}; they must differ")
+
+
+def number_of_shards(given: int | None, mesh: jax.sharding.Mesh) -> int:
+    """The number of shards that was given, or one for each device.
+
+    Args:
+      given: `num_shards` of the configuration.
+      mesh: the devices.
+
+    Returns:
+      A positive number.
+
+    Raises:
+      ValueError: if another was given.
+    """
+    if given is None:
+        return mesh.size
+    if given <= 0:
+        raise ValueError(f"num_shards is {given}; it must be positive")
+    return given
 
 
 @contextlib.contextmanager
@@ -67,13 +129,17 @@ def open_directory(
       Nothing.
 
     Raises:
-      ValueError: if it holds another configuration or something else.
+      ValueError: if it holds another configuration or something else, or a setting is
+        not finite.
       Busy: if another process works in it.
     """
     config = json.loads(json.dumps(config))
+    for key, value in _flatten(config).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{key} is {value}; it must be finite")
     file = workdir / "config.json"
     if file.exists():
-        _check_same(workdir, read_json(file), config)
+        check_same(workdir, read_json(file), config)
         if not resume:
             raise ValueError(f"{workdir} holds a run already; pass --resume to go on")
     elif workdir.exists() and (not workdir.is_dir() or any(_contents(workdir))):
@@ -86,12 +152,22 @@ def open_directory(
         # And all give way where the first one must.
         if any(parallel.largest(int(busy))):
             raise Busy(f"another process is working in {workdir}")
-        if first and file.exists():
-            # Another process may have been faster.
-            _check_same(workdir, read_json(file), config)
-        elif first:
-            write_json(file, config)
+        if first:
+            _claim(workdir, config)
+            if not shared:
+                atomic.remove_unfinished(workdir)
         yield
+
+
+def _claim(workdir: pathlib.Path, config: dict[str, Any]) -> None:
+    """Writes the configuration where none is; of several processes one is the first."""
+    file = workdir / "config.json"
+    with (workdir / ".config.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if file.exists():
+            check_same(workdir, read_json(file), config)
+        else:
+            write_json(file, config)
 
 
 def _lock(workdir: pathlib.Path, stack: contextlib.ExitStack, *, shared: bool) -> bool:
@@ -110,13 +186,27 @@ def _contents(workdir: pathlib.Path) -> list[pathlib.Path]:
     return [path for path in workdir.iterdir() if not path.name.startswith(".")]
 
 
-def _check_same(workdir: pathlib.Path, old: Any, new: Any) -> None:
-    before, now = _flatten(old), _flatten(new)
-    changed = [k for k in {**before, **now} if before.get(k) != now.get(k)]
+def check_same(
+    path: pathlib.Path, old: dict[str, Any], new: dict[str, Any], *, whole: bool = True
+) -> None:
+    """Checks that what lies in a run directory is of this configuration.
+
+    Args:
+      path: what lies there.
+      old: its configuration, as read from JSON.
+      new: the configuration of this run.
+      whole: whether `old` must hold nothing else.
+
+    Raises:
+      ValueError: naming the path and the first setting that differs.
+    """
+    before, now = _flatten(old), _flatten(json.loads(json.dumps(new)))
+    keys = {**before, **now} if whole else now
+    changed = [k for k in keys if before.get(k) != now.get(k)]
     if changed:
         key = changed[0]
         raise ValueError(
-            f"{workdir} holds a run of another configuration ({key} is "
+            f"{path} holds a run of another configuration ({key} is "
             f"{before.get(key)!r} there and {now.get(key)!r} here): choose another "
             "--workdir"
         )
@@ -135,19 +225,37 @@ class MetricsFile:
     """A file of JSON lines, written by the first process only."""
 
     def __init__(self, path: pathlib.Path, *, keep_until: int):
-        self._path = path
+        self.path = path
         kept = [line for line in self.read() if line["step"] <= keep_until]
         if jax.process_index() == 0:
             with atomic.write_file(path) as file:
                 file.writelines(f"{json.dumps(line)}\n".encode() for line in kept)
 
     def read(self) -> list[dict[str, Any]]:
-        """The lines that are whole; a kill may have cut the last one short."""
+        """The lines that are whole; a kill may have cut the last one short.
+
+        Returns:
+          One dictionary a line.
+
+        Raises:
+          ValueError: naming the file, if another line is not one of metrics.
+        """
+        if not self.path.exists():
+            return []
+        texts = self.path.read_bytes().split(b"\n")
         lines = []
-        if self._path.exists():
-            for line in self._path.read_text().splitlines():
-                with contextlib.suppress(ValueError):
-                    lines.append(json.loads(line))
+        for number, text in enumerate(texts, start=1):
+            try:
+                line = json.loads(text)
+            except ValueError:
+                if number == len(texts):
+                    break
+                line = None
+            if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+                raise ValueError(
+                    f"{self.path} is damaged: line {number} holds no metrics of a step"
+                )
+            lines.append(line)
         return lines
 
     def write(self, step: int, values: dict[str, Any]) -> None:
@@ -158,17 +266,28 @@ class MetricsFile:
           values: what was measured.
 
         Raises:
-          ValueError: if training has diverged.
+          ValueError: if training has diverged; the line is written, with null for what
+            is not finite.
+          OSError: naming the file, if it cannot be written.
         """
-        for name, value in values.items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(
-                    f"{name} is {value} at step {step}: training diverged (lower the "
-                    f"learning rate?); see {self._path}"
-                )
+        wrong = [
+            name
+            for name, value in values.items()
+            if isinstance(value, float) and not math.isfinite(value)
+        ]
+        line = {"step": step, **values, **dict.fromkeys(wrong)}
         if jax.process_index() == 0:
-            with self._path.open("a") as file:
-                file.write(json.dumps({"step": step, **values}) + "\n")
+            try:
+                with self.path.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+            except OSError as error:
+                reason = f"cannot be written ({error.strerror or error})"
+                raise OSError(error.errno, reason, str(self.path)) from error
+        if wrong:
+            raise ValueError(
+                f"{wrong[0]} is {values[wrong[0]]} at step {step}: training diverged "
+                f"(lower the learning rate?); see {self.path}"
+            )
 
 
 def progress(total: int, done: int, *, label: str = "", quiet: bool = False) -> tqdm:
@@ -209,6 +328,36 @@ def stop_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
+def go_on(
+    saved: checkpoints.Checkpoints, state: State
+) -> tuple[int, State, means.Metrics | None]:
+    """Takes up a run at its newest checkpoint, if there is one.
+
+    Args:
+      saved: the checkpoints of the run.
+      state: the state before the first step.
+
+    Returns:
+      The steps taken, the state after them, and the totals that `run_until` had saved
+      where it was stopped between two marks.
+    """
+    step = saved.latest_step or 0
+    if not step:
+        return 0, state, None
+    state, totals = saved.restore(state)
+    if not totals:
+        return step, state, None
+    as_saved: Any = np.float32
+    return (
+        step,
+        state,
+        {
+            name: means.Mean(as_saved(total), as_saved(weight))
+            for name, (total, weight) in totals.items()
+        },
+    )
+
+
 def run_until(
     mark: int,
     advance: runner.Advance,
@@ -217,7 +366,8 @@ def run_until(
     data: Shards,
     *,
     step: int,
-    saved: checkpoints.Checkpoints | None,
+    totals: means.Metrics | None = None,
+    saved: checkpoints.Checkpoints,
     received: list[int],
 ) -> tuple[State, dict[str, float]]:
     """Advances to a step in calls of a few seconds; a signal saves and exits.
@@ -229,34 +379,31 @@ def run_until(
       state: the state at `step`; used up.
       data: the data on the mesh.
       step: the steps taken so far.
-      saved: where to save on a signal; None leaves it at the last checkpoint.
+      totals: of the steps since the mark before, from `go_on`.
+      saved: where to save on a signal.
       received: signals, from `stop_signals`.
 
     Returns:
-      The state at the mark and the means over the steps in between.
+      The state at the mark and the means over the steps since the mark before.
 
     Raises:
-      Stopped: after a signal, once the state is saved.
+      Stopped: after a signal, once the state and the totals are saved.
     """
-    totals: dict[str, Any] = {}
     size = 1
     while step < mark:
         # Clocks and signals differ between hosts, what they run must not.
         size, stopping = parallel.largest(size, max(received, default=0))
         if stopping:
-            if saved is not None:
-                saved.save(step, state)
+            notes = {k: [float(x) for x in mean] for k, mean in (totals or {}).items()}
+            saved.save(step, state, notes=notes)
             print("stopped by a signal; the same command goes on", file=sys.stderr)
             raise Stopped(128 + stopping)
         began = time.perf_counter()
         stop = min(mark, step + size)
-        state, metrics = advance(key, state, data, stop)
-        metrics = jax.device_get(metrics)
-        for name, mean in metrics.items():
-            old = totals.get(name, mean._replace(total=0, weight=0))
-            totals[name] = jax.tree.map(operator.add, old, mean)
+        state, totals = advance(key, state, data, stop, totals)
+        totals = jax.device_get(totals)
         seconds = max(time.perf_counter() - began, 1e-4) / (stop - step)
         # The first call compiles and says nothing of the speed.
         size = min(max(1, int(_SECONDS_A_CALL / seconds)), 4 * size)
         step = stop
-    return state, means.values(totals)
+    return state, means.values(totals or {})

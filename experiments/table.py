@@ -14,11 +14,33 @@ import sys
 from typing import Any
 
 import runs
+from accuracy import table as estimators
 
 _TABLE = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def render(results: dict[str, Any]) -> str:
+    """The Markdown table of a comparison or of a benchmark of estimators.
+
+    Args:
+      results: what experiments/compare.py or experiments/benchmark_estimators.py wrote.
+
+    Returns:
+      The table, and below it where its numbers come from.
+
+    Raises:
+      ValueError: if they are of neither.
+    """
+    for key, table in _TABLES.items():
+        if key in results:
+            return table(results)
+    raise ValueError(
+        f"results with {', '.join(results) or 'nothing'} have no table; allowed are "
+        f"those with one of {', '.join(_TABLES)}"
+    )
+
+
+def _comparison(results: dict[str, Any]) -> str:
     """The Markdown table of a comparison: a row a data set, a column a victim.
 
     Args:
@@ -54,6 +76,10 @@ def _accuracy(final: dict[str, Any] | None) -> str:
         return ""
     mean = f"{100 * final['mean']:.1f}"
     return mean if final["std"] is None else f"{mean} ± {100 * final['std']:.1f}"
+
+
+# By a key that only these results have.
+_TABLES = {"cells": _comparison, "estimators": estimators.render}
 
 
 def fill(text: str, folder: pathlib.Path) -> str:

@@ -8,6 +8,8 @@ quadrature, and Monte-Carlo of known densities. Prints a table, writes
 """
 
 import pathlib
+import platform
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -139,6 +141,9 @@ def run(workdir: pathlib.Path, *, seed: int = 0, quick: bool = False) -> bool:
     runs.write_json(
         workdir / RESULTS,
         {
+            "command": shlex.join(["python", *sys.argv]),
+            "hardware": f"{platform.processor() or platform.machine()}, "
+            f"{jax.devices()[0].device_kind}",
             "seed": seed,
             "quick": quick,
             "jax": jax.__version__,

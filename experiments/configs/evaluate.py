@@ -9,11 +9,10 @@ The argument names the protocol (authors, em, quick), `quick` when left out:
 """
 
 import dataclasses
-import difflib
 
 from ml_collections import ConfigDict, config_dict
 
-from miue_jax import training
+from miue_jax import names, training
 
 
 def get_config(argument: str = "quick") -> ConfigDict:
@@ -29,12 +28,7 @@ def get_config(argument: str = "quick") -> ConfigDict:
       ValueError: if there is no such protocol.
     """
     if argument not in training.PROTOCOLS:
-        near = difflib.get_close_matches(argument, training.PROTOCOLS, cutoff=0.3)
-        hint = f"; did you mean {' or '.join(near)}?" if near else "."
-        raise ValueError(
-            f"unknown protocol {argument!r}{hint} "
-            f"There are: {', '.join(training.PROTOCOLS)}"
-        )
+        raise names.unknown("protocol", argument, training.PROTOCOLS)
     victim = dataclasses.asdict(training.PROTOCOLS[argument])
     return ConfigDict(
         {

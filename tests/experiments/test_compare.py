@@ -128,6 +128,11 @@ def test_a_comparison_goes_on_without_repeating_what_is_done(
         (lambda c: c["victims"]["wide"].update(defense="jpg-10"), "jpeg"),
         (lambda c: c["victims"]["wide"]["protocol"].update(epochs=0), "epochs"),
         (lambda c: c.update(seeds=()), "seeds is empty"),
+        (lambda c: c.update(seeds=(0, 0)), "they must differ"),
+        (lambda c: c.update(generator_seed=2**64), "seed holds 18446744073709551616"),
+        (lambda c: c["victims"]["wide"]["protocol"].update(epoch=3), "epoch"),
+        (lambda c: c["victims"]["wide"]["protocol"].update(batch_size=41), "of 41"),
+        (lambda c: c["victims"]["wide"]["protocol"].update(model="lenet5"), "16"),
         (lambda c: c["test"].update(name_or_path="cifar1O"), "unknown data set"),
     ],
 )
@@ -136,6 +141,25 @@ def test_bad_input_is_found_before_anything_runs(tmp_path, config, change, messa
     with pytest.raises(ValueError, match=message):
         compare.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_what_it_made_itself_is_no_run_that_was_stopped(tmp_path, config):
+    workdir = tmp_path / "run"
+    assert len(compare.run(config, workdir, resume=False)["cells"]) == 4
+    with pytest.raises(ValueError, match="holds a run already"):
+        compare.run(config, workdir, resume=False)
+
+
+def test_damaged_results_of_a_cell_are_named(tmp_path, config):
+    config["victims"] = {"narrow": config["victims"]["narrow"]}
+    workdir = tmp_path / "run"
+    compare.run(config, workdir)
+    file = workdir / "random_noise-narrow" / evaluate.RESULTS
+    file.write_text("{}")
+    with pytest.raises(
+        ValueError, match=r"random_noise-narrow.results\.json is damaged"
+    ):
+        compare.run(config, workdir)
 
 
 @pytest.mark.parametrize("module", [cifar10_cpu, cifar10_gpu])
@@ -148,7 +172,7 @@ def test_the_configurations_name_what_exists(module):
     config["data"] = config["test"] = {
         "name_or_path": "shapes",
         "split": "train",
-        "per_class": 2,
+        "per_class": 60,  # a batch of 512 must be filled
     }
     compare._check(config)
-    assert data.load(**config["data"]).images.shape == (20, 32, 32, 3)
+    assert data.load(**config["data"]).images.shape == (600, 32, 32, 3)

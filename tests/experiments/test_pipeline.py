@@ -5,12 +5,14 @@ import errno
 import json
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
 
+import command_line
 import evaluate
 import generate
 import jax
@@ -21,6 +23,7 @@ from configs import generate as generate_config
 from PIL import Image
 
 from miue_jax import checkpoints, defenses, parallel
+from miue_jax import data as data_sets
 from miue_jax.data import protected
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -268,18 +271,124 @@ def test_two_processes_give_the_numbers_of_one(tmp_path, data):
     assert differing < 0.02, f"{differing:.1%} of the values differ"
 
 
-def _one_class(root: pathlib.Path) -> str:
-    (root / "cats").mkdir(parents=True)
-    Image.new("RGB", (8, 8)).save(root / "cats" / "0.png")
-    return str(root)
+def _folder(root: pathlib.Path, *names: str) -> pathlib.Path:
+    for index, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8 + index // 3)).save(root / name)
+    return root
+
+
+def _arrays(root: pathlib.Path, **changes) -> pathlib.Path:
+    images, labels = np.zeros((8, 8, 8, 3), np.float32), np.arange(8) % 2
+    path = root / "arrays.npz"
+    np.savez(path, **{"images": images, "labels": labels, **changes})
+    return path
+
+
+def _no_path(root: pathlib.Path) -> pathlib.Path:
+    return root / "none"
+
+
+def _one_class(root: pathlib.Path) -> pathlib.Path:
+    return _folder(root, "cats/0.png")
+
+
+def _unreadable(root: pathlib.Path) -> pathlib.Path:
+    _folder(root, "cats/0.png", "dogs/1.png")
+    (root / "dogs/1.png").write_bytes(b"no image")
+    return root
+
+
+def _mixed_sizes(root: pathlib.Path) -> pathlib.Path:
+    return _folder(root, "cats/0.png", "cats/1.png", "dogs/2.png", "dogs/3.png")
+
+
+def _labels_out_of_range(root: pathlib.Path) -> pathlib.Path:
+    return _arrays(root, class_names=["cat", "dog"], labels=np.arange(8) % 3)
+
+
+def _not_a_number(root: pathlib.Path) -> pathlib.Path:
+    return _arrays(root, images=np.full((8, 8, 8, 3), np.nan))
+
+
+def _out_of_range(root: pathlib.Path) -> pathlib.Path:
+    return _arrays(root, images=np.full((8, 8, 8, 3), 1.5))
+
+
+def _truncated(root: pathlib.Path) -> pathlib.Path:
+    clean = data_sets.Dataset(
+        np.zeros((8, 8, 8, 3), np.uint8), np.arange(8, dtype=np.int32) % 2, ("a", "b")
+    )
+    delta = np.full(clean.images.shape, 2 / 255, np.float32)
+    path = root / "protected.npz"
+    protected.save(path, protected.build(clean, delta, radius=8, metadata={}))
+    path.write_bytes(path.read_bytes()[:-500])
+    return path
+
+
+BAD_DATA = {
+    _no_path: "none: no such file",
+    _one_class: "two class folders are needed",
+    _unreadable: r"dogs.1\.png: not a readable image",
+    _mixed_sizes: r"dogs.3\.png: is 8x9, but .*0\.png is 8x8",
+    _labels_out_of_range: r"arrays\.npz: labels must lie in \[0, 1\], got 2",
+    _not_a_number: r"arrays\.npz: images has NaN",
+    _out_of_range: r"arrays\.npz: images must lie in \[0, 1\]",
+    _truncated: r"protected\.npz",
+}
+
+
+def _refused(capsys, script, config, workdir: pathlib.Path) -> str:
+    """The one line with which a script ends with status 2 on bad input."""
+    with pytest.raises((ValueError, OSError)) as raised:  # as in command_line.run
+        script.run(config, workdir, quiet=True)
+    with pytest.raises(SystemExit) as ended:
+        command_line.fail(raised.value)
+    printed = capsys.readouterr()
+    assert ended.value.code == command_line.BAD_INPUT == 2
+    assert not printed.out
+    lines = printed.err.splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+@pytest.mark.parametrize("make", BAD_DATA, ids=lambda make: make.__name__.strip("_"))
+@pytest.mark.parametrize("use", ["generate", "train", "test"])
+def test_bad_data_end_in_one_line_with_status_two(tmp_path, data, capsys, make, use):
+    (tmp_path / "bad").mkdir()
+    path = str(make(tmp_path / "bad"))
+    if use == "generate":
+        script, config = generate, _generate_config(path)
+    elif use == "train":
+        script, config = evaluate, _evaluate_config(path, data)
+    else:
+        script, config = evaluate, _evaluate_config(data, path)
+        config["test"]["split"] = "train"  # the only split that these have
+    line = _refused(capsys, script, config, tmp_path / "run")
+    assert re.search(BAD_DATA[make], line), line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("one_device")
+@pytest.mark.parametrize("script", [generate, evaluate], ids=["generate", "evaluate"])
+def test_a_truncated_checkpoint_ends_in_one_line(tmp_path, data, capsys, script):
+    # A whole run first; without its result it goes on from its last checkpoint.
+    if script is generate:
+        config, result = _generate_config(data, epochs=1), generate.ARTEFACT
+        config["checkpoint_every"] = 4
+    else:
+        config, result = _evaluate_config(data, data, epochs=2), evaluate.RESULTS
+    script.run(config, tmp_path / "run", quiet=True)
+    (tmp_path / "run" / result).unlink()
+    for file in (tmp_path / "run").rglob("checkpoints/**/*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    line = _refused(capsys, script, config, tmp_path / "run")
+    assert re.search(r"checkpoint \d+ in .*checkpoints cannot be read", line), line
+    assert not (tmp_path / "run" / result).exists()
 
 
 BAD_GENERATION = {
-    "no such path": (lambda c, t: c["data"].update(name_or_path=f"{t}/none"), "none"),
-    "one class": (
-        lambda c, t: c["data"].update(name_or_path=_one_class(t / "one")),
-        "class",
-    ),
     "radius": (lambda c, t: c["method"].update(radius=0.0), r"radius is 0\.0"),
     "model": (lambda c, t: c["method"].update(model="resnt18"), "resnet18"),
     "method": (lambda c, t: c["method"].update(name="mi_eu"), "mi_ue"),
@@ -293,17 +402,49 @@ BAD_GENERATION = {
     "too few": (lambda c, t: c["method"].update(batch_size=960), "batch of 960"),
     "class to protect": (lambda c, t: c["protect"].update(classes=(9,)), "class 9"),
     "checkpoints": (lambda c, t: c.update(checkpoint_every=0), "checkpoint_every is 0"),
+    "crop": (lambda c, t: c["method"].update(crop=100), "crop is 100 pixels"),
+    "seed": (lambda c, t: c["protect"].update(seed=-1), "seed is -1"),
 }
 
 
 @pytest.mark.parametrize("case", list(BAD_GENERATION))
-def test_bad_input_to_generate_is_named_and_nothing_is_written(tmp_path, data, case):
+def test_bad_input_to_generate_is_named_and_nothing_is_written(
+    tmp_path, data, capsys, case
+):
     change, message = BAD_GENERATION[case]
     config = _generate_config(data)
     change(config, tmp_path)
-    with pytest.raises(ValueError, match=message):
-        generate.run(config, tmp_path / "run", quiet=True)
+    line = _refused(capsys, generate, config, tmp_path / "run")
+    assert re.search(message, line), line
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("one_device")
+def test_a_perturbation_of_nothing_is_an_error_and_no_artefact(tmp_path, data):
+    # A step that rounds to nothing in 8 bits.
+    config = _generate_config(data, step_size=0.1, step_size_end=0.1, epochs=1)
+    with pytest.raises(ValueError, match="rounds to 0 in every image"):
+        generate.run(config, tmp_path / "run", quiet=True)
+    assert not list((tmp_path / "run").glob("protected*"))
+
+
+@pytest.mark.usefixtures("one_device")
+def test_training_that_diverges_ends_in_one_line_naming_the_step(
+    tmp_path, data, capsys
+):
+    broken = {"learning_rate": 1e6, "epochs": 4}
+    generating = _generate_config(data, **broken)
+    line = _refused(capsys, generate, generating, tmp_path / "generate")
+    assert re.search(r"\w+_loss is (nan|inf) at step \d+: training diverged", line), (
+        line
+    )
+    assert not list((tmp_path / "generate").glob("protected*"))
+    victim = _evaluate_config(data, data, **broken)
+    line = _refused(capsys, evaluate, victim, tmp_path / "victim")
+    assert re.search(r"train_loss is (nan|inf) at step \d+: training diverged", line), (
+        line
+    )
+    assert not (tmp_path / "victim" / evaluate.RESULTS).exists()
 
 
 BAD_EVALUATION = {
@@ -319,13 +460,20 @@ BAD_EVALUATION = {
 
 
 @pytest.mark.parametrize("case", list(BAD_EVALUATION))
-def test_bad_input_to_evaluate_is_named_and_nothing_is_written(tmp_path, data, case):
+def test_bad_input_to_evaluate_is_named_and_nothing_is_written(
+    tmp_path, data, capsys, case
+):
     change, message = BAD_EVALUATION[case]
     config = _evaluate_config(data, data)
     change(config)
-    with pytest.raises(ValueError, match=message):
-        evaluate.run(config, tmp_path / "run", quiet=True)
+    line = _refused(capsys, evaluate, config, tmp_path / "run")
+    assert re.search(message, line), line
     assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_protocol_names_the_nearest():
+    with pytest.raises(ValueError, match="'quik'; did you mean 'quick'"):
+        evaluate_config.get_config("quik")
 
 
 @pytest.mark.usefixtures("one_device")
@@ -369,17 +517,21 @@ def test_a_full_disk_is_one_error_and_leaves_no_artefact(tmp_path, data, monkeyp
 
 @pytest.mark.slow
 def test_scripts_report_bad_input_in_one_line_with_status_two(tmp_path):
-    base = ["--config.data.name_or_path=shapes", f"--workdir={tmp_path / 'run'}"]
     cases = [
-        (["--config=experiments/configs/generate.py:mi_ue/papr"], "paper"),
-        (["--config.method.radius=-1"], "radius is -1.0"),
-        (["--config.method.radius=wide"], "radius"),
-        (["--no_such_flag"], "no_such_flag"),
+        (
+            "generate",
+            ["--config=experiments/configs/generate.py:mi_ue/papr"],
+            "paper",
+        ),
+        ("generate", ["--config.method.radius=-1"], "radius is -1.0"),
+        ("generate", ["--config.method.radius=wide"], "radius"),
+        ("generate", ["--no_such_flag"], "no_such_flag"),
+        ("evaluate", [f"--config.train.name_or_path={tmp_path}/none"], "none: no such"),
     ]
     processes = [
         (
             subprocess.Popen(
-                _command("generate", *extra, *base),
+                _command(script, *extra, f"--workdir={tmp_path / 'run'}"),
                 cwd=ROOT,
                 env=_environment(),
                 stdout=subprocess.PIPE,
@@ -388,7 +540,7 @@ def test_scripts_report_bad_input_in_one_line_with_status_two(tmp_path):
             ),
             message,
         )
-        for extra, message in cases
+        for script, extra, message in cases
     ]
     for process, message in processes:
         output, errors = process.communicate(timeout=200)
