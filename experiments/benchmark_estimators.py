@@ -1,0 +1,218 @@
+"""Estimators against tasks of known mutual information, over sizes and seeds.
+
+    python experiments/benchmark_estimators.py --workdir runs/estimators \
+        --config.rows='("gaussian_corrected", "ksg_10")' --config.seeds='(0,)'
+
+Every cell (size, seed, estimator, task) is a line of cells.jsonl, written when it is
+done; the same command goes on where it was stopped or killed. Started several times at
+once, on several cores or devices, the processes share the work. results.json, table.md
+and estimates-N.png, one picture a size, show what is done so far.
+
+Times are of a call that compiles nothing, see `accuracy.measuring.measure`. On a shared
+machine read the processor time.
+"""
+
+import contextlib
+import functools
+import importlib.metadata
+import math
+import pathlib
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import command_line
+import jax
+import runs
+from accuracy import cell_log, measuring, plot, summary, table
+
+from miue_jax import atomic, names
+from miue_jax.information import tasks
+
+RESULTS = "results.json"
+TABLE = "table.md"
+
+# Between two looks at what other processes are doing.
+_SECONDS_TO_WAIT = 5.0
+
+
+_Compiled = dict[str, set[tuple[int, ...]]]
+
+
+class _Work(NamedTuple):
+    calls: dict[str, measuring.Call]
+    tasks: dict[str, tasks.Task]
+    draws: dict[str, measuring.Draw]
+    cells: list[cell_log.Cell]
+
+
+def run(
+    config: Mapping[str, Any], workdir: pathlib.Path, *, resume: bool = True
+) -> dict[str, Any]:
+    """Runs, or finishes, a benchmark.
+
+    Args:
+      config: as in experiments/configs/estimators.py.
+      workdir: the directory of the benchmark.
+      resume: whether one that was stopped may be continued.
+
+    Returns:
+      What results.json holds.
+
+    Raises:
+      ValueError: if any input is bad, and nothing is written then.
+      Stopped: after a signal, between two cells.
+    """
+    work = prepare(config)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(
+            runs.open_directory(workdir, dict(config), resume=resume, shared=True)
+        )
+        log = cell_log.CellLog(workdir, stack)
+        received = stack.enter_context(runs.stop_signals())
+        bar = stack.enter_context(runs.progress(len(work.cells), len(log.rows)))
+        compiled: _Compiled = {label: set() for label in work.calls}
+        left = dict(enumerate(work.cells))
+        while left:
+            before = len(left)
+            for index, cell in list(left.items()):
+                if received:
+                    print(
+                        "stopped by a signal; the same command goes on", file=sys.stderr
+                    )
+                    raise runs.Stopped(128 + received[0])
+                with log.claim(index) as mine:
+                    if mine:
+                        _finish(cell, config, work, log, workdir, compiled)
+                        del left[index]
+                bar.update(len(log.rows) - bar.n)
+            if len(left) == before:
+                time.sleep(_SECONDS_TO_WAIT)
+        results = _collect(config, work, log)
+    return _write(results, log, workdir)
+
+
+def prepare(config: Mapping[str, Any]) -> _Work:
+    """Finds what is wrong with a configuration before anything runs.
+
+    Args:
+      config: as in experiments/configs/estimators.py.
+
+    Returns:
+      What to run, in order.
+
+    Raises:
+      ValueError: naming what is wrong.
+    """
+    runs.check_seeds("seeds", config["seeds"])
+    for name in ("rows", "tasks", "sizes"):
+        given = config[name]
+        if not isinstance(given, list | tuple) or not given:
+            raise ValueError(f"{name} is {given!r}; it must be a list of at least one")
+        if len(set(given)) < len(given):
+            raise ValueError(f"{name} is {tuple(given)}; they must differ")
+    for size in config["sizes"]:
+        if type(size) is not int or size < 2:
+            raise ValueError(f"sizes holds {size!r}; allowed: integers from 2")
+    made = {name: tasks.create(name) for name in config["tasks"]}
+    for name, task in made.items():
+        if not math.isfinite(task.information):
+            raise ValueError(f"task {name!r} has a truth of {task.information} nats")
+    samples = {
+        "size": max(config["sizes"]),
+        "shapes": sorted({(task.dim_x, task.dim_y) for task in made.values()}),
+    }
+    calls = {}
+    for label in config["rows"]:
+        if label not in config["estimators"]:
+            raise names.unknown("row", label, config["estimators"])
+        calls[label] = measuring.prepare(label, config["estimators"][label], **samples)
+    draws: dict[str, measuring.Draw] = {}
+    for name, task in made.items():
+        draws[name] = jax.jit(task.sample, static_argnums=1)
+    cells = [
+        cell_log.Cell(size, seed, label, name)
+        for size in sorted(config["sizes"])
+        for seed in config["seeds"]
+        for label in config["rows"]
+        for name in config["tasks"]
+    ]
+    return _Work(calls, made, draws, cells)
+
+
+def _finish(
+    cell: cell_log.Cell,
+    config: Mapping[str, Any],
+    work: _Work,
+    log: cell_log.CellLog,
+    workdir: pathlib.Path,
+    compiled: _Compiled,
+) -> None:
+    """Does a cell that is claimed, unless it is done."""
+    # Whoever had claimed it before may have finished it.
+    log.refresh()
+    if cell in log.rows:
+        return
+    measured = measuring.measure(
+        work.calls[cell.estimator],
+        work.tasks[cell.task],
+        work.draws[cell.task],
+        size=cell.size,
+        seed=cell.seed,
+        compiled=compiled[cell.estimator],
+    )
+    log.append({**cell._asdict(), **measured, "hardware": _hardware()})
+    runs.write_json(workdir / RESULTS, _collect(config, work, log))
+
+
+@functools.cache
+def _hardware() -> str:
+    processor = platform.processor() or platform.machine()
+    return f"{processor}, {jax.local_device_count()} x {jax.devices()[0].device_kind}"
+
+
+def _collect(
+    config: Mapping[str, Any], work: _Work, log: cell_log.CellLog
+) -> dict[str, Any]:
+    """What is done so far, by whichever process."""
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "numpy")}
+    return {
+        "command": shlex.join(["python", *sys.argv]),
+        "hardware": sorted({row["hardware"] for row in log.rows.values()}),
+        "versions": {"python": platform.python_version(), **versions},
+        "float": "float64" if jax.config.values["jax_enable_x64"] else "float32",
+        "sizes": sorted(config["sizes"]),
+        "seeds": list(config["seeds"]),
+        **summary.summarise(config, work.cells, log.rows),
+    }
+
+
+def _write(
+    results: dict[str, Any], log: cell_log.CellLog, workdir: pathlib.Path
+) -> dict[str, Any]:
+    runs.write_json(workdir / RESULTS, results)
+    with atomic.write_file(workdir / TABLE) as file:
+        file.write(table.render(results).encode())
+    for size in results["sizes"]:
+        rows = [row for cell, row in log.rows.items() if cell.size == size]
+        titles = {e["label"]: e["title"] for e in results["estimators"]}
+        plot.estimates(workdir / f"estimates-{size}.png", rows, titles)
+    return results
+
+
+def main(config: dict[str, Any], workdir: pathlib.Path, resume: bool) -> None:
+    """Runs and prints the table."""
+    results = run(config, workdir, resume=resume)
+    print(table.render(results))
+    print(f"{workdir}/{RESULTS}: {results['finished']} of {results['planned']} cells")
+
+
+if __name__ == "__main__":
+    command_line.run(
+        main,
+        config_file="experiments/configs/estimators.py",
+        description="Which estimators, tasks, sizes and seeds.",
+    )
