@@ -13,6 +13,7 @@ sample on the value: the infinitesimal jackknife, which gives standard errors.
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.scipy.special import logsumexp
 from jax.typing import ArrayLike
 
@@ -178,10 +179,13 @@ def _log_mean_exp(scores: jax.Array, weights: jax.Array) -> jax.Array:
 
 
 def _log_pair_weights(weights: jax.Array) -> jax.Array:
+    # Equal weights are constants, and XLA would spend minutes on folding their pairs.
+    weights = lax.optimization_barrier(weights)
     log_weights = jnp.log(weights)
     pairs = log_weights[:, None] + log_weights
+    total = jnp.square(jnp.sum(weights)) - jnp.sum(jnp.square(weights))
     pairs = jnp.where(jnp.eye(len(weights), dtype=bool), -jnp.inf, pairs)
-    return pairs - logsumexp(pairs)
+    return pairs - jnp.log(total)
 
 
 def check_scores(
