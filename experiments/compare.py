@@ -61,7 +61,8 @@ def run(
                     left.append(cell)
                     continue
                 results = _collect(config, workdir)
-                runs.write_json(workdir / evaluate.RESULTS, results)
+                if jax.process_index() == 0:
+                    runs.write_json(workdir / evaluate.RESULTS, results)
             if len(left) == len(cells):
                 time.sleep(_SECONDS_TO_WAIT)
             cells = left

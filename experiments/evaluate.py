@@ -89,6 +89,8 @@ def run(
         results = {**job.identity, **_summary(curves)}
         if jax.process_index() == 0:
             runs.write_json(results_file, results)
+        # Other processes may go on to read it.
+        parallel.barrier("results written")
         return results
 
 

@@ -76,6 +76,8 @@ def run(
             )
         if jax.process_index() == 0:
             protected.save(artefact, result, delta=delta)
+        # Other processes may go on to read it.
+        parallel.barrier("artefact written")
         return result
 
 
@@ -193,7 +195,9 @@ def _generate(
                 step, totals = mark, None
                 seconds = time.perf_counter() - began
                 metrics.write(step, {**values, "seconds": round(seconds, 3)})
-                if step % checkpoint_every == 0:
+                # The last one too: a signal that comes now finds everything saved.
+                last = step == method.num_steps or bool(method.finished(state))
+                if last or step % checkpoint_every == 0:
                     saved.save(step, state)
                 bar.set_postfix(
                     {k: f"{v:.4g}" for k, v in values.items()}, refresh=False

@@ -174,13 +174,14 @@ def _measure_once(
         return found
     began = time.perf_counter()
     classes = len(clean.class_names)
-    balanced = np.bincount(pairs.labels, minlength=classes).max() / len(pairs.labels)
+    chance = np.bincount(pairs.labels, minlength=classes).max() / len(pairs.labels)
     found = {
         **victim.identity,
         "accuracy": victim.accuracy,
-        # In nats: no less information about the label is in what it computes.
+        # In nats: no less information about the label is in what it computes, as far as
+        # the accuracy measured is that of the population.
         "information_from_accuracy": float(
-            bounds.fano_information(max(victim.accuracy, 1 / classes), 1 / balanced)
+            bounds.fano_information(max(victim.accuracy, chance), 1 / chance)
         ),
         "held_out": pairs.held_out,
         "images": len(pairs.labels),

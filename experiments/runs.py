@@ -230,6 +230,8 @@ class MetricsFile:
         if jax.process_index() == 0:
             with atomic.write_file(path) as file:
                 file.writelines(f"{json.dumps(line)}\n".encode() for line in kept)
+        # Other processes read it, and must not see what was cut off.
+        parallel.barrier("metrics cut back")
 
     def read(self) -> list[dict[str, Any]]:
         """The lines that are whole; a kill may have cut the last one short.

@@ -79,7 +79,7 @@ def _accuracy(final: dict[str, Any] | None) -> str:
 
 
 # By a key that only these results have.
-_TABLES = {"cells": _comparison, "estimators": estimators.render}
+_TABLES = {"cells": _comparison, "planned": estimators.render}
 
 
 def fill(text: str, folder: pathlib.Path) -> str:

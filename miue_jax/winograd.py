@@ -54,7 +54,7 @@ def convolve(x: jax.Array, kernel: jax.Array, pads: _Pads) -> jax.Array:
         shape = (len(images), *tiles, kernel.shape[3])
         return _transform_back([p.reshape(shape) for p in products])
 
-    images = min(batch, max(1, _ROWS // math.prod(tiles)))
+    images = max(1, min(batch, _ROWS // math.prod(tiles)))
     count = batch // images
     blocks = x[: count * images].reshape(count, images, *x.shape[1:])
     y = lax.map(convolve_block, blocks)

@@ -112,6 +112,12 @@ def test_bfloat16_kernel_gradient_is_summed_in_float32():
     assert float(gradient.squeeze()) == 64 * 16 * 16
 
 
+def test_an_empty_batch_has_an_empty_result():
+    ours, _ = _pair((1, 1), "SAME")
+    x, kernel = _arrays((0, 8, 8, 32), (3, 3, 32, 32))
+    assert ours(x, kernel).shape == (0, 8, 8, 32)
+
+
 def test_wide_3x3_convolutions_take_winograds_products():
     ours, _ = _pair((1, 1), "SAME")
     arrays = _arrays((2, 8, 8, 32), (3, 3, 32, 32))

@@ -80,6 +80,7 @@ def test_lengths_must_agree(name):
     [
         ("kgs", {}, "unknown estimator 'kgs'; did you mean 'ksg'"),
         ("ksg", {"neighbours": 3}, "neighbours"),
+        ("copula", {"copula": False}, "unknown option of estimator 'copula' 'copula'"),
         ("infonce", {}, "'infonce' needs key"),
         ("ksg_conditional", {}, "needs labels"),
         ("ross", {"labels": np.zeros(SIZE, int)}, "needs num_classes"),

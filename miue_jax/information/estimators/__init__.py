@@ -108,7 +108,9 @@ def estimate(
     for need in needs:
         if given[need] is None:
             raise ValueError(f"estimator {name!r} needs {need}")
-    known = inspect.signature(function).parameters
+    # What makes the name what it is, and what is given by itself, are no options.
+    fixed = {"x", *given, *getattr(function, "keywords", {})}
+    known = [k for k in inspect.signature(function).parameters if k not in fixed]
     for option in options:
         if option not in known:
             raise names.unknown(f"option of estimator {name!r}", option, known)
