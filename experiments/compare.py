@@ -11,6 +11,7 @@ done or is doing. After each victim results.json holds what is done so far.
 
 import pathlib
 import platform
+import re
 import shlex
 import sys
 import time
@@ -71,6 +72,10 @@ def run(
 
 def _check(config: Mapping[str, Any]) -> None:
     """Finds what is wrong with any part before the first of them runs."""
+    for name in (*config["sources"], *config["victims"]):
+        # Directories are named after them, with a dash between the two.
+        if not re.fullmatch(r"\w+", name):
+            raise ValueError(f"name {name!r}; allowed: letters, digits and underscores")
     runs.check_seeds("seeds", config["seeds"])
     clean, test = (data.load(**config[part]) for part in ("data", "test"))
     for method in config["sources"].values():

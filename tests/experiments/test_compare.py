@@ -125,6 +125,7 @@ def test_a_comparison_goes_on_without_repeating_what_is_done(
     ("change", "message"),
     [
         (lambda c: c["sources"]["random_noise"].update(radius=0.5), "radius"),
+        (lambda c: c["sources"].update({"clean-wide": None}), "name 'clean-wide'"),
         (lambda c: c["victims"]["wide"].update(defense="jpg-10"), "jpeg"),
         (lambda c: c["victims"]["wide"]["protocol"].update(epochs=0), "epochs"),
         (lambda c: c.update(seeds=()), "seeds is empty"),
