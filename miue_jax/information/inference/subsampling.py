@@ -71,10 +71,9 @@ def subsample_interval(
               \hat I \pm z \sqrt{\hat V}
 
     with z the normal quantile. Averaging over several splits removes the randomness of
-    the split, not that of the samples: with (2, 5, 10) the relative error of the
-    standard error is about a fifth. The interval covers the mean of the estimator at
-    this N, which is neither a lower nor an upper bound of the mutual information; see
-    ``biased``.
+    the split, not that of the samples. The interval covers the mean of the estimator
+    at this N, which is neither a lower nor an upper bound of the mutual information;
+    see ``biased``.
 
     Assumes independent pairs and an estimator that is asymptotically linear.
 
