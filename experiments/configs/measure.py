@@ -28,14 +28,15 @@ part of the larger one):
     do
         train=runs/mi/$method/protected.npz
         [ $method = clean ] && train=$DATA
-        for model in resnet10 resnet18 resnet50
+        for model in resnet10 resnet18 resnet34
         do
             python experiments/evaluate.py \
                 --config experiments/configs/evaluate.py:quick \
                 --config.train.name_or_path=$train --config.train.per_class=250 \
                 --config.test.name_or_path=$DATA \
                 --config.victim.model=$model --config.victim.width=16 \
-                --config.seeds='(0, 1)' --config.evaluate_every=10 \
+                --config.victim.epochs=20 --config.seeds='(0,)' \
+                --config.evaluate_every=10 --config.checkpoint_every=10 \
                 --workdir runs/mi/$method-$model
         done
     done
@@ -47,7 +48,7 @@ Clean victims are measured on the pairs of MI-UE.
 from ml_collections import ConfigDict, config_dict
 
 METHODS = ("clean", "random_noise", "error_minimizing", "mi_ue")
-MODELS = {"resnet10": 10, "resnet18": 18, "resnet50": 50}
+MODELS = {"resnet10": 10, "resnet18": 18, "resnet34": 34}
 
 
 def get_config(argument: str = "runs/mi") -> ConfigDict:

@@ -22,6 +22,7 @@ from miue_jax.models.wide_resnet import WideResNet
 
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "resnet18": ResNet,
+    "resnet34": functools.partial(ResNet, stage_sizes=(3, 4, 6, 3)),
     "resnet50": functools.partial(ResNet, stage_sizes=(3, 4, 6, 3), bottleneck=True),
     "resnet10": functools.partial(ResNet, stage_sizes=(1, 1, 1, 1), width=16),
     "vgg11": VGG,

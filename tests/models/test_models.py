@@ -26,6 +26,7 @@ from miue_jax.models.wide_resnet import WideResNet
 # MLPs and the linear model: counted by hand.
 PARAMETERS = {
     "resnet18": 11_173_962,
+    "resnet34": 21_282_122,
     "resnet50": 23_520_842,
     "resnet10": (432 + 32)
     + (2 * 2_304 + 64)
@@ -44,6 +45,7 @@ PARAMETERS = {
 }
 FEATURES = {
     "resnet18": 512,
+    "resnet34": 512,
     "resnet50": 2048,
     "resnet10": 128,
     "vgg11": 512,
@@ -59,6 +61,7 @@ FEATURES = {
 }
 CONVOLUTIONS = {
     "resnet18": 17 + 3,
+    "resnet34": 33 + 3,
     "resnet50": 49 + 4,
     "resnet10": 9 + 3,
     "vgg11": 8,
