@@ -27,12 +27,14 @@ class Checkpoints:
       directory: where they are; it is made where it is missing.
       config: what the states depend on, as JSON; a state that was saved with another
         one is not restored. None asks for nothing.
+      read_only: leaves the directory as it is, what an interrupted save left there
+        included; it must exist.
 
     Attributes:
       directory: where they are.
 
     Raises:
-      ValueError: if `directory` is not a folder.
+      ValueError: if `directory` is not a folder, or missing where it is only read.
     """
 
     def __init__(
@@ -40,16 +42,19 @@ class Checkpoints:
         directory: pathlib.Path | str,
         *,
         config: Mapping[str, Any] | None = None,
+        read_only: bool = False,
     ):
         self.directory = pathlib.Path(directory).absolute()
-        if self.directory.exists() and not self.directory.is_dir():
+        there = self.directory.is_dir()
+        if (self.directory.exists() or read_only) and not there:
             raise ValueError(f"{self.directory} is not a folder of checkpoints")
+        self._read_only = read_only
         self._config = None if config is None else _digest(config)
         keep: Any = ocp.training.preservation_policies.LatestN(2)
         self._checkpointer = ocp.training.Checkpointer(
             str(self.directory),
             preservation_policy=keep,
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=not read_only,
         )
 
     def __enter__(self) -> "Checkpoints":
@@ -79,8 +84,11 @@ class Checkpoints:
           notes: what else belongs to the step, as JSON.
 
         Raises:
+          ValueError: if the directory is only read.
           OSError: if it cannot be written; earlier checkpoints stay as they were.
         """
+        if self._read_only:
+            raise ValueError(f"{self.directory} was opened to be read only")
         if step == self.latest_step:
             return
         about = {"config": self._config, "notes": notes}

@@ -151,3 +151,20 @@ def test_a_full_disk_is_one_error_and_leaves_the_checkpoint_before(small_disk, c
     with checkpoints.Checkpoints(directory) as saved:
         got, _ = saved.restore(state(0))
     assert got.step == step - 1
+
+
+def test_a_directory_that_is_only_read_stays_as_it_is(tmp_path):
+    state = {"a": jnp.arange(3.0)}
+    with checkpoints.Checkpoints(tmp_path / "run") as saved:
+        saved.save(1, state)
+    left = tmp_path / "run" / "2.orbax-checkpoint-tmp-1"
+    left.mkdir()
+    with checkpoints.Checkpoints(tmp_path / "run", read_only=True) as saved:
+        restored, _ = saved.restore(state)
+        np.testing.assert_array_equal(restored["a"], state["a"])
+        with pytest.raises(ValueError, match="read only"):
+            saved.save(3, state)
+    assert left.exists(), "what an interrupted save left was removed"
+    with pytest.raises(ValueError, match="is not a folder of checkpoints"):
+        checkpoints.Checkpoints(tmp_path / "missing", read_only=True)
+    assert not (tmp_path / "missing").exists()

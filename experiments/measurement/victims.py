@@ -254,7 +254,9 @@ def _restore(
     folder = pathlib.Path(run) / f"seed_{seed}" / "checkpoints"
     if not folder.is_dir():
         raise ValueError(f"victim {label!r}: there are no checkpoints in {folder}")
-    with checkpoints.Checkpoints(folder, config={**identity, "seed": seed}) as saved:
+    with checkpoints.Checkpoints(
+        folder, config={**identity, "seed": seed}, read_only=True
+    ) as saved:
         if saved.latest_step != protocol.num_steps:
             raise ValueError(
                 f"victim {label!r}: {folder} has no checkpoint of the finished victim "
