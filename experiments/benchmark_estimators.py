@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import command_line
 import jax
 import runs
-from accuracy import cell_log, measuring, plot, summary, table
+from accuracy import cell_log, measuring, plot, speed, summary, table
 
 from miue_jax import atomic, names
 from miue_jax.information import tasks
@@ -92,6 +92,7 @@ def run(
             if len(left) == before:
                 time.sleep(_SECONDS_TO_WAIT)
         results = _collect(config, work, log)
+        results["conditional_ksg"] = _speed(config, workdir)
     return _write(results, log, workdir)
 
 
@@ -114,6 +115,7 @@ def prepare(config: Mapping[str, Any]) -> _Work:
             raise ValueError(f"{name} is {given!r}; it must be a list of at least one")
         if len(set(given)) < len(given):
             raise ValueError(f"{name} is {tuple(given)}; they must differ")
+    speed.check(config["speed"])
     for size in config["sizes"]:
         if type(size) is not int or size < 2:
             raise ValueError(f"sizes holds {size!r}; allowed: integers from 2")
@@ -141,6 +143,15 @@ def prepare(config: Mapping[str, Any]) -> _Work:
         for name in config["tasks"]
     ]
     return _Work(calls, made, draws, cells)
+
+
+def _speed(config: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
+    """Times KSG within classes, once in a directory."""
+    file = workdir / "conditional_ksg.json"
+    if not file.exists():
+        measured = speed.conditional_ksg(config["speed"])
+        runs.write_json(file, {**measured, "hardware": _hardware()})
+    return runs.read_json(file, needed=("first_seconds", "median_seconds"))
 
 
 def _finish(

@@ -60,6 +60,13 @@ def render(results: Mapping[str, Any]) -> str:
     if failed:
         told = ", ".join(f"{title}: {number}" for title, number in failed.items())
         notes.append(f"Left out, as the estimator gave no value: {told}.")
+    timed = results.get("conditional_ksg")
+    if timed is not None:
+        notes.append(
+            f"KSG within {timed['classes']} classes of {timed['size']:,} samples in "
+            f"{timed['dim']} dimensions takes {_seconds(timed['median_seconds'])}, the "
+            f"first call {_seconds(timed['first_seconds'])} ({timed['hardware']})."
+        )
     return "\n".join([*lines, "", " ".join(notes)]) + "\n"
 
 

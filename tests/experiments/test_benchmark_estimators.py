@@ -36,6 +36,7 @@ def make_config():
         # Of 40 samples of 25 + 25 dimensions there is no Gaussian.
         "sizes": (60, 40),
         "seeds": (0, 1),
+        "speed": {"size": 60, "dim": 12, "classes": 3, "repeats": 2},
     }
 
 
@@ -99,6 +100,18 @@ def test_every_cell_is_a_row_cheap_ones_first(finished):
     assert (workdir / "table.md").read_text() == table.render(results)
     for size in (40, 60):
         assert (workdir / f"estimates-{size}.png").stat().st_size > 5000
+
+
+def test_nearest_neighbours_within_classes_are_timed_once(finished):
+    workdir, results = finished
+    timed = results["conditional_ksg"]
+    assert timed["first_seconds"] >= timed["median_seconds"] > 0
+    assert (timed["size"], timed["dim"]) == (60, 12)
+    assert "KSG within 3 classes of 60 samples in 12 dimensions" in table.render(
+        results
+    )
+    again = benchmark_estimators.run(make_config(), workdir)
+    assert again["conditional_ksg"] == timed
 
 
 def test_a_row_says_what_came_out_or_why_nothing(finished):
@@ -240,6 +253,10 @@ def test_a_damaged_row_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (
+            {"speed": {"size": 0, "dim": 2, "classes": 2, "repeats": 1}},
+            "speed.size is 0",
+        ),
         (lambda c: c.update(rows=("gaussian_corected",)), "did you mean 'gaussian_cor"),
         (lambda c: c.update(rows=()), "rows is ()"),
         (lambda c: c.update(tasks=(SMALL, SMALL)), "tasks is .* must differ"),
