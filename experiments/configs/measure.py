@@ -14,8 +14,8 @@ Protect 500 images of each class with each method:
         settings=
         case $method in random_noise/*) ;; *)
             settings="--config.method.model=resnet10 --config.method.epochs=15" ;; esac
-        python experiments/generate.py $settings \
-            --config experiments/configs/generate.py:$method \
+        python experiments/generate.py \
+            --config experiments/configs/generate.py:$method $settings \
             --config.data.name_or_path=$DATA --config.data.per_class=500 \
             --workdir runs/mi/${method%/*}
     done
