@@ -89,7 +89,10 @@ def run(
     options = {"num_classes": _CLASSES, "width": width, "dtype": jnp.dtype(dtype)}
     module = models.create(model, axis_name=parallel.AXIS, **options)
     mesh = parallel.data_mesh(jax.local_devices())
-    parallel.check_divisible(batch_size, mesh.size, mesh)
+    if batch_size % mesh.size:
+        raise ValueError(
+            f"a batch of {batch_size} images does not split over {mesh.size} devices"
+        )
     rng = np.random.default_rng(0)
     images = rng.random((batch_size, *_IMAGE_SHAPE), np.float32)
     labels = (np.arange(batch_size) % _CLASSES).astype(np.int32)
@@ -151,7 +154,7 @@ def _jax_runs(module, mesh, images, labels, steps) -> dict[tuple[str, str], Run]
     def train(learner, images, labels):
         def step(_, learner):
             return learning.train_step(
-                key, learner, module, optimizer, images, labels, axis_name=parallel.AXIS
+                learner, module, optimizer, images, labels, axis_name=parallel.AXIS
             )[0]
 
         return lax.fori_loop(0, steps, step, learner)

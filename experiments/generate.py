@@ -66,7 +66,7 @@ def run(
         result = protected.build(
             clean,
             delta,
-            radius=job.radius,
+            budget=job.method.budget,
             metadata={**job.identity, "protected_images": int(job.selected.sum())},
         )
         if result.metadata["audit"]["max_change"] == 0:
@@ -87,7 +87,6 @@ class Job(NamedTuple):
     Attributes:
       clean: the data.
       method: the generator.
-      radius: its budget, in grey levels.
       mesh: the devices.
       dealt: the data, dealt to shards.
       selected: (N,) bool, the examples to protect.
@@ -96,7 +95,6 @@ class Job(NamedTuple):
 
     clean: data.Dataset
     method: methods.Method
-    radius: float
     mesh: jax.sharding.Mesh
     dealt: sampling.Shards
     selected: np.ndarray
@@ -126,12 +124,7 @@ def prepare(config: Mapping[str, Any], clean: data.Dataset | None = None) -> Job
     method_config = methods.configure(name, settings)
     mesh = parallel.data_mesh()
     num_shards = runs.number_of_shards(config["num_shards"], mesh)
-    batches = ["batch_size"]
-    if getattr(method_config, "schedule", None) == "alternating":
-        batches.append("perturbation_batch_size")
-    for size in batches:
-        if hasattr(method_config, size):
-            parallel.check_divisible(getattr(method_config, size), num_shards, mesh)
+    parallel.check_shards(num_shards, mesh)
     if clean is None:
         clean = data.load(**config["data"])
     selected = methods.select(clean.labels, **config["protect"])
@@ -154,7 +147,7 @@ def prepare(config: Mapping[str, Any], clean: data.Dataset | None = None) -> Job
     dealt = sampling.deal(clean.images, clean.labels, num_shards, selected=selected)
     # A network that does not take these images is found before anything is written.
     jax.eval_shape(method.init, jax.random.key(0), dealt)
-    return Job(clean, method, method_config.radius, mesh, dealt, selected, identity)
+    return Job(clean, method, mesh, dealt, selected, identity)
 
 
 def _generate(

@@ -14,11 +14,15 @@ import command_line
 from absl import app, flags
 
 from miue_jax import data
+from miue_jax.budget import NORMS, Budget
 from miue_jax.data import exchange, protected
 
 _DATA = flags.DEFINE_string("data", None, "The clean data: a name or a path.")
 _PERTURBATION = flags.DEFINE_string("perturbation", None, "File or folder to read.")
-_RADIUS = flags.DEFINE_float("radius", 8.0, "Largest change allowed, in grey levels.")
+_NORM = flags.DEFINE_enum("norm", "linf", NORMS, "Norm that bounds the change.")
+_RADIUS = flags.DEFINE_float(
+    "radius", 8.0, "Its largest value: grey levels (linf), [0, 1] units (l2), pixels."
+)
 _CLASS_WISE = flags.DEFINE_bool("class_wise", None, "One for every class, not image.")
 _OUTPUT = flags.DEFINE_string("output", None, "The .npz file to write.")
 
@@ -35,12 +39,18 @@ def main(rest: Sequence[str]) -> None:
     made = protected.build(
         clean,
         delta,
-        radius=_RADIUS.value,
+        budget=_budget(_NORM.value, _RADIUS.value),
         metadata={"method": {"name": "imported", "file": pathlib.Path(source).name}},
     )
     pathlib.Path(output).parent.mkdir(parents=True, exist_ok=True)
     protected.save(output, made, delta=delta)
     print(f"{output}: {protected.describe(made)}")
+
+
+def _budget(norm: str, radius: float) -> Budget:
+    if norm == "unbounded":
+        return Budget(norm, None)
+    return Budget(norm, int(radius) if norm == "l0" else radius)
 
 
 if __name__ == "__main__":

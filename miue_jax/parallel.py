@@ -54,26 +54,20 @@ def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     return Mesh(np.asarray(jax.devices() if devices is None else devices), (AXIS,))
 
 
-def check_divisible(batch_size: int, num_shards: int, mesh: Mesh) -> None:
-    """Checks that a global batch splits over shards, and shards over devices.
+def check_shards(num_shards: int, mesh: Mesh) -> None:
+    """Checks that shards split over devices.
 
     Args:
-      batch_size: images in a global batch.
       num_shards: shards of the data.
       mesh: the devices.
 
     Raises:
-      ValueError: if one of the two divisions leaves a remainder.
+      ValueError: if the division leaves a remainder.
     """
     if num_shards % mesh.size:
         raise ValueError(
             f"{num_shards} shards do not split over {mesh.size} devices: the number of "
             "shards must be a multiple of the number of devices"
-        )
-    if batch_size % num_shards:
-        raise ValueError(
-            f"a global batch of {batch_size} images does not split over {num_shards} "
-            "shards: make it a multiple of the number of devices (of num_shards if set)"
         )
 
 

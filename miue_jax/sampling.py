@@ -126,7 +126,7 @@ def steps_per_pass(size: int, num_shards: int, batch_size: int) -> int:
     if batch_size % num_shards:
         raise ValueError(
             f"a global batch of {batch_size} images does not split over {num_shards} "
-            "shards: make it a multiple of them"
+            "shards: make it a multiple of the number of devices (of num_shards if set)"
         )
     share = batch_size // num_shards
     if share > size // num_shards:

@@ -40,17 +40,10 @@ def test_a_parallel_mean_gradient_is_the_global_one():
     np.testing.assert_allclose(mapped(weights, x), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("batch", "shards", "message"),
-    [(12, 8, "12 images does not split over 8 shards"), (12, 4, "4 shards do not")],
-)
-def test_indivisible_batches_are_refused(batch, shards, message):
-    with pytest.raises(ValueError, match=message):
-        parallel.check_divisible(batch, shards, parallel.data_mesh())
-
-
-def test_divisible_batches_pass():
-    parallel.check_divisible(32, 16, parallel.data_mesh())
+def test_shards_that_do_not_split_over_the_devices_are_refused():
+    with pytest.raises(ValueError, match="4 shards do not"):
+        parallel.check_shards(4, parallel.data_mesh())
+    parallel.check_shards(16, parallel.data_mesh())
 
 
 def test_runs_of_one_seed_for_other_purposes_share_no_draws():

@@ -15,6 +15,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from miue_jax import atomic, image_quality, perturbation
+from miue_jax.budget import Budget, check_budget
 from miue_jax.data import npz
 from miue_jax.data.dataset import Dataset, fingerprint, validate
 
@@ -29,8 +30,9 @@ class Protected(NamedTuple):
     Attributes:
       dataset: the protected images in the order of the source, with its labels.
       metadata: what JSON can hold. The maker's own entries (method, settings, seed) and
-        `format`, `radius` (grey levels), `source_fingerprint` and `fingerprint` (of
-        the clean and the protected data set), `audit` (see `perturbation.audit`),
+        `format`, `norm` and `radius` (see `Budget`; without `norm` it is "linf"),
+        `source_fingerprint` and `fingerprint` (of the clean and the protected data
+        set), `audit` (see `perturbation.audit`),
         `psnr` (decibels, null if nothing changed) and `ssim` (null if nothing changed
         or the images are below 11 pixels), both of the images that changed,
         `perturbed` (how many images changed, in all and by class), `delta_sha256` (of
@@ -42,14 +44,15 @@ class Protected(NamedTuple):
 
 
 def build(
-    clean: Dataset, delta: ArrayLike, *, radius: float, metadata: Mapping[str, Any]
+    clean: Dataset, delta: ArrayLike, *, budget: Budget, metadata: Mapping[str, Any]
 ) -> Protected:
     """Adds a perturbation, rounds to 8 bits, checks the budget and measures the result.
 
     Args:
       clean: the source.
       delta: (N, H, W, C) float, in [0, 1] units.
-      radius: the largest change of a value allowed, in grey levels, in [1, 255].
+      budget: what it may do to an image. Rounding to 8 bits moves every value by up to
+        half a grey level, which "l2" allows on top of the radius.
       metadata: what made the perturbation: JSON values, NumPy scalars included.
 
     Returns:
@@ -57,19 +60,25 @@ def build(
 
     Raises:
       ValueError: if the perturbation has another shape or type or is not finite, if it
-        exceeds `radius` by more than rounding takes away, or if `metadata` is not JSON
-        or sets an entry that is measured here.
+        exceeds the budget by more than rounding takes away, or if `metadata` is not
+        JSON or sets an entry that is measured here.
     """
     validate(clean)
+    check_budget(budget)
     delta = np.asarray(delta)
-    # 255 * (8 / 255) in float32 may be a hair below 8, and `quantize` cuts fractions.
-    nearest = float(np.rint(radius))
-    radius = nearest if abs(radius - nearest) <= 1e-4 else float(radius)
-    images = perturbation.quantize(clean.images, delta, radius=radius)
-    _check_budget(clean.images, delta, images, radius)
+    norm, radius = budget
+    if radius is not None:
+        # 255 * (8 / 255) in float32 may be a hair below 8: `quantize` cuts fractions.
+        nearest = float(np.rint(radius))
+        radius = nearest if abs(radius - nearest) <= 1e-4 else float(radius)
+    levels = radius if norm == "linf" and radius is not None else 255
+    images = perturbation.quantize(clean.images, delta, radius=levels)
+    if radius is not None:
+        _check_within(clean.images, delta, images, Budget(norm, radius))
     dataset = validate(Dataset(images, clean.labels, clean.class_names))
     measured = {
         "format": FORMAT,
+        "norm": norm,
         "radius": radius,
         "source_fingerprint": fingerprint(clean),
         "fingerprint": fingerprint(dataset),
@@ -245,6 +254,9 @@ def describe(protected: Protected) -> str:
     meta = protected.metadata
     text = f"{len(protected.dataset.labels)} images"
     text += f", largest change {meta['audit']['max_change']} grey levels"
+    budget = Budget(meta.get("norm", "linf"), meta["radius"])
+    if budget.norm != "linf":
+        text += f" (budget: {budget})"
     if meta["psnr"] is not None:
         text += f", PSNR {meta['psnr']:.2f} dB"
     if meta["ssim"] is not None:
@@ -295,20 +307,34 @@ def _check_metadata(metadata: dict[str, Any], dataset: Dataset) -> None:
         raise ValueError("the images or labels are not those that were protected")
 
 
-def _check_budget(
-    clean: np.ndarray, delta: np.ndarray, images: np.ndarray, radius: float
+def _check_within(
+    clean: np.ndarray, delta: np.ndarray, images: np.ndarray, budget: Budget
 ) -> None:
     # `quantize` cuts to the budget. More than rounding errors to cut means that the
     # perturbation was made for another budget.
+    norm, radius = budget
+    assert radius is not None
+    change = np.maximum(images, clean) - np.minimum(images, clean)
     axes = (1, 2, 3)
-    wanted = 255 * np.maximum(delta.max(axes), -delta.min(axes)).astype(np.float32)
-    change = (np.maximum(images, clean) - np.minimum(images, clean)).max(axes)
-    for largest, allowed in ((wanted, radius + 0.5), (change, radius)):
-        over = np.flatnonzero(largest > allowed)
+    if norm == "linf":
+        wanted = 255 * np.maximum(delta.max(axes), -delta.min(axes)).astype(np.float32)
+        done, unit = change.max(axes), "grey levels"
+        allowed = radius + 0.5, radius
+    elif norm == "l2":
+        wanted = np.linalg.norm(delta.reshape(len(delta), -1), axis=1)
+        done = np.linalg.norm(change.reshape(len(delta), -1) / np.float32(255), axis=1)
+        unit = "in L2"
+        rounding = 0.5 / 255 * math.sqrt(math.prod(clean.shape[1:]))
+        allowed = radius * (1 + 1e-4), (radius + rounding) * (1 + 1e-4)
+    else:
+        wanted, done = ((x != 0).any(3).sum((1, 2)) for x in (delta, change))
+        unit, allowed = "pixels", (radius, radius)
+    for largest, most in zip((wanted, done), allowed, strict=True):
+        over = np.flatnonzero(largest > most)
         if over.size:
             raise ValueError(
                 f"the perturbation of image {over[0]} reaches {largest[over[0]]:g} "
-                f"grey levels, the radius allows {radius:g} ({over.size} of "
+                f"{unit}, the radius allows {radius:g} ({over.size} of "
                 f"{len(images)} images exceed it)"
             )
 

@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from miue_jax import learning, models, perturbation, sampling
+from miue_jax import learning, perturbation, sampling
+from miue_jax.budget import Budget
 from miue_jax.learning import Learner
-from miue_jax.methods import views
+from miue_jax.methods import surrogate, views
 from miue_jax.methods.alternation_config import AlternationConfig
 from miue_jax.methods.method import Method
 from miue_jax.metrics import Mean, Metrics, mean_of
@@ -68,13 +69,7 @@ def alternation(
       The generator. A step is one batch: a training step, a visit, or (interleaved)
       both.
     """
-    module = models.create(
-        config.model,
-        num_classes=num_classes,
-        width=config.width,
-        dtype=jnp.dtype(config.dtype),
-        axis_name=axis_name,
-    )
+    module = surrogate.create(config, num_classes=num_classes, axis_name=axis_name)
     interleaved = config.schedule == "interleaved"
     per_class = config.perturbation == "class"
     train_share = config.batch_size // num_shards
@@ -102,11 +97,7 @@ def alternation(
 
     def init(key: jax.Array, data: sampling.Shards) -> State:
         shape = data.images.shape[2:]
-        if config.normalization == "imagenet" and shape[-1] != 3:
-            raise ValueError(
-                f"normalization 'imagenet' is for three channels, the images have "
-                f"{shape[-1]}; set it to 'none'"
-            )
+        surrogate.check_images(shape, config)
         if config.crop >= min(shape[:2]):
             raise ValueError(
                 f"crop is {config.crop} pixels, the images have {shape[0]}x{shape[1]}: "
@@ -228,7 +219,6 @@ def alternation(
         labels, _ = flat(batch)
         carriers, seen = view
         learner, loss, accuracy = learning.train_step(
-            jax.random.key(0),  # the plain loss draws nothing
             state.shared.learner,
             module,
             optimizer,
@@ -357,4 +347,5 @@ def alternation(
         perturbation=perturbation_of,
         finished=lambda state: state.shared.finished,
         per_class=per_class,
+        budget=Budget("linf", config.radius),
     )

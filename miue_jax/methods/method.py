@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from miue_jax.budget import Budget
 from miue_jax.metrics import Metrics
 from miue_jax.parallel import State
 from miue_jax.sampling import Shards, collect
@@ -25,6 +26,7 @@ class Method(NamedTuple):
       finished: state -> () bool, whether it met its stopping rule before num_steps;
         further steps then change nothing.
       per_class: whether the perturbation has a row for every class.
+      budget: what the perturbation keeps to in every image.
     """
 
     init: Callable[[jax.Array, Shards], State]
@@ -33,6 +35,7 @@ class Method(NamedTuple):
     perturbation: Callable[[State], jax.Array]
     finished: Callable[[State], jax.Array]
     per_class: bool
+    budget: Budget
 
 
 def per_example(

@@ -5,8 +5,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from miue_jax.methods.alternation_config import check_radius
+from miue_jax.budget import Budget
 from miue_jax.methods.method import Method
+from miue_jax.methods.surrogate import check_radius
 from miue_jax.metrics import Metrics
 from miue_jax.parallel import State
 from miue_jax.sampling import Shards
@@ -85,4 +86,5 @@ def random_noise(
         perturbation=lambda state: state.shared if per_class else state.per_example,
         finished=lambda state: jnp.zeros((), bool),
         per_class=per_class,
+        budget=Budget("linf", config.radius),
     )

@@ -7,10 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from miue_jax.augment import flip_where, random_crop
+from miue_jax.methods import surrogate
 from miue_jax.methods.alternation_config import AlternationConfig
-
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class View(NamedTuple):
@@ -53,10 +51,7 @@ def draw(
             crop = jax.vmap(lambda k, x: random_crop(k, x, padding=config.crop))
             shaped = perturbed.reshape(images.shape)
             perturbed = crop(crop_keys, shaped).reshape(flat.shape)
-        if config.normalization == "imagenet":
-            mean, std = jnp.asarray(_IMAGENET_MEAN), jnp.asarray(_IMAGENET_STD)
-            perturbed = (perturbed - mean) / std
-        return perturbed
+        return surrogate.normalize(perturbed, config)
 
     carriers = flip_where(mirrored, flat) if config.flip == "image_only" else flat
     return View(carriers, seen)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from miue_jax.budget import Budget
 from miue_jax.data import exchange, protected, torch_file
 from miue_jax.data.dataset import Dataset
 
@@ -35,7 +36,9 @@ def _delta(clean, seed=1):
 
 
 def _protected(clean):
-    return protected.build(clean, _delta(clean), radius=8, metadata={"method": "x"})
+    return protected.build(
+        clean, _delta(clean), budget=Budget("linf", 8), metadata={"method": "x"}
+    )
 
 
 def _levels(delta):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+from miue_jax.budget import Budget
 from miue_jax.data import npz, protected
 from miue_jax.data.dataset import Dataset, fingerprint
 
@@ -34,7 +35,7 @@ def _build(clean=None, radius=8.0, **metadata):
     clean = _clean() if clean is None else clean
     metadata = {"method": "random_noise", "seed": 3, **metadata}
     return protected.build(
-        clean, _delta(clean, radius), radius=radius, metadata=metadata
+        clean, _delta(clean, radius), budget=Budget("linf", radius), metadata=metadata
     )
 
 
@@ -89,7 +90,7 @@ def test_the_budget_holds_on_8_bit_values(radius, shape, seed):
     )
     delta = rng.choice([-1.0, -0.5, 0.0, 0.5, 1.0], shape) * radius / 255
     result = protected.build(
-        clean, delta.astype(np.float32), radius=radius, metadata={}
+        clean, delta.astype(np.float32), budget=Budget("linf", radius), metadata={}
     )
     change = result.dataset.images.astype(int) - clean.images
     assert np.abs(change).max() <= result.metadata["radius"]
@@ -108,7 +109,7 @@ def test_a_perturbation_beyond_the_radius_is_refused(value):
     delta[2, 0, 0, 0] = value
     message = r"image 2 reaches \d+ grey levels, the radius allows 8 \(1 of 6"
     with pytest.raises(ValueError, match=message):
-        protected.build(clean, delta, radius=8, metadata={})
+        protected.build(clean, delta, budget=Budget("linf", 8), metadata={})
 
 
 def test_an_overrunning_quantizer_is_caught(monkeypatch):
@@ -135,14 +136,18 @@ def test_an_overrunning_quantizer_is_caught(monkeypatch):
 def test_bad_perturbations(change, message):
     clean = _clean()
     with pytest.raises(ValueError, match=message):
-        protected.build(clean, change(_delta(clean)), radius=8, metadata={})
+        protected.build(
+            clean, change(_delta(clean)), budget=Budget("linf", 8), metadata={}
+        )
 
 
 @pytest.mark.parametrize("radius", [0, -1, 256, float("nan"), 8 / 255])
 def test_bad_radius(radius):
     clean = _clean()
     with pytest.raises(ValueError, match="from 1 to 255"):
-        protected.build(clean, 0 * _delta(clean), radius=radius, metadata={})
+        protected.build(
+            clean, 0 * _delta(clean), budget=Budget("linf", radius), metadata={}
+        )
 
 
 def test_metadata_describe_the_result():
@@ -153,7 +158,7 @@ def test_metadata_describe_the_result():
     result = protected.build(
         clean,
         jnp.asarray(delta),
-        radius=np.float32(8),
+        budget=Budget("linf", np.float32(8)),
         metadata={"method": "mi_ue", "settings": {"steps": np.int64(3), "t": (0.1, 2)}},
     )
     metadata = result.metadata
@@ -177,7 +182,9 @@ def test_metadata_describe_the_result():
 
 def test_an_infinite_psnr_is_null():
     clean = _clean()
-    metadata = protected.build(clean, 0 * _delta(clean), radius=8, metadata={}).metadata
+    metadata = protected.build(
+        clean, 0 * _delta(clean), budget=Budget("linf", 8), metadata={}
+    ).metadata
     assert (metadata["psnr"], metadata["ssim"]) == (None, None)
     assert metadata["perturbed"]["images"] == 0
 
@@ -202,7 +209,9 @@ def test_ssim_of_images_below_its_window_is_null():
 def test_metadata_must_be_strict_json(metadata, message):
     clean = _clean()
     with pytest.raises(ValueError, match=message):
-        protected.build(clean, _delta(clean), radius=8, metadata=metadata)
+        protected.build(
+            clean, _delta(clean), budget=Budget("linf", 8), metadata=metadata
+        )
 
 
 # Saving and loading.

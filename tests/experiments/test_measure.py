@@ -15,6 +15,7 @@ from configs import measure as measure_config
 from measurement import brackets, classifier, directions, estimates, summary, victims
 
 from miue_jax import data, parallel
+from miue_jax.budget import Budget
 from miue_jax.data import protected
 
 CLASSES = 2
@@ -42,7 +43,9 @@ def _arrays(path: pathlib.Path, seed: int = 0) -> str:
 def _protect(clean: data.Dataset, path: pathlib.Path, seed: int = 1) -> str:
     rng = np.random.default_rng(seed)
     delta = rng.choice([-8, 8], clean.images.shape).astype(np.float32) / 255
-    protected.save(path, protected.build(clean, delta, radius=8, metadata={}))
+    protected.save(
+        path, protected.build(clean, delta, budget=Budget("linf", 8), metadata={})
+    )
     return str(path)
 
 
@@ -146,7 +149,7 @@ def test_unprotected_images_are_not_measured(root):
     delta = np.full(clean.images.shape, 8 / 255, np.float32)
     # Every third of each class: those that the victim saw and those that it did not.
     delta[np.arange(SIZE) // CLASSES % 3 == 0] = 0
-    built = protected.build(clean, delta, radius=8, metadata={})
+    built = protected.build(clean, delta, budget=Budget("linf", 8), metadata={})
     protected.save(root / "part.npz", built)
     _, pairs = _load(root, protected=str(root / "part.npz"))
     assert (pairs.clean != pairs.protected).any(axis=(1, 2, 3)).all()
@@ -244,7 +247,7 @@ def test_too_few_pairs_name_the_class(root):
     clean = data.load(str(root / "data.npz"))
     delta = np.zeros(clean.images.shape, np.float32)
     delta[: 2 * victims.FEWEST - 2] = 8 / 255
-    built = protected.build(clean, delta, radius=8, metadata={})
+    built = protected.build(clean, delta, budget=Budget("linf", 8), metadata={})
     protected.save(root / "few.npz", built)
     with pytest.raises(ValueError, match=f"class '0' has {victims.FEWEST - 1} pairs"):
         _load(root, protected=str(root / "few.npz"))

@@ -24,6 +24,7 @@ from PIL import Image
 
 from miue_jax import checkpoints, defenses, parallel
 from miue_jax import data as data_sets
+from miue_jax.budget import Budget
 from miue_jax.data import protected
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -321,7 +322,9 @@ def _truncated(root: pathlib.Path) -> pathlib.Path:
     )
     delta = np.full(clean.images.shape, 2 / 255, np.float32)
     path = root / "protected.npz"
-    protected.save(path, protected.build(clean, delta, radius=8, metadata={}))
+    protected.save(
+        path, protected.build(clean, delta, budget=Budget("linf", 8), metadata={})
+    )
     path.write_bytes(path.read_bytes()[:-500])
     return path
 

@@ -13,6 +13,7 @@ import pytest
 from absl import flags
 
 from miue_jax import parallel
+from miue_jax.budget import Budget
 from miue_jax.data import load, protected
 
 # ml_collections loads configuration files in an old way.
@@ -61,7 +62,9 @@ def artefact(tmp_path, data):
     delta = noise.astype(np.float32)
     path = tmp_path / "protected.npz"
     protected.save(
-        path, protected.build(clean, delta, radius=8, metadata={}), delta=delta
+        path,
+        protected.build(clean, delta, budget=Budget("linf", 8), metadata={}),
+        delta=delta,
     )
     return path
 

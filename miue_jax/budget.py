@@ -1,0 +1,55 @@
+"""What a perturbation may do to an image: a norm and the largest value it may take."""
+
+import numbers
+from typing import NamedTuple
+
+from miue_jax import names
+from miue_jax.settings import check_number
+
+NORMS = ("linf", "l2", "l0", "unbounded")
+
+
+class Budget(NamedTuple):
+    """The budget of one image's perturbation.
+
+    Attributes:
+      norm: "linf", the largest change of a value; "l2", the Euclidean norm of the whole
+        image; "l0", the pixels changed in any channel; "unbounded".
+      radius: the largest value of the norm: grey levels for "linf", [0, 1] units for
+        "l2", pixels for "l0"; None for "unbounded".
+    """
+
+    norm: str = "linf"
+    radius: float | None = 8.0
+
+    def __str__(self) -> str:
+        if self.radius is None:
+            return self.norm
+        unit = {"linf": " grey levels", "l2": "", "l0": " pixels"}[self.norm]
+        return f"{self.norm} {self.radius:g}{unit}"
+
+
+def check_budget(budget: Budget) -> None:
+    """Checks a budget.
+
+    Args:
+      budget: the budget.
+
+    Raises:
+      ValueError: if the norm is unknown, or the radius out of its range: from 1 to 255
+        grey levels, positive, a whole number of pixels, or None.
+    """
+    norm, radius = budget
+    if norm not in NORMS:
+        raise names.unknown("norm", norm, NORMS)
+    if norm == "unbounded":
+        if radius is not None:
+            raise ValueError(f"radius is {radius!r}; 'unbounded' has none")
+    elif norm == "linf":
+        fits = isinstance(radius, numbers.Real) and not isinstance(radius, bool)
+        if not fits or not 1 <= radius <= 255:
+            raise ValueError(f"radius is in grey levels, from 1 to 255, got {radius!r}")
+    elif norm == "l2":
+        check_number("radius", radius, "> 0")
+    else:
+        check_number("radius", radius, "> 0", whole=True)
