@@ -72,6 +72,9 @@ def run(
             runner.start(job.victim.init, mesh),
             runner.advance(job.victim.step, mesh),
             runner.evaluation(job.victim.evaluate, mesh),
+            None
+            if job.victim.evaluate_robust is None
+            else runner.evaluation(job.victim.evaluate_robust, mesh),
         )
         curves = {
             seed: _train(
@@ -145,15 +148,17 @@ def prepare(
     runs.check_seeds("seeds", config["seeds"])
     mesh = parallel.data_mesh()
     num_shards = runs.number_of_shards(config["num_shards"], mesh)
-    parallel.check_divisible(victim_config.batch_size, num_shards, mesh)
-    defense = defenses.create(config["defense"])
+    parallel.check_shards(num_shards, mesh)
     if train_set is None:
         train_set = data.load(**config["train"])
     if test_set is None:
         test_set = data.load(**config["test"])
     _check_match(train_set, test_set)
-    # One image tells whether the defence fits the data, before anything is written.
-    _purify(defense, train_set._replace(images=train_set.images[:1]))
+    defense = defenses.create(
+        config["defense"],
+        image_shape=train_set.images.shape[1:],
+        num_classes=len(train_set.class_names),
+    )
     victim = training.victim(
         victim_config,
         num_examples=len(train_set.labels),
@@ -166,7 +171,7 @@ def prepare(
         "train": dict(config["train"]),
         "test": dict(config["test"]),
         "victim": dict(config["victim"]),
-        "defense": config["defense"],
+        "defense": _plain(config["defense"]),
         "seeds": list(config["seeds"]),
         "evaluate_every": config["evaluate_every"],
         "num_shards": num_shards,
@@ -203,11 +208,18 @@ def read_results(
     return results
 
 
+def _plain(defense: str | Mapping[str, Any]) -> str | dict[str, Any]:
+    return defense if isinstance(defense, str) else dict(defense)
+
+
 def _purify(defense: defenses.Defense, train_set: data.Dataset) -> np.ndarray:
     if defense.purify is None:
         return train_set.images
-    labels = train_set.labels[: len(train_set.images)]
-    return np.asarray(defense.purify(jax.random.key(0), train_set.images, labels))
+    images, labels = train_set.images, train_set.labels
+    try:
+        return np.asarray(defense.purify(jax.random.key(0), images, labels))
+    except FloatingPointError as error:
+        raise runs.Diverged(str(error)) from error
 
 
 def _check_match(train_set: data.Dataset, test_set: data.Dataset) -> None:
@@ -225,6 +237,7 @@ class _Compiled(NamedTuple):
     start: runner.Start
     advance: runner.Advance
     evaluate: runner.Evaluate
+    evaluate_robust: runner.Evaluate | None
 
 
 def _train(
@@ -277,6 +290,9 @@ def _train(
                 if _is_tested(job, epoch):
                     measured = means.values(compiled.evaluate(state, test_data))
                     line["test_accuracy"] = measured["accuracy"]
+                if epoch == epochs and compiled.evaluate_robust is not None:
+                    measured = means.values(compiled.evaluate_robust(state, test_data))
+                    line["robust_accuracy"] = measured["accuracy"]
                 line["seconds"] = round(time.perf_counter() - began, 3)
                 metrics.write(step, line)
                 if epoch % checkpoint_every == 0 or epoch == epochs:
@@ -294,6 +310,8 @@ def _check_curve(job: Job, metrics: runs.MetricsFile, epochs: int) -> None:
     for line in found if whole else ():
         due = _is_tested(job, line["epoch"])
         whole &= "train_accuracy" in line and ("test_accuracy" in line or not due)
+        robust = job.victim.evaluate_robust is not None and line["epoch"] == job.epochs
+        whole &= "robust_accuracy" in line or not robust
     if not whole:
         raise ValueError(
             f"{metrics.path} is damaged: the checkpoint beside it is of {epochs} "
@@ -315,7 +333,9 @@ def _summary(curves: Mapping[int, list[dict[str, Any]]]) -> dict[str, Any]:
         deviation = statistics.stdev(values) if len(values) > 1 else None
         return {"mean": statistics.mean(values), "std": deviation, "values": values}
 
+    robust = [c[-1]["robust_accuracy"] for c in lines if "robust_accuracy" in c[-1]]
     return {
+        **({"robust": spread(robust)} if robust else {}),
         "final": spread([curve[-1] for curve in tests]),
         "best": spread([max(curve) for curve in tests]),
         "epochs_tested": [x["epoch"] for x in lines[0] if "test_accuracy" in x],
@@ -331,11 +351,13 @@ def main(config: dict[str, Any], workdir: pathlib.Path, resume: bool) -> None:
     """Runs and prints what came out."""
     results = run(config, workdir, resume=resume)
     final, best = results["final"], results["best"]
+    robust = results.get("robust")
     spread = "" if final["std"] is None else f" +- {100 * final['std']:.2f}"
     print(
         f"{workdir / RESULTS}: clean test accuracy {100 * final['mean']:.2f}{spread} % "
         f"after the last epoch, {100 * best['mean']:.2f} % at its best, "
         f"{len(final['values'])} seeds"
+        + (f", robust {100 * robust['mean']:.2f} %" if robust else "")
     )
 
 

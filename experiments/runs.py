@@ -32,6 +32,10 @@ class Busy(ValueError):
     """Raised where another process works in a run directory."""
 
 
+class Diverged(ValueError):
+    """Raised where a mean that was measured in training is not finite."""
+
+
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes JSON whole or not at all."""
     text = json.dumps(value, indent=1, allow_nan=False) + "\n"
@@ -268,8 +272,8 @@ class MetricsFile:
           values: what was measured.
 
         Raises:
-          ValueError: if training has diverged; the line is written, with null for what
-            is not finite.
+          Diverged: if training has; the line is written, with null for what is not
+            finite.
           OSError: naming the file, if it cannot be written.
         """
         wrong = [
@@ -286,7 +290,7 @@ class MetricsFile:
                 reason = f"cannot be written ({error.strerror or error})"
                 raise OSError(error.errno, reason, str(self.path)) from error
         if wrong:
-            raise ValueError(
+            raise Diverged(
                 f"{wrong[0]} is {values[wrong[0]]} at step {step}: training diverged "
                 f"(lower the learning rate?); see {self.path}"
             )

@@ -3,15 +3,38 @@
 Victims and the surrogates of generators are both made of these.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from miue_jax import defenses, sampling
+from miue_jax import sampling
 from miue_jax.metrics import Mean
+
+
+class Forward(Protocol):
+    """A network under training as a function of images."""
+
+    def __call__(
+        self, images: jax.Array, *, train: bool = True
+    ) -> tuple[jax.Array, Any]:
+        """Returns the logits (B, K) of images (B, H, W, C), and the network's state.
+
+        With ``train`` the batch's statistics are used, and the state returned holds the
+        updated running ones; without, the running statistics are used and returned.
+        """
+        ...
+
+
+# A loss of a network and a batch: images (B, H, W, C), labels (B,) int32 or (B, K)
+# class probabilities -> (value, (logits, state)): a scalar to differentiate, and the
+# result of the forward pass that counts.
+Objective = Callable[
+    [Forward, jax.Array, jax.Array], tuple[jax.Array, tuple[jax.Array, Any]]
+]
 
 
 class Learner(NamedTuple):
@@ -110,39 +133,35 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def plain_loss(
-    key: jax.Array, forward: defenses.Forward, images: jax.Array, labels: jax.Array
+    forward: Forward, images: jax.Array, labels: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-    """Cross-entropy in the form that a defence may replace (`defenses.Defense.loss`).
+    """Cross-entropy as an `Objective`.
 
     Args:
-      key: unused.
-      forward: images -> (logits, updated state), the model in training mode.
+      forward: the model.
       images: (B, H, W, C) float.
       labels: (B,) int, or (B, K) class probabilities.
 
     Returns:
       The loss, and what `forward` gave.
     """
-    del key
     logits, state = forward(images)
     return cross_entropy(logits, labels), (logits, state)
 
 
 def train_step(
-    key: jax.Array,
     learner: Learner,
     module: nn.Module,
     optimizer: optax.GradientTransformation,
     images: jax.Array,
     labels: jax.Array,
     *,
-    loss: defenses.Loss = plain_loss,
+    loss: Objective = plain_loss,
     axis_name: str | None = None,
 ) -> tuple[Learner, jax.Array, jax.Array]:
     """One optimiser step on the loss of a batch.
 
     Args:
-      key: a PRNG key for the loss.
       learner: the classifier.
       module: its Flax module.
       optimizer: its optimiser.
@@ -158,13 +177,18 @@ def train_step(
     answers = jnp.argmax(labels, -1) if labels.ndim == 2 else labels
 
     def loss_fn(params: Any) -> tuple[jax.Array, tuple[Any, jax.Array]]:
-        def forward(images: jax.Array) -> tuple[jax.Array, Any]:
+        def forward(images: jax.Array, *, train: bool = True) -> tuple[jax.Array, Any]:
+            if not train:
+                outputs: Any = module.apply(
+                    {"params": params, **state}, images, train=False
+                )
+                return outputs[1], state
             (_, logits), updated = module.apply(
                 {"params": params, **state}, images, train=True, mutable=list(state)
             )
             return logits, updated
 
-        value, (logits, updated) = loss(key, forward, images, labels)
+        value, (logits, updated) = loss(forward, images, labels)
         return value, (updated, jnp.mean(jnp.argmax(logits, -1) == answers))
 
     params = learner.variables["params"]
@@ -185,6 +209,7 @@ def accuracy_of(
     *,
     axis_name: str | None = None,
     rows_at_once: int = 256,
+    change: Callable[[jax.Array, sampling.Batch], jax.Array] | None = None,
 ) -> Mean:
     """Accuracy on a whole data set, in evaluation mode.
 
@@ -194,6 +219,7 @@ def accuracy_of(
       data: the device's shards.
       axis_name: the mesh axis over which the shards are split.
       rows_at_once: rows of every shard in one forward pass.
+      change: (step, batch) -> (B, H, W, C), what to see in place of a batch's images.
 
     Returns:
       The share of right answers, NaN where an output is not finite; its weight is the
@@ -205,7 +231,10 @@ def accuracy_of(
 
     def count_right(i: jax.Array, right: jax.Array) -> jax.Array:
         batch = sampling.take(data, order, i, share)
-        images = batch.images.reshape(-1, *batch.images.shape[2:])
+        if change is None:
+            images = batch.images.reshape(-1, *batch.images.shape[2:])
+        else:
+            images = change(i, batch)
         outputs: Any = module.apply(variables, images, train=False)
         logits = outputs[1]
         hits = jnp.argmax(logits, -1).reshape(batch.labels.shape) == batch.labels

@@ -1,8 +1,9 @@
 """The victim: a classifier trained from scratch on what was published."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ from miue_jax.parallel import State
 from miue_jax.settings import check_number
 
 # Keys of a run are folded with these, so that no two uses share a stream.
-_INIT, _ORDER, _AUGMENT, _DEFENSE, _LOSS = range(5)
+_INIT, _ORDER, _AUGMENT, _DEFENSE, _LOSS, _ATTACK = range(6)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,6 +77,8 @@ class Victim(NamedTuple):
       init: (key, data) -> state.
       step: (key, state, data) -> (state, metrics), one batch.
       evaluate: (state, data) -> metrics, all of a data set, without augmentation.
+      evaluate_robust: (state, data) -> metrics, as `evaluate` under the defence's
+        attack; None where it has none.
       num_steps: steps in all.
       steps_per_epoch: steps in a pass over the training data.
     """
@@ -83,6 +86,7 @@ class Victim(NamedTuple):
     init: Callable[[jax.Array, sampling.Shards], State]
     step: Callable[[jax.Array, State, sampling.Shards], tuple[State, Metrics]]
     evaluate: Callable[[State, sampling.Shards], Metrics]
+    evaluate_robust: Callable[[State, sampling.Shards], Metrics] | None
     num_steps: int
     steps_per_epoch: int
 
@@ -131,6 +135,9 @@ def victim(
         key = jax.random.fold_in(jax.random.fold_in(key, use), step)
         return jax.vmap(jax.random.fold_in, (None, 0))(key, data.shard)
 
+    def image_keys(shard_keys: jax.Array, count: int) -> jax.Array:
+        return jax.vmap(lambda key: jax.random.split(key, count))(shard_keys).ravel()
+
     def init(key: jax.Array, data: sampling.Shards) -> State:
         learner = init_learner(
             jax.random.fold_in(key, _INIT), module, optimizer, data.images.shape[2:]
@@ -157,14 +164,20 @@ def victim(
             images, labels = jax.vmap(defense.augment)(
                 step_keys(key, _DEFENSE, state.step, data), images, labels
             )
+        objective = plain_loss
+        if defense.loss is not None:
+            objective = functools.partial(
+                defense.loss,
+                image_keys(step_keys(key, _LOSS, state.step, data), share),
+                state.step.astype(jnp.float32) / (config.epochs * steps),
+            )
         learner, loss, accuracy = train_step(
-            step_keys(key, _LOSS, state.step, data)[0],
             state.shared,
             module,
             optimizer,
             images.reshape(-1, *images.shape[2:]),
             labels.reshape(-1, *labels.shape[2:]),
-            loss=defense.loss or plain_loss,
+            loss=objective,
             axis_name=axis_name,
         )
         metrics = {"loss": mean_of(loss), "accuracy": mean_of(accuracy)}
@@ -177,4 +190,31 @@ def victim(
             )
         }
 
-    return Victim(init, step, evaluate, config.epochs * steps, steps)
+    def evaluate_robust(
+        attack: defenses.Attack, state: State, data: sampling.Shards
+    ) -> Metrics:
+        variables = state.shared.variables
+
+        def predict(images: jax.Array) -> jax.Array:
+            outputs: Any = module.apply(variables, images, train=False)
+            return outputs[1]
+
+        def change(step: jax.Array, batch: sampling.Batch) -> jax.Array:
+            # The attack is the same in every evaluation: of no run's key.
+            keys = step_keys(jax.random.key(0), _ATTACK, step, data)
+            return attack(
+                image_keys(keys, batch.images.shape[1]),
+                predict,
+                batch.images.reshape(-1, *batch.images.shape[2:]),
+                batch.labels.reshape(-1),
+            )
+
+        accuracy = accuracy_of(
+            module, variables, data, axis_name=axis_name, change=change
+        )
+        return {"accuracy": accuracy}
+
+    robust = None
+    if defense.attack is not None:
+        robust = functools.partial(evaluate_robust, defense.attack)
+    return Victim(init, step, evaluate, robust, config.epochs * steps, steps)

@@ -37,7 +37,10 @@ def test_any_object_may_be_an_unknown_name():
     [
         (lambda: models.create("vg11", num_classes=2), "'vg11'; did you mean 'vgg11'"),
         (lambda: methods.preset("mi_eu"), "'mi_eu'; did you mean 'mi_ue'"),
-        (lambda: defenses.create("jpg"), "'jpg'; did you mean 'jpeg'"),
+        (
+            lambda: defenses.create("jpg", image_shape=(32, 32, 3), num_classes=2),
+            "'jpg'; did you mean 'jpeg'",
+        ),
         (lambda: data.load("shaps"), "'shaps'; did you mean 'shapes'"),
         (lambda: perturbation.project(0.0, radius=1, norm="l_2"), "did you mean 'l2'"),
     ],

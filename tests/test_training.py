@@ -140,8 +140,10 @@ def test_defences_take_part_in_every_step():
     _, blinded, _ = _train(CONFIG, defense=defenses.Defense(augment=blacken))
     assert blinded["accuracy"] < 0.45 < 0.6 < seeing["accuracy"]
 
-    def nothing(key, forward, images, labels):
-        del key, labels
+    def nothing(keys, progress, forward, images, labels):
+        del labels
+        assert keys.shape == images.shape[:1]
+        assert progress.shape == ()
         logits, state = forward(images)
         return 0 * logits.sum(), (logits, state)
 

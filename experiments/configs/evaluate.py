@@ -1,35 +1,42 @@
 """Trains victims by one protocol.
 
-The argument names the protocol (authors, em, quick), `quick` when left out:
+The argument names the protocol (authors, em, quick), `quick` when left out, and after a
+slash perhaps the defence, all settings of which can then be set:
 
     python experiments/evaluate.py --workdir runs/cifar10-victims \
         --config experiments/configs/evaluate.py:em \
         --config.train.name_or_path=runs/cifar10/protected.npz \
         --config.test.name_or_path=cifar10 --config.seeds='(0, 1, 2)'
+    python experiments/evaluate.py --workdir runs/cifar10-adversarial \
+        --config experiments/configs/evaluate.py:em/adversarial_training \
+        --config.train.name_or_path=runs/cifar10/protected.npz \
+        --config.test.name_or_path=cifar10 \
+        --config.defense.radius=4 --config.defense.protocol=rem
 """
 
 import dataclasses
 
 from ml_collections import ConfigDict, config_dict
 
-from miue_jax import names, training
+from miue_jax import defenses, names, training
 
 
 def get_config(argument: str = "quick") -> ConfigDict:
     """Returns the configuration of a run.
 
     Args:
-      argument: name of the protocol.
+      argument: "protocol" or "protocol/defence".
 
     Returns:
       The configuration.
 
     Raises:
-      ValueError: if there is no such protocol.
+      ValueError: if there is no such protocol or defence.
     """
-    if argument not in training.PROTOCOLS:
-        raise names.unknown("protocol", argument, training.PROTOCOLS)
-    victim = dataclasses.asdict(training.PROTOCOLS[argument])
+    protocol, _, defense = argument.partition("/")
+    if protocol not in training.PROTOCOLS:
+        raise names.unknown("protocol", protocol, training.PROTOCOLS)
+    victim = dataclasses.asdict(training.PROTOCOLS[protocol])
     return ConfigDict(
         {
             "train": _source("train"),
@@ -38,7 +45,7 @@ def get_config(argument: str = "quick") -> ConfigDict:
                 k: config_dict.placeholder(int) if v is None else v
                 for k, v in victim.items()
             },
-            "defense": "none",
+            "defense": _defense(defense) if defense else "none",
             "seeds": (0, 1, 2),
             "num_shards": config_dict.placeholder(int),
             # Both in epochs; the last one always counts.
@@ -46,6 +53,17 @@ def get_config(argument: str = "quick") -> ConfigDict:
             "checkpoint_every": 1,
         }
     )
+
+
+def _defense(name: str) -> ConfigDict:
+    config = ConfigDict({"name": name})
+    for field, parameter in defenses.parameters(name).items():
+        value = parameter.default
+        if value is None or value is parameter.empty:
+            whole = parameter.annotation in (int, int | None)
+            value = config_dict.placeholder(int if whole else float)
+        config[field] = value
+    return config
 
 
 def _source(split: str) -> ConfigDict:

@@ -1,51 +1,133 @@
 """Defences against protected data, by name."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from miue_jax import names
+from miue_jax.defenses.adversarial_training import (
+    adversarial_training as adversarial_training,
+)
+from miue_jax.defenses.base import Attack as Attack
 from miue_jax.defenses.base import Defense as Defense
-from miue_jax.defenses.base import Forward as Forward
-from miue_jax.defenses.base import Loss as Loss
-from miue_jax.defenses.jpeg import jpeg_pillow as jpeg_pillow
+from miue_jax.defenses.bit_depth import bit_depth as bit_depth
+from miue_jax.defenses.cutmix import cutmix as cutmix
+from miue_jax.defenses.cutout import cutout as cutout
+from miue_jax.defenses.d_vae import d_vae as d_vae
+from miue_jax.defenses.gaussian_blur import gaussian_blur as gaussian_blur
+from miue_jax.defenses.gaussian_noise import gaussian_noise as gaussian_noise
+from miue_jax.defenses.grayscale import grayscale as grayscale
+from miue_jax.defenses.jpeg import jpeg as jpeg
+from miue_jax.defenses.mixup import mixup as mixup
+from miue_jax.defenses.orthogonal_projection import (
+    orthogonal_projection as orthogonal_projection,
+)
+from miue_jax.defenses.rand_augment import rand_augment as rand_augment
+from miue_jax.defenses.ueraser import ueraser as ueraser
 
 NONE = Defense()
 
-# A defence without a setting is called by its name, one with a setting as name-number.
-_PLAIN: dict[str, Callable[[], Defense]] = {"none": Defense}
-_WITH_NUMBER: dict[str, Callable[..., Defense]] = {"jpeg": jpeg_pillow}
 
-NAMES = (*_PLAIN, *(f"{name}-<number>" for name in _WITH_NUMBER))
+class _Entry(NamedTuple):
+    # (image_shape, num_classes, *, settings) -> defence
+    build: Callable[..., Defense]
+    number: str | None = None  # the setting that "name-<number>" sets
 
 
-def create(name: str) -> Defense:
-    """Makes a defence from its name.
+_REGISTRY: dict[str, _Entry] = {
+    "none": _Entry(lambda image_shape, num_classes: Defense()),
+    # In training.
+    "cutout": _Entry(cutout, "size"),
+    "cutmix": _Entry(cutmix),
+    "mixup": _Entry(mixup),
+    "gaussian_noise": _Entry(gaussian_noise, "sigma"),
+    "gaussian_blur": _Entry(gaussian_blur),
+    "rand_augment": _Entry(rand_augment),
+    "ueraser": _Entry(ueraser),
+    "adversarial_training": _Entry(adversarial_training, "radius"),
+    # Before training.
+    "grayscale": _Entry(grayscale),
+    "bit_depth": _Entry(bit_depth, "bits"),
+    "jpeg": _Entry(jpeg, "quality"),
+    "orthogonal_projection": _Entry(orthogonal_projection),
+    "d_vae": _Entry(d_vae),
+}
+
+NAMES: tuple[str, ...] = tuple(
+    name if entry.number is None else f"{name}-<{entry.number}>"
+    for name, entry in _REGISTRY.items()
+)
+
+
+def create(
+    spec: str | Mapping[str, Any],
+    *,
+    image_shape: tuple[int, ...],
+    num_classes: int,
+) -> Defense:
+    """Makes a defence from its name and settings.
 
     Args:
-      name: "none", or a name and its setting, such as "jpeg-10".
+      spec: a name such as "none" or, with its main setting, "jpeg-10"; or a mapping
+        with the `name` and the settings of the defence, the arguments of its function.
+      image_shape: (H, W, C) of the images that it has to fit.
+      num_classes: classes.
 
     Returns:
       The defence.
 
     Raises:
-      ValueError: if the name is unknown (with the nearest ones), or the number missing
-        or out of range.
+      ValueError: if a name is unknown (with the nearest ones), a setting is missing or
+        out of range, or the defence does not fit such images.
     """
-    if name in _PLAIN:
-        return _PLAIN[name]()
-    family, _, number = name.rpartition("-")
-    if family in _WITH_NUMBER:
-        return _WITH_NUMBER[family](_number(number, name))
-    if name in _WITH_NUMBER:
-        raise ValueError(
-            f"defence {name!r} needs a number after it, as in '{name}-<number>'"
-        )
-    raise names.unknown("defence", name, (*_PLAIN, *_WITH_NUMBER), allowed=NAMES)
+    if isinstance(spec, str):
+        name, settings = _parse(spec)
+    else:
+        settings = dict(spec)
+        name = settings.pop("name", None)
+    if not isinstance(name, str) or name not in _REGISTRY:
+        raise names.unknown("defence", name, _REGISTRY, allowed=NAMES)
+    build, number = _REGISTRY[name]
+    known = parameters(name)
+    for field in settings:
+        if field not in known:
+            raise names.unknown(f"setting of {name}", field, known)
+    for field, parameter in known.items():
+        if parameter.default is parameter.empty and field not in settings:
+            hint = f", as in '{name}-<{field}>'" if field == number else ""
+            raise ValueError(f"defence {name!r} needs its {field}{hint}")
+    return build(tuple(image_shape), num_classes, **settings)
 
 
-def _number(text: str, name: str) -> int | float:
+def parameters(name: str) -> dict[str, inspect.Parameter]:
+    """The settings of a defence: their types, and what they are if nothing is said.
+
+    Args:
+      name: of the defence, without a number.
+
+    Returns:
+      The arguments of its function, by name, in their order.
+
+    Raises:
+      ValueError: if the name is unknown.
+    """
+    if name not in _REGISTRY:
+        raise names.unknown("defence", name, _REGISTRY)
+    found = inspect.signature(_REGISTRY[name].build).parameters
+    common = ("image_shape", "num_classes")
+    return {field: value for field, value in found.items() if field not in common}
+
+
+def _parse(spec: str) -> tuple[str, dict[str, Any]]:
+    name, _, text = spec.rpartition("-")
+    if spec in _REGISTRY or name not in _REGISTRY:
+        return spec, {}
+    number = _REGISTRY[name].number
+    if number is None:
+        raise ValueError(f"defence {name!r} takes no number, got {spec!r}")
     for kind in (int, float):
         try:
-            return kind(text)
+            return name, {number: kind(text)}
         except ValueError:
             continue
-    raise ValueError(f"defence {name!r}: {text!r} is not a number")
+    raise ValueError(f"defence {spec!r}: {text!r} is not a number")

@@ -44,7 +44,7 @@ class ResNet(nn.Module):
     ) -> tuple[jax.Array, jax.Array]:
         """Maps images (B, H, W, C) in [0, 1] to features (B, D) and logits."""
         conv, norm = conv_and_norm(self, train=train)
-        block = _Bottleneck if self.bottleneck else _BasicBlock
+        block = _Bottleneck if self.bottleneck else BasicBlock
         x = to_input(images, self.dtype)
         x = nn.relu(norm(name="stem_norm")(conv(self.width, name="stem_conv")(x)))
         self.sow("intermediates", "stem", x)
@@ -61,7 +61,16 @@ class ResNet(nn.Module):
         return classify(x, self.num_classes)
 
 
-class _BasicBlock(nn.Module):
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut: (B, H, W, D) to (B, h, w, width).
+
+    Attributes:
+      width: channels.
+      strides: of the first convolution.
+      conv: (channels, kernel size, strides) -> layer.
+      norm: () -> layer.
+    """
+
     width: int
     strides: int
     conv: Layer
@@ -69,6 +78,7 @@ class _BasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps a (B, H, W, D) to the block's own map."""
         y = nn.relu(self.norm()(self.conv(self.width, 3, self.strides)(x)))
         y = self.norm()(self.conv(self.width, 3)(y))
         return nn.relu(y + _shortcut(x, y, self))
@@ -88,9 +98,7 @@ class _Bottleneck(nn.Module):
         return nn.relu(y + _shortcut(x, y, self))
 
 
-def _shortcut(
-    x: jax.Array, y: jax.Array, block: _BasicBlock | _Bottleneck
-) -> jax.Array:
+def _shortcut(x: jax.Array, y: jax.Array, block: BasicBlock | _Bottleneck) -> jax.Array:
     """The block's input, projected where its output has another shape."""
     if x.shape[-1] == y.shape[-1] and block.strides == 1:
         return x

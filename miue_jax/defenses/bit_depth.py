@@ -1,0 +1,42 @@
+"""Fewer grey levels, as a purification."""
+
+import jax
+import numpy as np
+
+from miue_jax.defenses._images import check_images
+from miue_jax.defenses.base import Defense
+from miue_jax.settings import check_number
+
+
+def bit_depth(image_shape: tuple[int, ...], num_classes: int, *, bits: int) -> Defense:
+    """Keeps the highest bits of every value and sets the others to 0.
+
+    Equal to `posterize` of Pillow's `ImageOps`: 2 bits leave the levels 0, 64, 128 and
+    192, so that images get darker. Deterministic: the key is not used.
+
+    Args:
+      image_shape: (H, W, C) of the images.
+      num_classes: unused.
+      bits: how many of 8 are kept, an integer in [1, 8]. The field's tables use 2; 8
+        changes nothing.
+
+    Returns:
+      A defence whose `purify` takes and returns (N, H, W, C) uint8.
+
+    Raises:
+      ValueError: if `bits` is not an integer in [1, 8].
+
+    References:
+      Liu, Zhao, Larson, "Image shortcut squeezing", ICML 2023, section 4.
+    """
+    del num_classes
+    check_number("bit_depth bits", bits, "> 0", whole=True)
+    if bits > 8:
+        raise ValueError(f"bit_depth bits is {bits}; allowed: 1 to 8")
+
+    def purify(key: jax.Array, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        del key, labels
+        lost = 8 - int(bits)
+        return check_images(images, image_shape) >> lost << lost
+
+    return Defense(purify=purify)

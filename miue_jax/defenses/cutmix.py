@@ -1,0 +1,68 @@
+"""CutMix: a box of every image is replaced by that of another, and so is its label."""
+
+import jax
+import jax.numpy as jnp
+
+from miue_jax.defenses import mixing
+from miue_jax.defenses.base import Defense
+
+
+def cutmix(
+    image_shape: tuple[int, ...],
+    num_classes: int,
+    *,
+    alpha: float = 1.0,
+    probability: float = 1.0,
+) -> Defense:
+    r"""Trains on images with a box from another image, labels weighted by area.
+
+    .. math:: h = \lfloor H \sqrt{1 - \lambda} \rfloor, \quad
+       w = \lfloor W \sqrt{1 - \lambda} \rfloor, \quad
+       \lambda \sim \mathrm{Beta}(\alpha, \alpha)
+
+    The middle of the h x w box is uniform over the pixels, what lies beyond the border
+    is cut off, and the label of the other image gets the share of pixels that are
+    really its own. Partners are a permutation of the images of a shard's batch; each
+    image has a box of its own, where the authors' code draws one for the batch.
+
+    Args:
+      image_shape: (H, W, C) of the images.
+      num_classes: classes of the labels.
+      alpha: of the Beta distribution.
+      probability: that an image is mixed.
+
+    Returns:
+      A defence whose `augment` returns (B, classes) class probabilities.
+
+    Raises:
+      ValueError: if `alpha` is not above 0 or `probability` not in [0, 1].
+
+    References:
+      Yun, Han, Oh, Chun, Choe, Yoo, "CutMix: regularization strategy to train strong
+      classifiers with localizable features", ICCV 2019, section 3.
+    """
+    mixing.check_settings("cutmix", alpha, probability)
+    height, width = image_shape[:2]
+
+    def augment(
+        key: jax.Array, images: jax.Array, labels: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        mix_key, row_key, column_key = jax.random.split(key, 3)
+        partners, weights = mixing.draw(mix_key, len(images), alpha, probability)
+
+        def covered(key: jax.Array, side: int) -> jax.Array:
+            length = jnp.floor(side * jnp.sqrt(1 - weights)).astype(jnp.int32)[:, None]
+            middle = jax.random.randint(key, (len(images), 1), 0, side)
+            offset = jnp.arange(side) - (middle - length // 2)
+            return (offset >= 0) & (offset < length)
+
+        rows, columns = covered(row_key, height), covered(column_key, width)
+        box = rows[:, :, None] & columns[:, None, :]
+        return (
+            jnp.where(box[..., None], images[partners], images),
+            mixing.mixed_labels(
+                labels, partners, 1 - jnp.mean(box, (1, 2)), num_classes
+            ),
+        )
+
+    return Defense(augment=augment)

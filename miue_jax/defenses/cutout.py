@@ -1,0 +1,56 @@
+"""Cutout: a black square somewhere in every image."""
+
+import jax
+import jax.numpy as jnp
+
+from miue_jax.defenses.base import Defense
+from miue_jax.settings import check_number
+
+
+def cutout(
+    image_shape: tuple[int, ...], num_classes: int, *, size: int = 16
+) -> Defense:
+    """Blackens a square in every training image, anew in every step.
+
+    The middle of the square is uniform over the pixels, so what lies beyond the border
+    is cut off and fewer than size^2 pixels are lost on average.
+
+    Args:
+      image_shape: (H, W, C) of the images.
+      num_classes: unused.
+      size: side of the square in pixels; 16 is the field's choice for 32x32 images.
+
+    Returns:
+      A defence whose `augment` leaves the labels alone.
+
+    Raises:
+      ValueError: if `size` is not a whole number above 0 or larger than a side.
+
+    References:
+      DeVries, Taylor, "Improved regularization of convolutional neural networks with
+      cutout", arXiv:1708.04552, section 3.
+    """
+    del num_classes
+    check_number("cutout size", size, "> 0", whole=True)
+    height, width = image_shape[:2]
+    if size > min(height, width):
+        raise ValueError(
+            f"cutout size is {size}, which is more than a side of {width}x{height} "
+            f"images; allowed: at most {min(height, width)}"
+        )
+
+    def augment(
+        key: jax.Array, images: jax.Array, labels: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        row_key, column_key = jax.random.split(key)
+
+        def covered(key: jax.Array, side: int) -> jax.Array:
+            middle = jax.random.randint(key, (len(images), 1), 0, side)
+            offset = jnp.arange(side) - (middle - size // 2)
+            return (offset >= 0) & (offset < size)
+
+        rows, columns = covered(row_key, height), covered(column_key, width)
+        square = rows[:, :, None, None] & columns[:, None, :, None]
+        return jnp.where(square, 0, images), labels
+
+    return Defense(augment=augment)

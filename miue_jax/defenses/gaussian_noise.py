@@ -1,0 +1,39 @@
+"""Gaussian noise on every image."""
+
+import jax
+import jax.numpy as jnp
+
+from miue_jax.defenses.base import Defense
+from miue_jax.settings import check_number
+
+
+def gaussian_noise(
+    image_shape: tuple[int, ...], num_classes: int, *, sigma: float = 8.0
+) -> Defense:
+    """Adds independent normal noise to every value, anew in every step.
+
+    The result is clipped to [0, 1] and, unlike that of pipelines which add noise to
+    8-bit images, not rounded to grey levels.
+
+    Args:
+      image_shape: unused.
+      num_classes: unused.
+      sigma: standard deviation in grey levels; 8, the usual radius of protections, is
+        the evaluation of MI-UE.
+
+    Returns:
+      A defence whose `augment` leaves the labels alone.
+
+    Raises:
+      ValueError: if `sigma` is not a finite number of at least 0.
+    """
+    del image_shape, num_classes
+    check_number("gaussian_noise sigma", sigma, ">= 0")
+
+    def augment(
+        key: jax.Array, images: jax.Array, labels: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        noise = jax.random.normal(key, images.shape, images.dtype)
+        return jnp.clip(images + float(sigma) / 255 * noise, 0, 1), labels
+
+    return Defense(augment=augment)

@@ -1,0 +1,55 @@
+"""Mixup: every image is blended with another, and their labels as well."""
+
+import jax
+
+from miue_jax.defenses import mixing
+from miue_jax.defenses.base import Defense
+
+
+def mixup(
+    image_shape: tuple[int, ...],
+    num_classes: int,
+    *,
+    alpha: float = 1.0,
+    probability: float = 1.0,
+) -> Defense:
+    r"""Trains on weighted means of two images and of their labels.
+
+    .. math:: \tilde x = \lambda x_i + (1 - \lambda) x_j, \quad
+       \tilde y = \lambda y_i + (1 - \lambda) y_j, \quad
+       \lambda \sim \mathrm{Beta}(\alpha, \alpha)
+
+    Partners j are a permutation of the images of a shard's batch; each image has a
+    weight of its own, where the authors' code draws one for the batch.
+
+    Args:
+      image_shape: unused.
+      num_classes: classes of the labels.
+      alpha: of the Beta distribution; 1, with which weights are uniform, is the choice
+        of the field's benchmarks.
+      probability: that an image is mixed.
+
+    Returns:
+      A defence whose `augment` returns (B, classes) class probabilities.
+
+    Raises:
+      ValueError: if `alpha` is not above 0 or `probability` not in [0, 1].
+
+    References:
+      Zhang, Cisse, Dauphin, Lopez-Paz, "mixup: beyond empirical risk minimization",
+      ICLR 2018, section 2.
+    """
+    del image_shape
+    mixing.check_settings("mixup", alpha, probability)
+
+    def augment(
+        key: jax.Array, images: jax.Array, labels: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        partners, weights = mixing.draw(key, len(images), alpha, probability)
+        own = weights.astype(images.dtype)[:, None, None, None]
+        return (
+            own * images + (1 - own) * images[partners],
+            mixing.mixed_labels(labels, partners, weights, num_classes),
+        )
+
+    return Defense(augment=augment)
