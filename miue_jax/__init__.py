@@ -3,12 +3,14 @@
 from miue_jax import augment as augment
 from miue_jax import data as data
 from miue_jax import defenses as defenses
+from miue_jax import detection as detection
 from miue_jax import features as features
 from miue_jax import losses as losses
 from miue_jax import methods as methods
 from miue_jax import models as models
 from miue_jax import perturbation as perturbation
 from miue_jax import training as training
+from miue_jax.budget import Budget as Budget
 from miue_jax.losses import conditional_covariance_loss as conditional_covariance_loss
 from miue_jax.losses import distance_loss as distance_loss
 from miue_jax.losses import mi_ue_loss as mi_ue_loss

@@ -1,4 +1,4 @@
-"""The numbers that a setting may be: one check, and one wording of what is refused."""
+"""What a setting may be: one check a kind, and one wording of what is refused."""
 
 import numbers
 from collections.abc import Callable
@@ -36,3 +36,18 @@ def check_number(name: str, value: Any, allowed: Range, *, whole: bool = False) 
             f"{name} is {value!r}; allowed: {'whole' if whole else 'finite'} numbers "
             f"{allowed}"
         )
+
+
+def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Checks a setting that is one of a few words.
+
+    Args:
+      name: of the setting.
+      value: what was given.
+      allowed: the words.
+
+    Raises:
+      ValueError: if it is none of them.
+    """
+    if value not in allowed:
+        raise ValueError(f"{name} is {value!r}; allowed: {', '.join(allowed)}")

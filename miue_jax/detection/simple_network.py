@@ -10,8 +10,7 @@ import optax
 
 from miue_jax import models, sampling
 from miue_jax.learning import Learner, accuracy_of, init_learner, sgd, train_step
-from miue_jax.methods.surrogate import check_choice
-from miue_jax.settings import check_number
+from miue_jax.settings import check_choice, check_number
 
 MODELS = ("linear", "mlp2", "mlp3")
 

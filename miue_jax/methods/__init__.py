@@ -4,21 +4,62 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from miue_jax import names
+from miue_jax.methods import adversarial_poisoning as _ap
+from miue_jax.methods import autoregressive as _ar
+from miue_jax.methods import convolution_filter as _cuda
 from miue_jax.methods import error_minimizing as _em
+from miue_jax.methods import hypocritical as _hypo
+from miue_jax.methods import linear_synthetic as _lsp
 from miue_jax.methods import mi_ue as _mi_ue
+from miue_jax.methods import neural_tangent as _ntga
+from miue_jax.methods import one_pixel as _ops
+from miue_jax.methods import perturbation_linear as _pil
 from miue_jax.methods import random_noise as _noise
+from miue_jax.methods import robust_error_minimizing as _rem
+from miue_jax.methods import self_ensemble as _sep
+from miue_jax.methods import self_ensemble_config as _sep_config
+from miue_jax.methods.adversarial_poisoning import (
+    AdversarialPoisoningConfig as AdversarialPoisoningConfig,
+)
 from miue_jax.methods.alternation import alternation as alternation
 from miue_jax.methods.alternation_config import (
     AlternationConfig as AlternationConfig,
 )
+from miue_jax.methods.autoregressive import (
+    AutoregressiveConfig as AutoregressiveConfig,
+)
+from miue_jax.methods.convolution_filter import (
+    ConvolutionFilterConfig as ConvolutionFilterConfig,
+)
 from miue_jax.methods.error_minimizing import (
     ErrorMinimizingConfig as ErrorMinimizingConfig,
+)
+from miue_jax.methods.hypocritical import (
+    HypocriticalConfig as HypocriticalConfig,
+)
+from miue_jax.methods.linear_synthetic import (
+    LinearSyntheticConfig as LinearSyntheticConfig,
 )
 from miue_jax.methods.method import Method as Method
 from miue_jax.methods.method import per_example as per_example
 from miue_jax.methods.method import select as select
 from miue_jax.methods.mi_ue import MIUEConfig as MIUEConfig
+from miue_jax.methods.neural_tangent import (
+    NeuralTangentConfig as NeuralTangentConfig,
+)
+from miue_jax.methods.one_pixel import (
+    OnePixelConfig as OnePixelConfig,
+)
+from miue_jax.methods.perturbation_linear import (
+    PerturbationLinearConfig as PerturbationLinearConfig,
+)
 from miue_jax.methods.random_noise import RandomNoiseConfig as RandomNoiseConfig
+from miue_jax.methods.robust_error_minimizing import (
+    RobustErrorMinimizingConfig as RobustErrorMinimizingConfig,
+)
+from miue_jax.methods.self_ensemble_config import (
+    SelfEnsembleConfig as SelfEnsembleConfig,
+)
 
 
 class _Entry(NamedTuple):
@@ -33,6 +74,28 @@ _REGISTRY = {
         _em.error_minimizing, ErrorMinimizingConfig, _em.PRESETS
     ),
     "random_noise": _Entry(_noise.random_noise, RandomNoiseConfig, _noise.PRESETS),
+    "adversarial_poisoning": _Entry(
+        _ap.adversarial_poisoning, AdversarialPoisoningConfig, _ap.PRESETS
+    ),
+    "autoregressive": _Entry(_ar.autoregressive, AutoregressiveConfig, _ar.PRESETS),
+    "convolution_filter": _Entry(
+        _cuda.convolution_filter, ConvolutionFilterConfig, _cuda.PRESETS
+    ),
+    "hypocritical": _Entry(_hypo.hypocritical, HypocriticalConfig, _hypo.PRESETS),
+    "linear_synthetic": _Entry(
+        _lsp.linear_synthetic, LinearSyntheticConfig, _lsp.PRESETS
+    ),
+    "neural_tangent": _Entry(_ntga.neural_tangent, NeuralTangentConfig, _ntga.PRESETS),
+    "one_pixel": _Entry(_ops.one_pixel, OnePixelConfig, _ops.PRESETS),
+    "perturbation_linear": _Entry(
+        _pil.perturbation_linear, PerturbationLinearConfig, _pil.PRESETS
+    ),
+    "robust_error_minimizing": _Entry(
+        _rem.robust_error_minimizing, RobustErrorMinimizingConfig, _rem.PRESETS
+    ),
+    "self_ensemble": _Entry(
+        _sep.self_ensemble, SelfEnsembleConfig, _sep_config.PRESETS
+    ),
 }
 
 NAMES: tuple[str, ...] = tuple(_REGISTRY)

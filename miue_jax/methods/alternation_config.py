@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from miue_jax.methods.surrogate import SurrogateConfig, check_choice, check_radius
-from miue_jax.settings import check_number
+from miue_jax.methods.surrogate import SurrogateConfig, check_radius
+from miue_jax.settings import check_choice, check_number
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from miue_jax import models
-from miue_jax.settings import check_number
+from miue_jax.settings import check_choice, check_number
 
 _MEAN_AND_STD = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -106,21 +106,6 @@ def check_images(image_shape: tuple[int, ...], config: SurrogateConfig) -> None:
             f"normalization {config.normalization!r} is for three channels, the images "
             f"have {image_shape[-1]}; set it to 'none'"
         )
-
-
-def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    """Checks a setting that is one of a few words.
-
-    Args:
-      name: of the setting.
-      value: what was given.
-      allowed: the words.
-
-    Raises:
-      ValueError: if it is none of them.
-    """
-    if value not in allowed:
-        raise ValueError(f"{name} is {value!r}; allowed: {', '.join(allowed)}")
 
 
 def check_radius(radius: float) -> None:

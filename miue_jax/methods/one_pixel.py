@@ -1,0 +1,167 @@
+"""OPS: the pixel and colour that differ most steadily from the images of a class."""
+
+import dataclasses
+import itertools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from miue_jax.budget import Budget
+from miue_jax.methods.method import Method
+from miue_jax.methods.single_step import single_step
+from miue_jax.metrics import Metrics
+from miue_jax.sampling import Shards
+from miue_jax.settings import check_choice, check_number
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OnePixelConfig:
+    """Settings of OPS.
+
+    Attributes:
+      pixels: that are set in every image of a class.
+      spread: what the mean change of a pixel is divided by, its "deviation" or its
+        "variance".
+    """
+
+    pixels: int = 1
+    spread: str = "deviation"
+
+    def __post_init__(self) -> None:
+        check_number("pixels", self.pixels, "> 0", whole=True)
+        check_choice("spread", self.spread, ("deviation", "variance"))
+
+
+# The released code, which the tables come from, divides by the standard deviation; the
+# text of the paper divides by the variance.
+PRESETS: dict[str, OnePixelConfig] = {
+    "authors_code": OnePixelConfig(),
+    "paper": OnePixelConfig(spread="variance"),
+}
+
+
+class _Moments(NamedTuple):
+    """Of the grey levels of every class, position and channel: (K, H, W, C) float32."""
+
+    mean: jax.Array
+    variance: jax.Array
+
+
+def one_pixel(
+    config: OnePixelConfig,
+    *,
+    num_examples: int,
+    num_classes: int,
+    num_shards: int = 1,
+    axis_name: str | None = None,
+) -> Method:
+    """Builds OPS, the one-pixel shortcut.
+
+    For a position p and a colour t in {0, 1}^C the score of a class is
+
+        E |t - x_p| / spread |t - x_p|,
+
+    over all its images x, selected or not, and the channels. The classes choose one
+    after the other, and no two of them take the same colour at the same position.
+
+    Args:
+      config: its settings.
+      num_examples: images in the data set.
+      num_classes: classes.
+      num_shards: shards of the data over all devices.
+      axis_name: the mesh axis over which the shards are split.
+
+    Returns:
+      The generator. Its `init` raises a ValueError for images with fewer pixels and
+      colours than the classes take. A perturbation on top of another one (CIFAR10-S)
+      comes from running it on images that were protected before.
+
+    References:
+      Wu, Chen, Xie, Huang, "One-pixel shortcut: on the learning preference of deep
+      neural networks", ICLR 2023, arXiv 2205.12141, section 3.
+    """
+    del num_examples, num_shards
+
+    def check(image_shape: tuple[int, ...]) -> None:
+        positions, colours = math.prod(image_shape[:2]), 2 ** image_shape[2]
+        # The positions that the classes before the last one can have used up, and its.
+        taken = (num_classes - 1) * config.pixels // colours + config.pixels
+        if taken > positions:
+            raise ValueError(
+                f"pixels is {config.pixels} for each of {num_classes} classes; images "
+                f"of {positions} pixels and {colours} colours have not as many"
+            )
+
+    def perturb(key: jax.Array, data: Shards) -> tuple[jax.Array, Metrics]:
+        del key
+        shape = data.images.shape[2:]
+        positions = math.prod(shape[:2])
+        colours = jnp.asarray(list(itertools.product((0, 1), repeat=shape[2])), bool)
+        moments = _moments(data, num_classes, axis_name)
+        flat = jax.tree.map(lambda x: x.reshape(num_classes, positions, -1), moments)
+
+        def choose(
+            used: jax.Array, moments: _Moments
+        ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+            scores = jnp.where(used, -1, _scores(moments, colours, config.spread))
+            # A position can be set only once: its best colour stands for it.
+            best = jnp.argmax(scores, axis=1)
+            _, where = lax.top_k(jnp.max(scores, axis=1), config.pixels)
+            chosen = jnp.zeros(positions, bool).at[where].set(True)
+            return used.at[where, best[where]].set(True), (chosen, colours[best])
+
+        unused = jnp.zeros((positions, len(colours)), bool)
+        _, (chosen, targets) = lax.scan(choose, unused, flat)
+        chosen = chosen.reshape(num_classes, *shape[:2], 1)
+        targets = targets.reshape(num_classes, *shape).astype(jnp.float32)
+        images = data.images.astype(jnp.float32) / 255
+        change = targets[data.labels] - images
+        return jnp.where(chosen[data.labels], change, 0), {}
+
+    return single_step(perturb, check=check, budget=Budget("l0", config.pixels))
+
+
+def _scores(moments: _Moments, colours: jax.Array, spread: str) -> jax.Array:
+    """Scores of one class: moments (P, C) and T colours (T, C) give (P, T)."""
+    mean = moments.mean[:, None]
+    change = jnp.where(colours, 255 - mean, mean)
+    overall = jnp.mean(change, axis=2)
+    # The channels' own variances, and that of their means.
+    variance = jnp.mean(moments.variance, axis=1, keepdims=True)
+    variance += jnp.mean(jnp.square(change - overall[..., None]), axis=2)
+    divisor = variance if spread == "variance" else jnp.sqrt(variance)
+    # Where the images agree the division is by 0: the best score, or no change at all.
+    return jnp.where(overall > 0, overall / divisor, 0)
+
+
+def _moments(data: Shards, num_classes: int, axis_name: str | None) -> _Moments:
+    """Means and variances over all images, the same however they are dealt.
+
+    All sums are of integers modulo 2^32, so no order of adding changes them. That of
+    the squares around the rounded mean k is found as S2 - 2 k S1 + n k^2: its value is
+    at most n 255^2 / 4, so below 2^32 for classes of up to 264,000 images, although its
+    terms are not.
+    """
+    rows = jnp.arange(data.labels.shape[1])
+    valid = rows < data.count[:, None]
+    # What no class has is left out of the sums.
+    labels = jnp.where(valid, data.labels, num_classes).reshape(-1)
+    values = data.images.reshape(-1, *data.images.shape[2:]).astype(jnp.uint32)
+
+    def total(array: jax.Array) -> jax.Array:
+        sums = jax.ops.segment_sum(array, labels, num_classes)
+        return sums if axis_name is None else lax.psum(sums, axis_name)
+
+    count = total(jnp.ones_like(labels, jnp.uint32)).reshape(-1, 1, 1, 1)
+    size = jnp.maximum(count, 1)
+    sums, squares = total(values), total(jnp.square(values))
+    centre = (2 * sums + size) // (2 * size)
+    around = squares - 2 * centre * sums + count * jnp.square(centre)
+    rest = lax.bitcast_convert_type(sums - count * centre, jnp.int32)
+    size = size.astype(jnp.float32)
+    off = rest.astype(jnp.float32) / size
+    variance = around.astype(jnp.float32) / size - jnp.square(off)
+    return _Moments(centre.astype(jnp.float32) + off, jnp.maximum(variance, 0))

@@ -1,0 +1,275 @@
+"""PIL: noise in which a linear classifier reads the label, taken off the image."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from miue_jax import learning, sampling
+from miue_jax.budget import Budget
+from miue_jax.methods.method import Method
+from miue_jax.methods.surrogate import check_radius
+from miue_jax.metrics import Mean, Metrics, mean_of
+from miue_jax.parallel import State
+from miue_jax.settings import check_number
+
+# Keys of a run are folded with these, so that no two uses share a stream.
+_INIT, _NOISE = range(2)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PerturbationLinearConfig:
+    """Settings of PIL.
+
+    Attributes:
+      radius: largest change of a channel, in grey levels.
+      step_size: of a step of sign descent, in grey levels.
+      pgd_steps: steps of sign descent on each image's noise.
+      noise_weight: in [0, 1], of the loss of the noise alone; what remains is the
+        weight of the loss of the image without the noise.
+      depth: matrices of the linear classifier, without bias; their product is one.
+      epochs: passes of the classifier over the clean images.
+      batch_size: global batch, of training and of sign descent.
+      learning_rate: of the first epoch; a cosine over the epochs takes it to 0.
+      momentum: of the classifier's SGD.
+    """
+
+    radius: float = 8.0
+    step_size: float = 0.8
+    pgd_steps: int = 30
+    noise_weight: float = 0.9
+    depth: int = 2
+    epochs: int = 30
+    batch_size: int = 512
+    learning_rate: float = 0.003
+    momentum: float = 0.9
+
+    def __post_init__(self) -> None:
+        check_radius(self.radius)
+        for name in ("step_size", "learning_rate"):
+            check_number(name, getattr(self, name), "> 0")
+        for name in ("pgd_steps", "depth", "epochs", "batch_size"):
+            check_number(name, getattr(self, name), "> 0", whole=True)
+        check_number("noise_weight", self.noise_weight, "in [0, 1]")
+        check_number("momentum", self.momentum, "in [0, 1)")
+
+
+# The last batch of a pass is filled up from the front; the published one is smaller.
+PRESETS: dict[str, PerturbationLinearConfig] = {"published": PerturbationLinearConfig()}
+
+
+class _Shared(NamedTuple):
+    weights: Any  # a list of (D, K), (K, K), ...
+    opt_state: optax.OptState
+
+
+def _nothing() -> Mean:
+    # The type is said, as it would be float64 with x64 enabled.
+    return Mean(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
+
+
+def noise_loss(
+    matrix: jax.Array,
+    noise: jax.Array,
+    images: jax.Array,
+    labels: jax.Array,
+    *,
+    noise_weight: float,
+) -> jax.Array:
+    """What PIL minimises over the noise n of an image x with label y.
+
+    w CE(g(n), y) + (1 - w) KL(uniform || softmax g(x - n)) with g(x) = x matrix, w the
+    weight of the noise.
+
+    Args:
+      matrix: (D, K), of the linear classifier.
+      noise: (B, D) in [0, 1] units.
+      images: (B, D) in [0, 1].
+      labels: (B,) int32.
+      noise_weight: in [0, 1].
+
+    Returns:
+      (B,) losses, in nats.
+    """
+    read = optax.softmax_cross_entropy_with_integer_labels(noise @ matrix, labels)
+    log_probabilities = jax.nn.log_softmax((images - noise) @ matrix)
+    unread = -jnp.log(matrix.shape[1]) - jnp.mean(log_probabilities, -1)
+    return noise_weight * read + (1 - noise_weight) * unread
+
+
+def noise_gradient(
+    matrix: jax.Array,
+    noise: jax.Array,
+    images: jax.Array,
+    labels: jax.Array,
+    *,
+    noise_weight: float,
+) -> jax.Array:
+    """The gradient of `noise_loss` with respect to the noise, in closed form.
+
+    (w (softmax g(n) - e_y) - (1 - w) (softmax g(x - n) - 1 / K)) matrix^T, where e_y is
+    the label as a one-hot row.
+
+    Args:
+      matrix: (D, K), of the linear classifier.
+      noise: (B, D) in [0, 1] units.
+      images: (B, D) in [0, 1].
+      labels: (B,) int32.
+      noise_weight: in [0, 1].
+
+    Returns:
+      (B, D), the gradient of each image's loss.
+    """
+    classes = matrix.shape[1]
+    target = jax.nn.one_hot(labels, classes, dtype=matrix.dtype)
+    read = jax.nn.softmax(noise @ matrix) - target
+    unread = jax.nn.softmax((images - noise) @ matrix) - 1 / classes
+    return (noise_weight * read - (1 - noise_weight) * unread) @ matrix.T
+
+
+def perturbation_linear(
+    config: PerturbationLinearConfig,
+    *,
+    num_examples: int,
+    num_classes: int,
+    num_shards: int = 1,
+    axis_name: str | None = None,
+) -> Method:
+    """Builds PIL.
+
+    Args:
+      config: its settings.
+      num_examples: images in the data set.
+      num_classes: classes.
+      num_shards: shards of the data over all devices.
+      axis_name: the mesh axis over which the shards are split.
+
+    Returns:
+      The generator. A step is one batch: of the classifier's training on clean images,
+      and after its last epoch of the sign descent that makes each image's noise.
+
+    References:
+      Liu, Chen, Zhang, Perturbation-Induced Linearization, ICLR 2026, arXiv 2601.19967.
+    """
+    share = config.batch_size // num_shards
+    batches = sampling.steps_per_pass(num_examples, num_shards, config.batch_size)
+    train_steps = config.epochs * batches
+    radius, step_size = config.radius / 255, config.step_size / 255
+    optimizer = learning.sgd(
+        learning.epochwise_cosine(config.learning_rate, 0.0, config.epochs, batches),
+        momentum=config.momentum,
+    )
+    # Uniform in +-1 / sqrt(fan in), as PyTorch initialises linear layers.
+    initialize = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+    def init(key: jax.Array, data: sampling.Shards) -> State:
+        pixels = data.images[0, 0].size
+        sizes = (pixels, *[num_classes] * config.depth)
+        keys = jax.random.split(jax.random.fold_in(key, _INIT), config.depth)
+        weights = [
+            initialize(keys[i], sizes[i : i + 2], jnp.float32)
+            for i in range(config.depth)
+        ]
+        return State(
+            jnp.zeros((), jnp.int32),
+            _Shared(weights, optimizer.init(weights)),
+            jnp.zeros(data.images.shape, jnp.float32),
+        )
+
+    def next_batch(
+        data: sampling.Shards, step: jax.Array
+    ) -> tuple[sampling.Batch, jax.Array, jax.Array]:
+        """The next images in the order of the data, also flat, and their labels."""
+        rows = jnp.arange(data.labels.shape[1], dtype=jnp.int32)
+        order = jnp.broadcast_to(rows, data.labels.shape)
+        batch = sampling.take(data, order, step % batches, share)
+        labels = batch.labels.reshape(-1)
+        return batch, batch.images.reshape(len(labels), -1), labels
+
+    def mean(value: jax.Array) -> Mean:
+        value = jnp.mean(value)
+        return mean_of(value if axis_name is None else lax.pmean(value, axis_name))
+
+    def train(
+        key: jax.Array, state: State, data: sampling.Shards
+    ) -> tuple[State, Metrics]:
+        del key
+        _, images, labels = next_batch(data, state.step)
+        weights, opt_state = state.shared
+
+        def loss_fn(weights: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
+            logits = images
+            for weight in weights:
+                logits = logits @ weight
+            return learning.cross_entropy(logits, labels), logits
+
+        (loss, logits), grads = jax.value_and_grad(loss_fn, has_aux=True)(weights)
+        if axis_name is not None:
+            grads = lax.pmean(grads, axis_name)
+        updates, opt_state = optimizer.update(grads, opt_state, weights)
+        shared = _Shared(optax.apply_updates(weights, updates), opt_state)
+        right = (jnp.argmax(logits, -1) == labels).astype(jnp.float32)
+        metrics = {
+            "surrogate_loss": mean(loss),
+            "surrogate_accuracy": mean(right),
+            "perturbation_loss": _nothing(),
+        }
+        return state._replace(shared=shared), metrics
+
+    def draw(key: jax.Array, data: sampling.Shards, batch: sampling.Batch) -> jax.Array:
+        # Keyed by row, so that an image met again in the last batch gets its own again.
+        key = jax.random.fold_in(key, _NOISE)
+        shape = batch.images.shape[2:]
+
+        def of_row(shard: jax.Array, row: jax.Array) -> jax.Array:
+            row_key = jax.random.fold_in(jax.random.fold_in(key, shard), row)
+            return jax.random.uniform(row_key, shape, jnp.float32, -radius, radius)
+
+        return jax.vmap(jax.vmap(of_row, (None, 0)))(data.shard, batch.rows)
+
+    def perturb(
+        key: jax.Array, state: State, data: sampling.Shards
+    ) -> tuple[State, Metrics]:
+        batch, images, labels = next_batch(data, state.step - train_steps)
+        matrix, *later = state.shared.weights
+        for weight in later:
+            matrix = matrix @ weight
+        options = {"noise_weight": config.noise_weight}
+
+        def descend(_: jax.Array, noise: jax.Array) -> jax.Array:
+            gradient = noise_gradient(matrix, noise, images, labels, **options)
+            return jnp.clip(noise - step_size * jnp.sign(gradient), -radius, radius)
+
+        noise = draw(key, data, batch).reshape(images.shape)
+        noise = lax.fori_loop(0, config.pgd_steps, descend, noise)
+        delta = jnp.clip(images - noise, 0, 1) - images
+        stored = jax.vmap(lambda old, rows, new: old.at[rows].set(new))(
+            state.per_example, batch.rows, delta.reshape(batch.images.shape)
+        )
+        loss = noise_loss(matrix, noise, images, labels, **options)
+        metrics = {
+            "surrogate_loss": _nothing(),
+            "surrogate_accuracy": _nothing(),
+            "perturbation_loss": mean(loss),
+        }
+        return state._replace(per_example=stored), metrics
+
+    def step(
+        key: jax.Array, state: State, data: sampling.Shards
+    ) -> tuple[State, Metrics]:
+        training = state.step < train_steps
+        after, metrics = lax.cond(training, train, perturb, key, state, data)
+        return after._replace(step=state.step + 1), metrics
+
+    return Method(
+        init=init,
+        step=step,
+        num_steps=train_steps + batches,
+        perturbation=lambda state: state.per_example,
+        finished=lambda state: jnp.zeros((), bool),
+        per_class=False,
+        budget=Budget("linf", config.radius),
+    )
