@@ -15,15 +15,16 @@ from typing import Any
 
 import runs
 from accuracy import table as estimators
+from comparison import table as matrix
 
 _TABLE = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def render(results: dict[str, Any]) -> str:
-    """The Markdown table of a comparison or of a benchmark of estimators.
+    """The Markdown table of a matrix or of a benchmark of estimators.
 
     Args:
-      results: what experiments/compare.py or experiments/benchmark_estimators.py wrote.
+      results: what experiments/matrix.py or experiments/benchmark_estimators.py wrote.
 
     Returns:
       The table, and below it where its numbers come from.
@@ -40,46 +41,8 @@ def render(results: dict[str, Any]) -> str:
     )
 
 
-def _comparison(results: dict[str, Any]) -> str:
-    """The Markdown table of a comparison: a row a data set, a column a victim.
-
-    Args:
-      results: what experiments/compare.py wrote.
-
-    Returns:
-      The table, and below it where its numbers come from.
-    """
-    victims = list(dict.fromkeys(cell["victim"] for cell in results["cells"]))
-    sources = list(dict.fromkeys(cell["source"] for cell in results["cells"]))
-    cells = {(c["source"], c["victim"]): c["final"] for c in results["cells"]}
-    lines = [
-        f"| trained on | {' | '.join(victims)} |",
-        f"|---|{'---:|' * len(victims)}",
-    ]
-    for source in sources:
-        shown = [_accuracy(cells.get((source, victim))) for victim in victims]
-        lines.append(f"| {source} | {' | '.join(shown)} |")
-    protocols = {c["victim"]: c["protocol"] for c in results["cells"]}
-    epochs = ", ".join(f"{v}: {p['epochs']} epochs" for v, p in protocols.items())
-    lines += [
-        "",
-        f"Clean test accuracy in %, mean ± standard deviation over seeds "
-        f"{', '.join(map(str, results['seeds']))} of the victim, after the last epoch "
-        f"({epochs}); an empty cell was not run. {results['data']}; "
-        f"{results['hardware']}, jax {results['jax']}. `{results['command']}`",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _accuracy(final: dict[str, Any] | None) -> str:
-    if final is None:
-        return ""
-    mean = f"{100 * final['mean']:.1f}"
-    return mean if final["std"] is None else f"{mean} ± {100 * final['std']:.1f}"
-
-
 # By a key that only these results have.
-_TABLES = {"cells": _comparison, "planned": estimators.render}
+_TABLES = {"cells": matrix.render, "planned": estimators.render}
 
 
 def fill(text: str, folder: pathlib.Path) -> str:

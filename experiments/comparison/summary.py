@@ -1,0 +1,85 @@
+"""What a matrix has found so far, from the cells that are done."""
+
+import platform
+import shlex
+import statistics
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from comparison.plan import Cell
+
+from miue_jax.budget import Budget
+
+# Of the metadata of a protected data set.
+KEPT = ("method", "radius", "audit", "psnr", "ssim")
+
+
+def summarize(
+    config: Mapping[str, Any],
+    protected: Mapping[str, Mapping[str, Any]],
+    done: Mapping[Cell, Mapping[str, Any]],
+    planned: Iterable[Cell],
+) -> dict[str, Any]:
+    """Joins the seeds of each method, defence and victim.
+
+    Args:
+      config: as in experiments/configs/matrix.py.
+      protected: the metadata of the protected data sets, by method.
+      done: the results of the cells that are done (`evaluate.run`, one seed each).
+      planned: all cells.
+
+    Returns:
+      What results.json holds.
+    """
+    groups: dict[tuple[str, str, str], dict[int, Mapping[str, Any]]] = {}
+    planned = list(planned)
+    for cell in planned:
+        if cell in done:
+            groups.setdefault(cell[:3], {})[cell.seed] = done[cell]
+    return {
+        "command": shlex.join(["python", *sys.argv]),
+        "data": config["data_name"],
+        "processor": platform.processor() or platform.machine(),
+        "planned": len(planned),
+        "done": sum(map(len, groups.values())),
+        "protected": {
+            name: {"budget": str(_budget(made)), **{k: made[k] for k in KEPT}}
+            for name, made in protected.items()
+        },
+        "defenses": {name: config["defenses"][name] for _, name, _ in groups},
+        "victims": {name: config["victims"][name] for _, _, name in groups},
+        "cells": [_join(key, by_seed) for key, by_seed in groups.items()],
+    }
+
+
+def _budget(made: Mapping[str, Any]) -> Budget:
+    return Budget(made.get("norm", "linf"), made["radius"])
+
+
+def _join(
+    key: tuple[str, str, str], by_seed: Mapping[int, Mapping[str, Any]]
+) -> dict[str, Any]:
+    method, defense, victim = key
+    runs = list(by_seed.values())
+    joined: dict[str, Any] = {
+        "method": method,
+        "defense": defense,
+        "victim": victim,
+        "seeds": list(by_seed),
+    }
+    for measure in ("final", "best", "robust"):
+        if all(measure in run for run in runs):
+            joined[measure] = _spread([run[measure]["mean"] for run in runs])
+    return {
+        **joined,
+        "epochs_tested": runs[0]["epochs_tested"],
+        "test_accuracy": [run["test_accuracy"][0] for run in runs],
+        "device": sorted({run["device"] for run in runs}),
+        "jax": sorted({run["jax"] for run in runs}),
+    }
+
+
+def _spread(values: list[float]) -> dict[str, Any]:
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.mean(values), "std": deviation, "values": values}

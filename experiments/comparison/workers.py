@@ -1,0 +1,97 @@
+"""Several processes on one directory, each with a device of its own."""
+
+import contextlib
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+_SECONDS_TO_WAIT = 1.0
+
+
+def run(
+    count: int,
+    arguments: Sequence[str],
+    logs: pathlib.Path,
+    report: Callable[[], object],
+) -> None:
+    """Runs a command in several processes at once and waits for all.
+
+    Process i sees accelerator i only (of those that CUDA_VISIBLE_DEVICES lists, where
+    it is set) and its share of the processor's cores. SIGTERM and SIGINT are passed on,
+    and answered once all have ended.
+
+    Args:
+      count: processes.
+      arguments: the command.
+      logs: the folder of their output, worker_0.log and so on.
+      report: called about once a second while they run.
+
+    Raises:
+      ValueError: if there are fewer cores than processes.
+      SystemExit: with the status of the first process that did not end with 0, whose
+        last line is printed; of 128 + n after signal n.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    if not 1 <= count <= len(cores):
+        raise ValueError(
+            f"devices is {count}; allowed: from 1 to the {len(cores)} cores there are"
+        )
+    logs.mkdir(parents=True, exist_ok=True)
+    paths = [logs / f"worker_{index}.log" for index in range(count)]
+    with contextlib.ExitStack() as stack:
+        received = stack.enter_context(_signals())
+        processes = []
+        for index, path in enumerate(paths):
+            process = subprocess.Popen(
+                arguments,
+                stdout=stack.enter_context(path.open("ab")),
+                stderr=subprocess.STDOUT,
+                env=os.environ | _environment(index),
+            )
+            os.sched_setaffinity(process.pid, cores[index::count])
+            processes.append(process)
+        passed = 0
+        while any(process.poll() is None for process in processes):
+            for number in received[passed:]:
+                for process in processes:
+                    process.send_signal(number)
+            passed = len(received)
+            report()
+            time.sleep(_SECONDS_TO_WAIT)
+    if received:
+        sys.exit(128 + received[0])
+    for process, path in zip(processes, paths, strict=True):
+        if process.returncode:
+            lines = path.read_text(errors="replace").strip().splitlines() or [""]
+            print(f"{path}: {lines[-1]}", file=sys.stderr)
+            sys.exit(process.returncode if process.returncode > 0 else 1)
+
+
+def _environment(index: int) -> dict[str, str]:
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = listed.split(",") if listed else []
+    own = devices[index % len(devices)] if devices else str(index)
+    return {
+        "CUDA_VISIBLE_DEVICES": own,
+        "TPU_VISIBLE_DEVICES": str(index),
+        "TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1",
+        "TPU_PROCESS_BOUNDS": "1,1,1",
+    }
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    received: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: received.append(number))
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

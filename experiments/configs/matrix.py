@@ -1,0 +1,233 @@
+"""Generators, defences, victims and seeds of a matrix, by preset.
+
+The argument names the preset, `cifar10_cpu` when left out:
+
+    python experiments/matrix.py --config experiments/configs/matrix.py:cifar10_cpu \
+        --config.data.name_or_path=DIR --config.test.name_or_path=DIR \
+        --workdir runs/matrix --devices=2
+
+DIR is CIFAR-10: `cifar10` (TFDS), an image folder, the original binary archive or a
+.npz file of its arrays. `cifar10_cpu` has 5,000 training and 5,000 test images, a
+ResNet-10 of width 16 as surrogate and as victim, ten epochs: about two minutes of one
+core for a victim without costly defence. Generators that train a surrogate are cut
+down to some tens of passes over the data; they are far from their published strength,
+and comparisons hold for this budget only. `cifar10_gpu` is the published setting:
+ResNet-18, all of CIFAR-10, generators as published, in bfloat16.
+
+Blocks say which cells run, in the order of `order`, the most informative ones first;
+None stands for all. To run others, override them:
+`--config.order="('first',)" --config.blocks.first.methods="('clean','pil')"`.
+"""
+
+import dataclasses
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from miue_jax import methods, names, training
+
+
+def get_config(argument: str = "cifar10_cpu") -> ConfigDict:
+    """Returns the configuration of a matrix.
+
+    Args:
+      argument: name of the preset.
+
+    Returns:
+      The configuration.
+
+    Raises:
+      ValueError: if there is no such preset.
+    """
+    if argument not in _PRESETS:
+        raise names.unknown("preset", argument, _PRESETS)
+    return ConfigDict(_PRESETS[argument]())
+
+
+def _cifar10_cpu() -> dict[str, Any]:
+    small = {"model": "resnet10"}
+    attack = {**small, "epochs": 10, "pgd_steps": 30, "step_size": 1.0}
+    interleaved = {**small, "epochs": 15}
+    # The cheap and the strong ones first.
+    generators = {
+        "clean": config_dict.placeholder(dict),
+        "mi_ue_interleaved": _method("mi_ue", "interleaved", **interleaved),
+        "em_interleaved": _method("error_minimizing", "interleaved", **interleaved),
+        **_surrogate_free(),
+        # As many steps as the published training takes on all of CIFAR-10.
+        "pil": _method("perturbation_linear", batch_size=50),
+        "random_noise": _method("random_noise"),
+        "ap": _method("adversarial_poisoning", "targeted", **attack, restarts=1),
+        # Three epochs of training and thirty steps on every image.
+        "mi_ue_authors": _method("mi_ue", "authors_code", **small, epochs=3),
+        "em": _method("error_minimizing", "plain", **small, epochs=3),
+        "ntga": _method("neural_tangent", block_size=128, validation_size=512),
+        "sem": _method(
+            "robust_error_minimizing",
+            "sem",
+            **small,
+            iterations=240,
+            learning_rate_drop_every=100,
+            pgd_steps=4,
+            step_size=3.0,
+            transformations=2,
+        ),
+        "sep": _method(
+            "self_ensemble",
+            "variance_reduced",
+            **{**attack, "pgd_steps": 6, "step_size": 3.0},
+            checkpoints=3,
+            inner_steps=3,
+        ),
+        "hypo": _method(
+            "hypocritical",
+            **{**attack, "epochs": 3, "pgd_steps": 20},
+            train_pgd_steps=2,
+        ),
+        "rem": _method(
+            "robust_error_minimizing",
+            "rem",
+            **small,
+            iterations=200,
+            learning_rate_drop_every=80,
+            pgd_steps=3,
+            step_size=4.0,
+            transformations=1,
+            adversarial_steps=2,
+            adversarial_step_size=2.0,
+        ),
+    }
+    rows = tuple(generators)
+    depth = (
+        *("clean", "em_interleaved", "ap", "rem", "pil"),
+        *("mi_ue_authors", "mi_ue_interleaved"),
+    )
+    victim = dataclasses.replace(training.PROTOCOLS["quick"], epochs=10)
+    adversarial = {
+        "name": "adversarial_training",
+        "num_steps": 3,
+        "protocol": "miue",
+        "eval_steps": 10,
+    }
+    test = {**_data("test"), "per_class": 500}
+    return {
+        **_common(test=test),
+        "data": {**_data("train"), "per_class": 500},
+        "methods": generators,
+        "defenses": {
+            "none": "none",
+            "jpeg_10": "jpeg-10",
+            "grayscale": "grayscale",
+            "jpeg_50": "jpeg-50",
+            "bit_depth_2": "bit_depth-2",
+            "cutout": "cutout",
+            "cutmix": "cutmix",
+            "orthogonal_projection": "orthogonal_projection",
+            "at_2": {**adversarial, "radius": 2, "step_size": 1.0},
+            "at_8": {**adversarial, "radius": 8, "step_size": 4.0},
+            "ueraser": "ueraser",
+        },
+        "victims": {"resnet10": dataclasses.asdict(victim)},
+        "order": (
+            *("first", "squeezed", "depth", "trained", "breadth", "trained_depth"),
+        ),
+        "blocks": {
+            "first": _block(rows, ("none",)),
+            "squeezed": _block(rows, ("jpeg_10", "grayscale")),
+            "depth": _block(depth, ("none", "jpeg_10"), seeds=(1, 2)),
+            "trained": _block(depth, ("at_2", "ueraser", "at_8")),
+            "breadth": _block(
+                rows,
+                (
+                    *("jpeg_50", "bit_depth_2", "cutout", "cutmix"),
+                    "orthogonal_projection",
+                ),
+            ),
+            "trained_depth": _block(depth, ("at_2", "ueraser", "at_8"), seeds=(1, 2)),
+        },
+        # In epochs: the 5,000 test images cost a third of training an epoch.
+        "evaluate_every": 2,
+    }
+
+
+def _cifar10_gpu() -> dict[str, Any]:
+    fast = {"dtype": "bfloat16"}
+    victim = dataclasses.replace(training.PROTOCOLS["em"], dtype="bfloat16")
+    generators = {
+        "clean": config_dict.placeholder(dict),
+        "mi_ue_authors": _method("mi_ue", "authors_code", **fast),
+        "mi_ue_interleaved": _method("mi_ue", "interleaved", **fast),
+        "em": _method("error_minimizing", "published", **fast),
+        "em_interleaved": _method("error_minimizing", "interleaved", **fast),
+        "ap": _method("adversarial_poisoning", "targeted", **fast, restarts=1),
+        "sem": _method("robust_error_minimizing", "sem", **fast),
+        "rem": _method("robust_error_minimizing", "rem", **fast),
+        "sep": _method("self_ensemble", "variance_reduced", **fast),
+        "hypo": _method("hypocritical", **fast),
+        "ntga": _method("neural_tangent"),
+        **_surrogate_free(),
+    }
+    rows = tuple(generators)
+    return {
+        **_common(test=_data("test")),
+        "data": _data("train"),
+        "methods": generators,
+        "defenses": {
+            "none": "none",
+            "jpeg_10": "jpeg-10",
+            "grayscale": "grayscale",
+            "at_4": "adversarial_training-4",
+            "ueraser": "ueraser",
+        },
+        "victims": {"resnet18": dataclasses.asdict(victim)},
+        "order": ("first", "trained", "seeds"),
+        "blocks": {
+            "first": _block(rows, ("none", "jpeg_10", "grayscale")),
+            "trained": _block(rows, ("at_4", "ueraser")),
+            "seeds": _block(rows, ("none", "jpeg_10"), seeds=(1, 2)),
+        },
+        "evaluate_every": 2,
+    }
+
+
+_PRESETS = {"cifar10_cpu": _cifar10_cpu, "cifar10_gpu": _cifar10_gpu}
+
+
+def _method(name: str, preset: str | None = None, **changes: Any) -> dict[str, Any]:
+    settings = dataclasses.replace(methods.preset(name, preset), **changes)
+    return {"name": name, **dataclasses.asdict(settings)}
+
+
+def _surrogate_free() -> dict[str, Any]:
+    return {
+        "pil": _method("perturbation_linear"),
+        "lsp": _method("linear_synthetic"),
+        "ar": _method("autoregressive"),
+        "ops": _method("one_pixel"),
+        "cuda": _method("convolution_filter"),
+    }
+
+
+def _block(
+    rows: tuple[str, ...], columns: tuple[str, ...], seeds: tuple[int, ...] = (0,)
+) -> dict[str, Any]:
+    return {
+        "methods": rows,
+        "defenses": columns,
+        "victims": config_dict.placeholder(tuple),
+        "seeds": seeds,
+    }
+
+
+def _data(split: str) -> dict[str, Any]:
+    return {
+        "name_or_path": "cifar10",
+        "split": split,
+        "per_class": config_dict.placeholder(int),
+        "seed": 0,
+        "data_dir": config_dict.placeholder(str),
+    }
+
+
+def _common(test: dict[str, Any]) -> dict[str, Any]:
+    return {"data_name": "CIFAR-10", "test": test, "generator_seed": 0}
