@@ -16,21 +16,22 @@ from typing import Any
 import runs
 from accuracy import table as estimators
 from comparison import table as matrix
+from measurement import table as measurement
 
 _TABLE = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def render(results: dict[str, Any]) -> str:
-    """The Markdown table of a matrix or of a benchmark of estimators.
+    """The Markdown table of a matrix, a benchmark of estimators or a measurement.
 
     Args:
-      results: what experiments/matrix.py or experiments/benchmark_estimators.py wrote.
+      results: what experiments/matrix.py, benchmark_estimators.py or measure.py wrote.
 
     Returns:
       The table, and below it where its numbers come from.
 
     Raises:
-      ValueError: if they are of neither.
+      ValueError: if they are of none of them.
     """
     for key, table in _TABLES.items():
         if key in results:
@@ -42,7 +43,11 @@ def render(results: dict[str, Any]) -> str:
 
 
 # By a key that only these results have.
-_TABLES = {"cells": matrix.render, "planned": estimators.render}
+_TABLES = {
+    "cells": matrix.render,
+    "planned": estimators.render,
+    "entries": measurement.render,
+}
 
 
 def fill(text: str, folder: pathlib.Path) -> str:

@@ -43,6 +43,57 @@ def test_results_without_a_table_are_refused():
         table.render({"theory": []})
 
 
+def _measured(method, depth, accuracy, value, layer="features"):
+    return {
+        "layer": layer,
+        "method": method,
+        "depth": depth,
+        "accuracy": accuracy,
+        "images": 50,
+        "bracket": {"problem": "too few images"},
+        "estimates": {"ksg": {"value": value}, "infonce": {"value": None}},
+    }
+
+
+def test_a_measurement_shows_the_features_and_how_they_go_with_depth():
+    entries = [
+        _measured("clean", 10, 0.6, 5.0),
+        _measured("clean", 18, 0.7, 4.0),
+        _measured("clean", 34, 0.8, 3.0),
+        _measured("em", 10, 0.2, 1.25),
+        _measured("em", 18, 0.1, 1.0),
+        _measured("em", 34, 0.1, 1.5),
+        _measured("em", 34, 0.1, 99.0, layer="stem"),
+    ]
+    correlation = {"layer": "features", "measure": "ksg", "spearman": 0.9}
+    text = table.render(
+        {
+            "command": "python experiments/measure.py",
+            "entries": entries,
+            "correlations": [correlation, {**correlation, "layer": "stem"}],
+            "noise_variances": [0.1, 1.0],
+            "held_out": True,
+            "hardware": "x86_64",
+            "versions": {"jax": "0.10.2"},
+        }
+    )
+    rows = [[cell.strip() for cell in r.split("|")[1:-1]] for r in text.splitlines()]
+    column = rows[0].index("KSG, pooled")
+    shown = {tuple(row[:3]): row[column] for row in rows if len(row) > column}
+    assert shown["clean", "10", "60.0"] == "5.00"
+    assert shown["em", "18", "10.0"] == "1.00"
+    assert "99.00" not in text
+    by_title = {row[0]: row[column] for row in rows if len(row) > column}
+    assert by_title["Spearman with accuracy"] == "+0.90"
+    # Falls with depth in one, rises in half of the steps of the other.
+    assert by_title["Spearman with depth, mean of methods"] == "-0.25"
+    assert "held-out" in text
+    for entry in entries:
+        entry["layer"] = "stem"
+    with pytest.raises(ValueError, match="no layer 'features'"):
+        table.render({"entries": entries, "correlations": []})
+
+
 def test_filling_replaces_only_what_is_marked(tmp_path):
     (tmp_path / "r.json").write_text(json.dumps(RESULTS))
     readme = tmp_path / "README.md"
