@@ -18,7 +18,7 @@ import numpy as np
 import runs
 from absl import app, flags
 
-from miue_jax import data, detection, models, names
+from miue_jax import atomic, data, detection, models, names
 from miue_jax.data import protected
 from miue_jax.detection import SimpleNetworkConfig
 from miue_jax.settings import check_number
@@ -42,8 +42,8 @@ def main(rest: Sequence[str]) -> None:
     path, source, output = _PROTECTED.value, _DATA.value, _JSON.value
     if path is None or source is None:
         raise ValueError("give --protected and --data")
-    if output is not None and not pathlib.Path(output).absolute().parent.is_dir():
-        raise ValueError(f"--json {output}: its folder does not exist")
+    if output is not None:
+        atomic.check_new_file(output)
     runs.check_seeds("seed", [_SEED.value])
     check_number("steps", _STEPS.value, "> 0", whole=True)
     configs = _configs()
@@ -96,6 +96,10 @@ def detect(
     if not changed.any():
         raise ValueError("the protected images equal the clean ones: nothing to detect")
     delta = given.images[changed].astype(np.int16) - clean.images[changed]
+    # First, as it finds what is too little before the networks are trained.
+    separability = detection.linear_separability(
+        key, delta, clean.labels[changed], num_classes, steps=_STEPS.value
+    )
     networks = {}
     for config in configs:
         networks[config.model] = {
@@ -108,9 +112,7 @@ def detect(
         "images": len(clean.labels),
         "images_changed": int(changed.sum()),
         "largest_class": float(np.bincount(clean.labels).max() / len(clean.labels)),
-        "linear_separability": detection.linear_separability(
-            key, delta, clean.labels[changed], num_classes, steps=_STEPS.value
-        )._asdict(),
+        "linear_separability": separability._asdict(),
         "simple_networks": networks,
     }
 

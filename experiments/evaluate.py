@@ -21,6 +21,7 @@ import runs
 
 from miue_jax import checkpoints, data, defenses, parallel, runner, sampling, training
 from miue_jax import metrics as means
+from miue_jax.settings import check_number
 
 RESULTS = "results.json"
 
@@ -143,8 +144,7 @@ def prepare(
     except TypeError as error:
         raise ValueError(f"victim: {error}") from error
     for name in ("evaluate_every", "checkpoint_every"):
-        if config[name] <= 0:
-            raise ValueError(f"{name} is {config[name]}; it must be positive")
+        check_number(name, config[name], "> 0", whole=True)
     runs.check_seeds("seeds", config["seeds"])
     mesh = parallel.data_mesh()
     num_shards = runs.number_of_shards(config["num_shards"], mesh)

@@ -70,7 +70,7 @@ def run(
             metadata={**job.identity, "protected_images": int(job.selected.sum())},
         )
         if result.metadata["audit"]["max_change"] == 0:
-            raise ValueError(
+            raise runs.Failed(
                 f"{workdir}: the perturbation rounds to 0 in every image, so nothing "
                 "is protected and nothing written; take larger or more steps"
             )
@@ -120,7 +120,7 @@ def prepare(config: Mapping[str, Any], clean: data.Dataset | None = None) -> Job
         )
     runs.check_seeds("seed", (config["seed"],))
     settings = dict(config["method"])
-    name = settings.pop("name")
+    name = settings.pop("name", None)
     method_config = methods.configure(name, settings)
     mesh = parallel.data_mesh()
     num_shards = runs.number_of_shards(config["num_shards"], mesh)

@@ -13,6 +13,7 @@ table.csv and heat_map.png show the cells that are done so far.
 """
 
 import pathlib
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -29,6 +30,10 @@ from comparison.plan import Cell, cells
 
 from miue_jax import atomic, data
 from miue_jax.data import protected
+
+# In the directory of a cell whose training diverged, or whose generator's did; removing
+# it lets the cell run once more.
+_FAILED = ".failed.json"
 
 # Between two looks at what other processes are doing.
 _SECONDS_TO_WAIT = 5.0
@@ -52,40 +57,37 @@ def run(
       What results.json holds.
 
     Raises:
-      ValueError: if any input is bad, and nothing is written then; at the end, if the
-        training of some cells diverged.
+      ValueError: if any input is bad, and nothing is written then.
     """
     left = planned = cells(config)
     _check(config, planned)
     # What this process has made or checked itself is no run that was stopped.
     known: set[pathlib.Path] = set()
-    diverged: dict[Cell, str] = {}
     made: dict[str, dict[str, Any]] = {}
     with runs.open_directory(workdir, _identity(config), resume=resume, shared=True):
+        # What lies there of other settings is found before anything runs.
+        _check_protected(config, workdir, planned)
+        _report(config, workdir, planned, made)
         while left:
             busy = []
             for cell in left:
                 if _finished(config, workdir, cell) is not None:
+                    continue
+                if _failure(workdir, cell) is not None:
                     continue
                 try:
                     _run_cell(config, workdir, cell, resume=resume, known=known)
                 except runs.Busy:
                     busy.append(cell)
                     continue
-                except runs.Diverged as error:
-                    logging.warning("%s", error)
-                    diverged[cell] = str(error)
+                except runs.Failed as error:
+                    _note_failure(workdir, cell, error)
                     continue
                 _report(config, workdir, planned, made)
             if len(busy) == len(left):
                 time.sleep(_SECONDS_TO_WAIT)
             left = busy
         results = _report(config, workdir, planned, made)
-    if diverged:
-        first, why = next(iter(diverged.items()))
-        raise ValueError(
-            f"{len(diverged)} cells diverged, {'-'.join(first[:3])}: {why}"
-        )
     return results
 
 
@@ -104,6 +106,18 @@ def _check(config: Mapping[str, Any], planned: list[Cell]) -> None:
     for pair in dict.fromkeys((cell.defense, cell.victim) for cell in planned):
         some = next(cell for cell in planned if cell[1:3] == pair)
         evaluate.prepare(_training(config, some, config["data"]), clean, test)
+
+
+def _check_protected(
+    config: Mapping[str, Any], workdir: pathlib.Path, planned: list[Cell]
+) -> None:
+    """Checks that what is protected, or was begun, was so in the way that is meant."""
+    for method in dict.fromkeys(cell.method for cell in planned):
+        file = _artefact(workdir, method).parent / "config.json"
+        if config["methods"][method] is not None and file.exists():
+            meant = _protection(config, method)
+            meant = {k: meant[k] for k in ("data", "method", "protect", "seed")}
+            runs.check_same(file.parent, runs.read_json(file), meant, whole=False)
 
 
 def _protection(config: Mapping[str, Any], method: str) -> dict[str, Any]:
@@ -169,6 +183,21 @@ def _run_cell(
     evaluate.run(_training(config, cell, train), folder, resume=resume)
 
 
+def _note_failure(workdir: pathlib.Path, cell: Cell, error: runs.Failed) -> None:
+    """Leaves a mark of a cell that came to nothing, so that nobody tries it again."""
+    logging.warning("%s", error)
+    folder = cell.folder(workdir)
+    # Its generator failed where it has no directory yet.
+    folder.mkdir(parents=True, exist_ok=True)
+    runs.write_json(folder / _FAILED, {"why": str(error)})
+
+
+def _failure(workdir: pathlib.Path, cell: Cell) -> str | None:
+    """Why a cell came to nothing, if it did."""
+    file = cell.folder(workdir) / _FAILED
+    return runs.read_json(file, needed=("why",))["why"] if file.exists() else None
+
+
 def _finished(
     config: Mapping[str, Any], workdir: pathlib.Path, cell: Cell
 ) -> dict[str, Any] | None:
@@ -199,8 +228,10 @@ def _report(
             made[method] = protected.load(artefact).metadata
             if not made[method].keys() >= set(summary.KEPT):
                 raise ValueError(f"{artefact} was not made by this script")
-    results = summary.summarize(config, made, done, planned)
-    if done and jax.process_index() == 0:
+    failed = {cell: _failure(workdir, cell) for cell in planned if cell not in done}
+    failed = {cell: why for cell, why in failed.items() if why is not None}
+    results = summary.summarize(config, made, done, failed, planned)
+    if (done or failed) and jax.process_index() == 0:
         # Other processes may write them too, what they know is whole either way.
         runs.write_json(workdir / evaluate.RESULTS, results)
         for name, text in (
@@ -216,22 +247,27 @@ def _report(
 def main(config: dict[str, Any], workdir: pathlib.Path, resume: bool) -> None:
     """Runs and prints what came out."""
     if _DEVICES.value is not None:
+        if not resume and (workdir / "config.json").exists():
+            raise ValueError(f"{workdir} holds a run already; pass --resume to go on")
         _run_workers(_DEVICES.value, config, workdir)
+        resume = True
     results = run(config, workdir, resume=resume)
+    told = f", {len(results['failed'])} failed" if results["failed"] else ""
     print(
         f"{workdir / evaluate.RESULTS}: {results['done']} of {results['planned']} "
-        "cells are done"
+        f"cells are done{told}"
     )
 
 
 def _run_workers(count: int, config: dict[str, Any], workdir: pathlib.Path) -> None:
     planned = cells(config)
+    # Workers go on with what another of them has begun.
+    own = re.compile(r"--?(devices|(no)?resume)(=.*)?")
     rest, skip = [], False
     for argument in sys.argv:
-        name, equals, _ = argument.lstrip("-").partition("=")
-        if not skip and not (argument.startswith("-") and name == "devices"):
+        if not skip and not own.fullmatch(argument):
             rest.append(argument)
-        skip = argument.startswith("-") and name == "devices" and not equals
+        skip = argument in ("--devices", "-devices")
     files = [cell.folder(workdir) / evaluate.RESULTS for cell in planned]
     with runs.progress(len(files), sum(file.exists() for file in files)) as bar:
         workers.run(

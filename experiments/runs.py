@@ -32,7 +32,11 @@ class Busy(ValueError):
     """Raised where another process works in a run directory."""
 
 
-class Diverged(ValueError):
+class Failed(ValueError):
+    """Raised where a run came to an end without a result; it would do so again."""
+
+
+class Diverged(Failed):
     """Raised where a mean that was measured in training is not finite."""
 
 
@@ -142,11 +146,14 @@ def open_directory(
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{key} is {value}; it must be finite")
     file = workdir / "config.json"
+    # Looked at first: another process may write its configuration meanwhile, and that
+    # is the first file of a run.
+    occupied = workdir.exists() and (not workdir.is_dir() or any(_contents(workdir)))
     if file.exists():
         check_same(workdir, read_json(file), config)
         if not resume:
             raise ValueError(f"{workdir} holds a run already; pass --resume to go on")
-    elif workdir.exists() and (not workdir.is_dir() or any(_contents(workdir))):
+    elif occupied:
         raise ValueError(f"{workdir} is not empty and holds no run: choose another")
     # Of a run on several hosts all have looked before the first one writes.
     parallel.barrier("run directory checked")
@@ -177,7 +184,7 @@ def _claim(workdir: pathlib.Path, config: dict[str, Any]) -> None:
 def _lock(workdir: pathlib.Path, stack: contextlib.ExitStack, *, shared: bool) -> bool:
     """Tries to lock a directory until the stack is closed; says whether it could."""
     workdir.mkdir(parents=True, exist_ok=True)
-    file = stack.enter_context((workdir / ".lock").open("w"))
+    file = stack.enter_context((workdir / ".lock").open("a+"))
     try:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:

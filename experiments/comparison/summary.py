@@ -19,6 +19,7 @@ def summarize(
     config: Mapping[str, Any],
     protected: Mapping[str, Mapping[str, Any]],
     done: Mapping[Cell, Mapping[str, Any]],
+    failed: Mapping[Cell, str],
     planned: Iterable[Cell],
 ) -> dict[str, Any]:
     """Joins the seeds of each method, defence and victim.
@@ -27,6 +28,7 @@ def summarize(
       config: as in experiments/configs/matrix.py.
       protected: the metadata of the protected data sets, by method.
       done: the results of the cells that are done (`evaluate.run`, one seed each).
+      failed: why the others that ran have none.
       planned: all cells.
 
     Returns:
@@ -47,10 +49,17 @@ def summarize(
             name: {"budget": str(_budget(made)), **{k: made[k] for k in KEPT}}
             for name, made in protected.items()
         },
-        "defenses": {name: config["defenses"][name] for _, name, _ in groups},
-        "victims": {name: config["victims"][name] for _, _, name in groups},
+        "failed": {"-".join(map(str, cell)): why for cell, why in failed.items()},
+        # In the order in which they run; what is not done has its place too.
+        "methods": list(dict.fromkeys(cell.method for cell in planned)),
+        "defenses": _named(config["defenses"], (cell.defense for cell in planned)),
+        "victims": _named(config["victims"], (cell.victim for cell in planned)),
         "cells": [_join(key, by_seed) for key, by_seed in groups.items()],
     }
+
+
+def _named(entries: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    return {name: entries[name] for name in dict.fromkeys(names)}
 
 
 def _budget(made: Mapping[str, Any]) -> Budget:

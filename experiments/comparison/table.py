@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,7 +24,7 @@ def render(results: Mapping[str, Any]) -> str:
         parts.append(_victim(results, victim))
     if any("robust" in cell for cell in results["cells"]):
         parts.append(_robust(results))
-    parts.append(_origin(results))
+    parts.append(origin(results) + "\n")
     return "\n".join(parts)
 
 
@@ -33,7 +34,10 @@ def _victim(results: Mapping[str, Any], victim: str) -> str:
         for cell in results["cells"]
         if cell["victim"] == victim
     }
-    methods, defenses = (list(dict.fromkeys(key[i] for key in cells)) for i in (0, 1))
+    methods, defenses = axes(results)
+    if "methods" not in results:
+        # Of a comparison, whose victims had a defence each.
+        defenses = [name for name in defenses if any(key[1] == name for key in cells)]
     lines = [
         f"| trained on | {' | '.join(defenses)} |",
         f"|---|{'---:|' * len(defenses)}",
@@ -42,6 +46,19 @@ def _victim(results: Mapping[str, Any], victim: str) -> str:
         shown = [_accuracy(cells.get((method, defense))) for defense in defenses]
         lines.append(f"| {label(results, method)} | {' | '.join(shown)} |")
     return "\n".join(lines) + "\n"
+
+
+def axes(results: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """The rows and columns, those of which nothing is done included.
+
+    Args:
+      results: what experiments/matrix.py wrote.
+
+    Returns:
+      Names of methods and of defences.
+    """
+    found = dict.fromkeys(cell["method"] for cell in results["cells"])
+    return list(results.get("methods", found)), list(results["defenses"])
 
 
 def label(results: Mapping[str, Any], method: str) -> str:
@@ -72,20 +89,40 @@ def _accuracy(cell: Mapping[str, Any] | None, measure: str = "final") -> str:
 
 def _robust(results: Mapping[str, Any]) -> str:
     told = [
-        f"{cell['method']} {cell['defense']}: {_accuracy(cell, 'robust')}"
+        f"{cell['method']}, {cell['defense']}, {cell['victim']}: "
+        f"{_accuracy(cell, 'robust')}"
         for cell in results["cells"]
         if "robust" in cell
     ]
-    return f"Robust accuracy of the adversarially trained, in %: {'; '.join(told)}.\n"
+    return (
+        "Robust accuracy of the adversarially trained in %, against projected gradient "
+        f"of the radius they were trained with: {'; '.join(told)}.\n"
+    )
 
 
-def _origin(results: Mapping[str, Any]) -> str:
+def origin(results: Mapping[str, Any]) -> str:
+    """Where the numbers of a matrix come from.
+
+    Args:
+      results: what experiments/matrix.py wrote.
+
+    Returns:
+      One paragraph.
+    """
     protocols = "; ".join(
         f"{name}: {p['model']}"
         + (f" of width {p['width']}" if p["width"] is not None else "")
-        + f", {p['epochs']} epochs, learning rate {p['learning_rate']:g}"
+        + f", {p['epochs']} epochs, batch {p['batch_size']}, learning rate "
+        f"{p['learning_rate']:g}, weight decay {p['weight_decay']:g}"
         for name, p in results["victims"].items()
     )
+    defenses = "".join(
+        f" {name}: {', '.join(f'{k} {v}' for k, v in spec.items())}."
+        for name, spec in results["defenses"].items()
+        if not isinstance(spec, str)
+    )
+    seeds = sorted({seed for cell in results["cells"] for seed in cell["seeds"]})
+    failed = "".join(f" {c}: {why}." for c, why in results.get("failed", {}).items())
     devices, versions = (
         ", ".join(sorted({value for cell in results["cells"] for value in cell[key]}))
         for key in ("device", "jax")
@@ -95,8 +132,10 @@ def _origin(results: Mapping[str, Any]) -> str:
         "Clean test accuracy in % after the last epoch: mean ± standard deviation "
         "(number of seeds of the victim), without spread where there is one seed; an "
         f"empty cell was not run. {results['done']} of {results['planned']} victims "
-        f"are done. {protocols}. {results['data']}; {results['processor']}, {devices}, "
-        f"jax {versions}. `{results['command']}`{note}\n"
+        f"are done, seeds {', '.join(map(str, seeds))}.{failed} {protocols}.{defenses} "
+        f"The settings of the generators are in results.json. {results['data']}; "
+        f"{results['processor']}, {devices}, jax {versions}. "
+        f"`{results['command']}`{note}"
     )
 
 
@@ -113,13 +152,15 @@ def to_csv(results: Mapping[str, Any]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     measures = ("final", "best", "robust")
     writer.writerow(
-        ["method", "budget", "defense", "victim", "seeds"]
+        ["method", "budget", "defense", "victim", "seeds", "settings", "protocol"]
         + [f"{measure}_{part}" for measure in measures for part in ("mean", "std")]
     )
     for cell in results["cells"]:
         made = results["protected"].get(cell["method"], {"budget": "none"})
         row = [cell["method"], made["budget"], cell["defense"], cell["victim"]]
         row.append(" ".join(map(str, cell["seeds"])))
+        row.append(json.dumps(results["defenses"][cell["defense"]]))
+        row.append(json.dumps(results["victims"][cell["victim"]]))
         for measure in measures:
             value = cell.get(measure, {"mean": None, "std": None})
             row += [value["mean"], value["std"]]

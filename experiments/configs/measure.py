@@ -42,7 +42,10 @@ part of the larger one):
     done
 
 For victims that lie elsewhere, or others, copy this file and name them in `victims`.
-Clean victims are measured on the pairs of MI-UE.
+Clean victims are measured on the pairs of MI-UE. The committed results were measured
+with `--config.estimators.critic_seeds=1`, in one to four minutes of a busy core for
+each victim. Expect InfoNCE of 6.1 nats and KSG within classes of 3.0 for victims that
+learned, 2 and 0.5 to 1 for those that the perturbation ruined.
 """
 
 from ml_collections import ConfigDict, config_dict

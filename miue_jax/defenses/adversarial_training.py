@@ -100,7 +100,7 @@ def adversarial_training(
     check_number("radius", radius, "> 0")
     if radius > 255:
         raise ValueError(f"radius is {radius!r}; allowed: up to 255 grey levels")
-    if protocol not in _PROTOCOLS:
+    if not isinstance(protocol, str) or protocol not in _PROTOCOLS:
         raise names.unknown("protocol", protocol, _PROTOCOLS)
     steps, step_size_of, start, train = _PROTOCOLS[protocol]
     if step_size is None:

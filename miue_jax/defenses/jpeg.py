@@ -25,13 +25,13 @@ def jpeg(image_shape: tuple[int, ...], num_classes: int, *, quality: int) -> Def
     Args:
       image_shape: (H, W, C) of the images.
       num_classes: unused.
-      quality: libjpeg's quality, an integer in [1, 95]; 10 is usual as a defence.
+      quality: libjpeg's quality, an integer in [1, 100]; 10 is usual as a defence.
 
     Returns:
       A defence whose `purify` takes and returns (N, H, W, C) uint8.
 
     Raises:
-      ValueError: if `quality` is not an integer in [1, 95], C other than 1 or 3, or a
+      ValueError: if `quality` is not an integer in [1, 100], C other than 1 or 3, or a
         side below 16 pixels.
 
     References:
@@ -63,8 +63,10 @@ def jpeg(image_shape: tuple[int, ...], num_classes: int, *, quality: int) -> Def
 
 def _check(image_shape: tuple[int, ...], quality: int) -> None:
     whole = isinstance(quality, numbers.Integral) and not isinstance(quality, bool)
-    if not whole or not 1 <= quality <= 95:
-        raise ValueError(f"JPEG quality must be an integer in [1, 95], got {quality!r}")
+    if not whole or not 1 <= quality <= 100:
+        raise ValueError(
+            f"JPEG quality must be an integer in [1, 100], got {quality!r}"
+        )
     if len(image_shape) != 3 or image_shape[-1] not in (1, 3):
         raise ValueError(
             f"JPEG works on images of shape (H, W, 1 or 3), got {tuple(image_shape)}"

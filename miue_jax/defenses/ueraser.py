@@ -49,6 +49,9 @@ def ueraser(
     authors normalise each image with the batch of its augmentation, and the running
     statistics move once in a step, not `repeats` times.
 
+    Not offered: the variants with a JPEG compression after the augmentation (the
+    authors', for AP and AR) or before it (the benchmark's).
+
     Args:
       image_shape: (H, W, C) of the images, sides at least 3, C 1 or 3.
       num_classes: unused.
@@ -68,7 +71,7 @@ def ueraser(
       Unlearnable Example Attacks, 2023, section 3.
     """
     del num_classes
-    if variant not in _SHARES:
+    if not isinstance(variant, str) or variant not in _SHARES:
         raise names.unknown("variant of UEraser", variant, _SHARES)
     share = _SHARES[variant]
     check_number("repeats", repeats, "> 0", whole=True)

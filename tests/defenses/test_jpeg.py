@@ -66,9 +66,9 @@ def test_lower_quality_changes_more(key):
     assert 0 < errors[0] < errors[1] < errors[2]
 
 
-@pytest.mark.parametrize("quality", [0, 96, -1, 10.0, True, "10"])
+@pytest.mark.parametrize("quality", [0, 101, -1, 10.0, True, "10"])
 def test_quality_out_of_range(quality):
-    with pytest.raises(ValueError, match=r"integer in \[1, 95\], got"):
+    with pytest.raises(ValueError, match=r"integer in \[1, 100\], got"):
         _create({"name": "jpeg", "quality": quality})
 
 
@@ -120,8 +120,8 @@ def test_none_is_no_defence():
         ("jpeg", "'jpeg' needs its quality, as in 'jpeg-<quality>'"),
         ("jpeg-", "'' is not a number"),
         ("jpeg-ten", "'ten' is not a number"),
-        ("jpeg-10.5", r"integer in \[1, 95\], got 10.5"),
-        ("jpeg-0", r"integer in \[1, 95\], got 0"),
+        ("jpeg-10.5", r"integer in \[1, 100\], got 10.5"),
+        ("jpeg-0", r"integer in \[1, 100\], got 0"),
     ],
 )
 def test_unknown_names(name, message):

@@ -253,10 +253,7 @@ def test_a_damaged_row_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            {"speed": {"size": 0, "dim": 2, "classes": 2, "repeats": 1}},
-            "speed.size is 0",
-        ),
+        (lambda c: c["speed"].update(size=0), "speed.size is 0; it must be"),
         (lambda c: c.update(rows=("gaussian_corected",)), "did you mean 'gaussian_cor"),
         (lambda c: c.update(rows=()), "rows is ()"),
         (lambda c: c.update(tasks=(SMALL, SMALL)), "tasks is .* must differ"),

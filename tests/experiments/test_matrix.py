@@ -18,7 +18,7 @@ import matrix
 import numpy as np
 import pytest
 import runs
-from comparison import plan, summary, table, workers
+from comparison import plan, plot, summary, table, workers
 from configs import matrix as presets
 
 from miue_jax import parallel
@@ -203,28 +203,44 @@ def test_a_cell_of_other_settings_is_not_taken_for_done(
     matrix.run(config, workdir)
     changed = copy.deepcopy(config)
     change(changed)
-    # One more cell is left, so that the protected data are looked at too.
-    changed["blocks"]["more"] = _block(methods=("random_noise",), seeds=(5,))
-    changed["order"] = ("all", "more")
     with pytest.raises(ValueError, match=message):
         matrix.run(changed, workdir)
 
 
-def test_one_that_diverges_does_not_stop_the_others(tmp_path, config, monkeypatch):
+def test_one_that_diverges_is_marked_and_does_not_stop_the_others(
+    tmp_path, config, monkeypatch
+):
     real = evaluate.run
+    tried = []
 
     def run(config, workdir, **options):
         if workdir.name.startswith("clean"):
+            tried.append(workdir.name)
             raise runs.Diverged("loss is nan at step 3")
         return real(config, workdir, **options)
 
     monkeypatch.setattr(evaluate, "run", run)
     workdir = tmp_path / "run"
-    with pytest.raises(ValueError, match=r"1 cells diverged, clean-none-small.*nan"):
-        matrix.run(config, workdir)
-    results = runs.read_json(workdir / evaluate.RESULTS)
+    results = matrix.run(config, workdir)
+    assert results["failed"] == {"clean-none-small-0": "loss is nan at step 3"}
     assert (results["done"], results["planned"]) == (4, 5)
     assert "clean" not in {cell["method"] for cell in results["cells"]}
+    assert "| clean |  |  |" in table.render(results)
+    assert "clean-none-small-0: loss is nan" in table.render(results)
+    matrix.run(config, workdir)
+    assert len(tried) == 1, "it was tried again"
+
+
+def test_a_generator_that_fails_leaves_the_others_to_go_on(
+    tmp_path, config, monkeypatch
+):
+    def run(config, workdir, **options):
+        raise runs.Failed("the perturbation rounds to 0")
+
+    monkeypatch.setattr(generate, "run", run)
+    results = matrix.run(config, tmp_path / "run")
+    assert [cell["method"] for cell in results["cells"]] == ["clean"]
+    assert len(results["failed"]) == 4
 
 
 @pytest.mark.parametrize(
@@ -286,6 +302,7 @@ def test_the_presets_name_what_exists_and_fits(preset, one_device):
         "split": "train",
         "per_class": 128,  # batches of 512 must be filled, and blocks with validation
     }
+    config["methods"]["ntga"] |= {"block_size": 128, "validation_size": 512}
     matrix._check(config, plan.cells(config))
 
 
@@ -311,10 +328,11 @@ def _done(mean, **extra):
 
 @pytest.fixture
 def results():
-    victim = {"model": "mlp2", "width": 8, "epochs": 2, "learning_rate": 0.1}
+    victim = {"model": "mlp2", "width": 8, "epochs": 2, "batch_size": 8}
+    victim |= {"learning_rate": 0.1, "weight_decay": 5e-4}
     config = {
         "data_name": "noise",
-        "defenses": {"none": "none", "at": "adversarial_training-8"},
+        "defenses": {"none": "none", "at": {"name": "at", "radius": 8}, "gray": "gray"},
         "victims": {"small": victim},
     }
     made = dict.fromkeys(summary.KEPT) | {"norm": "l2", "radius": 1.3}
@@ -325,17 +343,21 @@ def results():
         plan.Cell("lsp", "at", "small", 0): _done(0.4, robust={"mean": 0.3}),
     }
     planned = [*done, plan.Cell("clean", "at", "small", 0)]
-    return summary.summarize(config, {"lsp": made}, done, planned)
+    planned.append(plan.Cell("em", "gray", "small", 0))
+    return summary.summarize(config, {"lsp": made}, done, {}, planned)
 
 
 def test_a_table_has_spreads_budgets_and_gaps(results):
     text = table.render(results)
-    assert "| trained on | none | at |" in text
-    assert "| clean | 60.0 ± 14.1 (2) |  |" in text
-    assert "| lsp (l2 1.3) | 12.3 | 40.0 |" in text
+    assert "| trained on | none | at | gray |" in text
+    assert "| clean | 60.0 ± 14.1 (2) |  |  |" in text
+    assert "| lsp (l2 1.3) | 12.3 | 40.0 |  |" in text
+    assert "| em |  |  |  |" in text, "what was not done is not to be seen"
     assert "Robust accuracy" in text
-    assert "lsp at: 30.0" in text
-    for told in ("4 of 5 victims", "mlp2 of width 8, 2 epochs", "noise", "jax 0.10.2"):
+    assert "lsp, at, small: 30.0" in text
+    for told in ("4 of 6 victims", "mlp2 of width 8, 2 epochs", "noise", "jax 0.10.2"):
+        assert told in text
+    for told in ("seeds 0, 2", "batch 8", "weight decay 0.0005", "radius 8"):
         assert told in text
 
 
@@ -347,6 +369,16 @@ def test_comma_separated_values_hold_every_cell(results):
     assert rows[1]["final_std"] == rows[1]["robust_mean"] == ""
     assert rows[1]["budget"] == "l2 1.3"
     assert float(rows[2]["robust_mean"]) == 0.3
+    assert json.loads(rows[2]["settings"]) == {"name": "at", "radius": 8}
+    assert json.loads(rows[2]["protocol"])["epochs"] == 2
+
+
+def test_a_heat_map_is_drawn_where_little_is_done(tmp_path, results):
+    plot.heat_map(tmp_path / "map.png", results)
+    nothing = {**results, "cells": [], "done": 0}
+    plot.heat_map(tmp_path / "empty.png", nothing)
+    sizes = [(tmp_path / f"{name}.png").stat().st_size for name in ("map", "empty")]
+    assert sizes[0] > sizes[1] > 1000
 
 
 # Several processes.
@@ -408,7 +440,7 @@ def test_two_processes_killed_and_continued_finish_the_matrix(tmp_path, config):
     text += f"    return ConfigDict({config!r}, convert_dict=True)\n"
     file.write_text(text)
     command = [sys.executable, str(root / "experiments/matrix.py"), "--config"]
-    command += [str(file), "--workdir", str(tmp_path / "run"), "--devices=1"]
+    command += [str(file), "--workdir", str(tmp_path / "run"), "--devices=2"]
     process = subprocess.Popen(command, start_new_session=True)
     deadline = time.monotonic() + 120
     while not list((tmp_path / "run").glob("cells/*/results.json")):

@@ -168,7 +168,7 @@ def test_results_hold_every_seed_and_epoch(tmp_path, data):
 @pytest.mark.usefixtures("one_device")
 def test_a_defence_purifies_what_the_victim_trains_on(tmp_path, data, monkeypatch):
     black = defenses.Defense(purify=lambda key, images, labels: np.zeros_like(images))
-    monkeypatch.setattr(defenses, "create", lambda name: black)
+    monkeypatch.setattr(defenses, "create", lambda name, **shape: black)
     config = _evaluate_config(data, data)
     found = evaluate.run(config, tmp_path / "run", quiet=True)
     # Without any input, a victim can only guess one of two classes.

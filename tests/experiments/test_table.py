@@ -21,7 +21,9 @@ RESULTS = {
             "model": "resnet10",
             "width": None,
             "epochs": 20,
+            "batch_size": 128,
             "learning_rate": 0.1,
+            "weight_decay": 5e-4,
         }
     },
     "cells": [
@@ -29,6 +31,7 @@ RESULTS = {
             "method": method,
             "defense": "none",
             "victim": "resnet10",
+            "seeds": [0, 1],
             "final": {"mean": mean, "std": std, "values": [mean, mean]},
             "device": ["cpu"],
             "jax": ["0.10.2"],
