@@ -1,5 +1,6 @@
 """What a perturbation may do to an image: a norm and the largest value it may take."""
 
+import math
 import numbers
 from typing import NamedTuple
 
@@ -29,6 +30,24 @@ class Budget(NamedTuple):
         return f"{self.norm} {self.radius:g}{unit}"
 
 
+def check_l2_radius(radius: float, image_shape: tuple[int, ...]) -> None:
+    """Checks that a radius bounds what can be done to an image at all.
+
+    Args:
+      radius: of the Euclidean norm, in [0, 1] units.
+      image_shape: (H, W, C).
+
+    Raises:
+      ValueError: if no perturbation of such an image is longer.
+    """
+    longest = math.sqrt(math.prod(image_shape))
+    if radius > longest:
+        raise ValueError(
+            f"radius is {radius!r}; allowed for images of {image_shape}: up to "
+            f"{longest:.4g}, in [0, 1] units of the L2 norm"
+        )
+
+
 def check_budget(budget: Budget) -> None:
     """Checks a budget.
 
@@ -40,7 +59,7 @@ def check_budget(budget: Budget) -> None:
         grey levels, positive, a whole number of pixels, or None.
     """
     norm, radius = budget
-    if norm not in NORMS:
+    if not isinstance(norm, str) or norm not in NORMS:
         raise names.unknown("norm", norm, NORMS)
     if norm == "unbounded":
         if radius is not None:

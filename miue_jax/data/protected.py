@@ -67,7 +67,7 @@ def build(
     check_budget(budget)
     delta = np.asarray(delta)
     norm, radius = budget
-    if radius is not None:
+    if norm == "linf" and radius is not None:
         # 255 * (8 / 255) in float32 may be a hair below 8: `quantize` cuts fractions.
         nearest = float(np.rint(radius))
         radius = nearest if abs(radius - nearest) <= 1e-4 else float(radius)
@@ -301,6 +301,7 @@ def _check_metadata(metadata: dict[str, Any], dataset: Dataset) -> None:
         raise ValueError(
             f"format {metadata['format']!r} is unknown; this version reads {FORMAT}"
         )
+    check_budget(Budget(metadata.get("norm", "linf"), metadata["radius"]))
     if not isinstance(metadata["source_fingerprint"], str):
         raise ValueError("source_fingerprint in the metadata is not a string")
     if metadata["fingerprint"] != fingerprint(dataset):

@@ -167,8 +167,11 @@ def create(
       The generator.
 
     Raises:
-      ValueError: if the name is unknown or the data do not fill a batch.
+      ValueError: if the name is unknown, there are fewer than two classes, or the data
+        do not fill a batch.
     """
+    if num_classes < 2:
+        raise ValueError(f"num_classes is {num_classes}; it must be at least 2")
     return _lookup("method", method, _REGISTRY).build(
         config,
         num_examples=num_examples,

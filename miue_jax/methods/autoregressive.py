@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from miue_jax.budget import Budget
+from miue_jax.budget import Budget, check_l2_radius
 from miue_jax.methods import autoregressive_filters, autoregressive_process
 from miue_jax.methods.by_class import by_class
 from miue_jax.methods.method import Method
@@ -64,7 +64,9 @@ class AutoregressiveConfig:
         check_number("max_draws", self.max_draws, "> 0", whole=True)
 
 
-# Of a hundred classes the published filters have to differ less than of ten.
+# Of a hundred classes the published filters have to differ less than of ten. The
+# published search draws up to a million times and fails then; ours up to `max_draws`
+# for each class, and goes on with the best that it found (see `autoregressive_filters`).
 PRESETS: dict[str, AutoregressiveConfig] = {
     "published": AutoregressiveConfig(),
     "published_100_classes": AutoregressiveConfig(min_response=3.0),
@@ -110,6 +112,8 @@ def autoregressive(
     in_levels = config.norm == "linf"
 
     def check(image_shape: tuple[int, ...]) -> None:
+        if config.norm == "l2":
+            check_l2_radius(config.radius, image_shape)
         if min(image_shape[:2]) < 3:
             raise ValueError(
                 f"the filters need images of at least 3x3 pixels, got "

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from miue_jax.budget import Budget
+from miue_jax.budget import Budget, check_l2_radius
 from miue_jax.methods.by_class import by_class
 from miue_jax.methods.method import Method
 from miue_jax.methods.single_step import single_step
@@ -93,6 +93,7 @@ def linear_synthetic(
         return height // config.patch_size, width // config.patch_size, channels
 
     def check(image_shape: tuple[int, ...]) -> None:
+        check_l2_radius(config.radius, image_shape)
         height, width, _ = image_shape
         if height % config.patch_size or width % config.patch_size:
             raise ValueError(

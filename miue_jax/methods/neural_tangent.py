@@ -66,7 +66,8 @@ class NeuralTangentConfig:
 # are, in the released code, ten times the same step of the whole radius from the clean
 # image. "pgd" takes the steps that the paper means. The published images are 40,000,
 # judged by 10,000 that stay clean, and only whole blocks are perturbed; here all are,
-# and those that follow a block in a random order judge it.
+# and those that follow a block in a random order judge it. The rate of the descent is
+# divided by n K entries of the targets, as in the library that the code calls.
 PRESETS: dict[str, NeuralTangentConfig] = {
     "cnn": NeuralTangentConfig(),
     "fnn": NeuralTangentConfig(network="fnn"),

@@ -94,8 +94,10 @@ def noise_loss(
     Returns:
       (B,) losses, in nats.
     """
-    read = optax.softmax_cross_entropy_with_integer_labels(noise @ matrix, labels)
-    log_probabilities = jax.nn.log_softmax((images - noise) @ matrix)
+    read = optax.softmax_cross_entropy_with_integer_labels(
+        _product(noise, matrix), labels
+    )
+    log_probabilities = jax.nn.log_softmax(_product(images - noise, matrix))
     unread = -jnp.log(matrix.shape[1]) - jnp.mean(log_probabilities, -1)
     return noise_weight * read + (1 - noise_weight) * unread
 
@@ -125,9 +127,9 @@ def noise_gradient(
     """
     classes = matrix.shape[1]
     target = jax.nn.one_hot(labels, classes, dtype=matrix.dtype)
-    read = jax.nn.softmax(noise @ matrix) - target
-    unread = jax.nn.softmax((images - noise) @ matrix) - 1 / classes
-    return (noise_weight * read - (1 - noise_weight) * unread) @ matrix.T
+    read = jax.nn.softmax(_product(noise, matrix)) - target
+    unread = jax.nn.softmax(_product(images - noise, matrix)) - 1 / classes
+    return _product(noise_weight * read - (1 - noise_weight) * unread, matrix.T)
 
 
 def perturbation_linear(
@@ -273,3 +275,8 @@ def perturbation_linear(
         per_class=False,
         budget=Budget("linf", config.radius),
     )
+
+
+def _product(rows: jax.Array, matrix: jax.Array) -> jax.Array:
+    # Only the gradient's sign is used, which products of few digits would turn.
+    return jnp.matmul(rows, matrix, precision=lax.Precision.HIGHEST)

@@ -83,7 +83,8 @@ class RobustErrorMinimizingConfig(SurrogateConfig):
 # "sem" replaces the adversary's steps by noise, in training and in generation, which
 # takes about a tenth of the time. Unlike the published script both visit every image
 # after training (the script leaves out the last, incomplete batch), and give the
-# network values in [0, 1], not in [-0.5, 0.5].
+# network values in [0, 1], not in [-0.5, 0.5]; perturbations stay in the image box
+# throughout.
 PRESETS: dict[str, RobustErrorMinimizingConfig] = {
     "rem": RobustErrorMinimizingConfig(),
     "sem": RobustErrorMinimizingConfig(adversarial_steps=0),

@@ -51,6 +51,11 @@ class SurrogateTrainingConfig(SurrogateConfig):
         super().__post_init__()
         check_number("epochs", self.epochs, "> 0", whole=True)
         check_number("warmup_epochs", self.warmup_epochs, ">= 0", whole=True)
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(
+                f"warmup_epochs ({self.warmup_epochs}) must be at most epochs "
+                f"({self.epochs})"
+            )
         if not isinstance(self.milestones, tuple | list):
             raise ValueError(
                 f"milestones is {self.milestones!r}; allowed: a tuple of shares"
@@ -120,6 +125,11 @@ def trainer(
     def init(key: jax.Array, data: sampling.Shards) -> Learner:
         shape = data.images.shape[2:]
         surrogate.check_images(shape, config)
+        if min(shape[:2]) <= 4:
+            raise ValueError(
+                f"the images have {shape[0]}x{shape[1]} pixels, and a random crop "
+                "shifts them by up to 4: allowed are sides of more"
+            )
         return learning.init_learner(
             jax.random.fold_in(key, _INIT), module, optimizer, shape
         )

@@ -478,3 +478,71 @@ def test_python_objects_are_never_unpickled(tmp_path):
     with pytest.raises(ValueError, match="allow_pickle"):
         protected.load(path)
     assert not (tmp_path / "executed").exists()
+
+
+# Other norms.
+
+
+def _delta_of(norm, size, clean):
+    delta = np.zeros(clean.images.shape, np.float32)
+    if norm == "l2":
+        delta[:, 0, 0, 0] = size
+    else:
+        delta[:, 0, : int(size)] = 0.5
+    return delta
+
+
+@pytest.mark.parametrize(
+    ("budget", "fits", "exceeds"),
+    [
+        (Budget("l2", 0.25), 0.25, 0.26),
+        (Budget("l0", 2), 2, 3),
+    ],
+)
+def test_budgets_of_other_norms_are_held_and_said(tmp_path, budget, fits, exceeds):
+    clean = _clean()
+    made = protected.build(
+        clean, _delta_of(budget.norm, fits, clean), budget=budget, metadata={}
+    )
+    assert (made.metadata["norm"], made.metadata["radius"]) == budget
+    assert str(budget) in protected.describe(made)
+    protected.save(tmp_path / "p.npz", made)
+    assert protected.load(tmp_path / "p.npz").metadata == made.metadata
+    with pytest.raises(ValueError, match=r"the radius allows .* \(6 of 6"):
+        protected.build(
+            clean, _delta_of(budget.norm, exceeds, clean), budget=budget, metadata={}
+        )
+
+
+def test_without_a_bound_anything_goes():
+    clean = _clean()
+    delta = np.ones(clean.images.shape, np.float32)
+    made = protected.build(clean, delta, budget=Budget("unbounded", None), metadata={})
+    assert (made.dataset.images == 255).all()
+    assert made.metadata["radius"] is None
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        (Budget("l1", 1.0), "unknown norm 'l1'"),
+        (Budget("l2", 0.0), "radius is 0.0"),
+        (Budget("l0", 1.5), "radius is 1.5"),
+        (Budget("unbounded", 3.0), "'unbounded' has none"),
+        (Budget("linf", None), "radius is in grey levels"),
+    ],
+)
+def test_impossible_budgets(budget, message):
+    clean = _clean()
+    delta = np.zeros(clean.images.shape, np.float32)
+    with pytest.raises(ValueError, match=message):
+        protected.build(clean, delta, budget=budget, metadata={})
+
+
+@pytest.mark.parametrize("change", [{"norm": "foo"}, {"radius": "x"}, {"norm": [1]}])
+def test_a_budget_that_is_none_is_no_artefact(tmp_path, change):
+    path = tmp_path / "p.npz"
+    protected.save(path, _build())
+    _edit_metadata(path, **change)
+    with pytest.raises(ValueError, match=r"p\.npz: not a protected data set"):
+        protected.load(path)
