@@ -66,7 +66,7 @@ class AutoregressiveConfig:
 
 # Of a hundred classes the published filters have to differ less than of ten. The
 # published search draws up to a million times and fails then; ours up to `max_draws`
-# for each class, and goes on with the best that it found (see `autoregressive_filters`).
+# for each class, and goes on with the best that it found, as `search` says.
 PRESETS: dict[str, AutoregressiveConfig] = {
     "published": AutoregressiveConfig(),
     "published_100_classes": AutoregressiveConfig(min_response=3.0),

@@ -59,7 +59,8 @@ def self_ensemble(
     :math:`h_k` before their last layer and the means :math:`\mu_{k,c}` of class c,
 
     .. math:: \delta_i = \arg\min_{\lVert\delta\rVert_\infty \le r} \frac1n \sum_k
-              \frac1D \lVert h_k(x_i + \delta) - \mu_{k, y_i + \lfloor K/2 \rfloor} \rVert_2^2
+              \frac1D \lVert h_k(x_i + \delta) - \mu_{k, y_i + \lfloor K/2 \rfloor}
+              \rVert_2^2
 
     or the same with the cross-entropy of :math:`f_k` towards that class.
 
