@@ -7,9 +7,11 @@
 Every protected data set and every victim is a run of its own below the working
 directory, made once; the same command goes on where it was killed, and a configuration
 with more methods, defences or seeds may go on in the same directory. With --devices as
-many processes work at a time, each on a device of its own; started several times on one
-directory, on one machine or many, no cell is run twice either. results.json, table.md,
-table.csv and heat_map.png show the cells that are done so far.
+many processes work at a time, each on a device of its own; started several times on
+one directory, by the same name, no cell is run twice either. Workers whose starter is
+killed finish by themselves. A cell whose training diverges is marked by .failed.json in
+its directory, and not tried again. results.json, table.md, table.csv and heat_map.png
+show the cells of the configuration that are done so far, by whichever process.
 """
 
 import pathlib

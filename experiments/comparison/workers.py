@@ -21,8 +21,8 @@ def run(
     """Runs a command in several processes at once and waits for all.
 
     Process i sees accelerator i only (of those that CUDA_VISIBLE_DEVICES lists, where
-    it is set) and its share of the processor's cores. SIGTERM and SIGINT are passed on,
-    and answered once all have ended.
+    it is set) and its share of the processor's cores. SIGTERM, SIGINT and SIGHUP are
+    passed on, and answered once all have ended.
 
     Args:
       count: processes.
@@ -31,7 +31,7 @@ def run(
       report: called about once a second while they run.
 
     Raises:
-      ValueError: if there are fewer cores than processes.
+      ValueError: if there are fewer cores than processes, or devices listed.
       SystemExit: with the status of the first process that did not end with 0, whose
         last line is printed; of 128 + n after signal n.
     """
@@ -39,6 +39,12 @@ def run(
     if not 1 <= count <= len(cores):
         raise ValueError(
             f"devices is {count}; allowed: from 1 to the {len(cores)} cores there are"
+        )
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    visible = listed.split(",") if listed else None
+    if visible is not None and count > len(visible):
+        raise ValueError(
+            f"devices is {count}; CUDA_VISIBLE_DEVICES lists {len(visible)}: {listed}"
         )
     logs.mkdir(parents=True, exist_ok=True)
     paths = [logs / f"worker_{index}.log" for index in range(count)]
@@ -50,7 +56,9 @@ def run(
                 arguments,
                 stdout=stack.enter_context(path.open("ab")),
                 stderr=subprocess.STDOUT,
-                env=os.environ | _environment(index),
+                env=os.environ | _environment(index, visible),
+                # The terminal's signals are to reach them once, from here.
+                process_group=0,
             )
             os.sched_setaffinity(process.pid, cores[index::count])
             processes.append(process)
@@ -71,12 +79,15 @@ def run(
             sys.exit(process.returncode if process.returncode > 0 else 1)
 
 
-def _environment(index: int) -> dict[str, str]:
-    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    devices = listed.split(",") if listed else []
-    own = devices[index % len(devices)] if devices else str(index)
+def _environment(index: int, visible: Sequence[str] | None) -> dict[str, str]:
+    if visible is not None:
+        own = {"CUDA_VISIBLE_DEVICES": visible[index]}
+    elif "CUDA_VISIBLE_DEVICES" in os.environ:
+        own = {}  # an empty list hides them all
+    else:
+        own = {"CUDA_VISIBLE_DEVICES": str(index)}
     return {
-        "CUDA_VISIBLE_DEVICES": own,
+        **own,
         "TPU_VISIBLE_DEVICES": str(index),
         "TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1",
         "TPU_PROCESS_BOUNDS": "1,1,1",
@@ -88,7 +99,7 @@ def _signals() -> Iterator[list[int]]:
     received: list[int] = []
     before = {
         number: signal.signal(number, lambda number, _: received.append(number))
-        for number in (signal.SIGTERM, signal.SIGINT)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     }
     try:
         yield received

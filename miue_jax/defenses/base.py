@@ -27,6 +27,7 @@ class Defense(NamedTuple):
     Attributes:
       purify: ``purify(key, images, labels) -> images``, once before training, on the
         host: the whole training set, (N, H, W, C) uint8 in and out, labels (N,) int32.
+        The experiments give one key to all victims: their spread is not of this.
       augment: ``augment(key, images, labels) -> (images, labels)``, in every training
         step after crops and flips, traced, for the images of one shard: images
         (B, H, W, C) float in [0, 1]; labels (B,) int32 in, and out either the same or

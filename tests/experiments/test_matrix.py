@@ -402,6 +402,16 @@ def test_workers_have_a_device_and_cores_of_their_own(tmp_path, monkeypatch):
     assert not cores[0] & cores[1]
 
 
+def test_no_more_workers_than_devices_that_are_listed(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    with pytest.raises(ValueError, match="CUDA_VISIBLE_DEVICES lists 1: 3"):
+        workers.run(2, _script(""), tmp_path, lambda: None)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    script = "import os; print(repr(os.environ['CUDA_VISIBLE_DEVICES']))"
+    workers.run(1, _script(script), tmp_path, lambda: None)
+    assert (tmp_path / "worker_0.log").read_text() == "''\n", "hidden GPUs were shown"
+
+
 def test_a_worker_that_fails_is_reported(tmp_path, capsys):
     script = "import sys; print('it is broken', file=sys.stderr); sys.exit(2)"
     with pytest.raises(SystemExit) as ended:
