@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV ?= .venv
 WORKDIR ?= runs/demo
 
-.PHONY: demo test lint format clean
+.PHONY: demo test test-slow lint format clean
 
 demo: $(VENV)/installed
 	$(VENV)/bin/python experiments/demo.py --workdir $(WORKDIR)
 
 test: $(VENV)/installed
-	$(VENV)/bin/python -m pytest -n 2 --dist worksteal
+	$(VENV)/bin/python -m pytest -n 2 --dist worksteal -m "not slow"
+
+test-slow: $(VENV)/installed
+	$(VENV)/bin/python -m pytest -n 2 --dist worksteal -m slow
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check

@@ -86,7 +86,7 @@ BAD = {
     "batch": (["--batch_size=128"], "a batch of 128 images"),
     "width": (["--width=0"], "simple_network width is 0"),
     "subset": (["--per_class=3"], "made from another source"),
-    "folder": (["--json={}/no/found.json"], "its folder does not exist"),
+    "folder": (["--json={}/no/found.json"], "there is no folder"),
     "flag": (["--epoch=3"], "epoch"),
 }
 

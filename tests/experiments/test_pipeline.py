@@ -121,6 +121,7 @@ def _run_script(script: str, *arguments: str) -> subprocess.CompletedProcess[str
 
 
 @pytest.mark.usefixtures("one_device")
+@pytest.mark.slow
 def test_a_protected_victim_does_worse_than_a_clean_one(tmp_path):
     data = _write_data(tmp_path / "data.npz", 256)
     settings = {"model": "mlp2", "width": 64, "batch_size": 32, "learning_rate": 0.05}

@@ -194,6 +194,7 @@ def test_a_bad_import_makes_no_folder(run, tmp_path, data, artefact):
 
 
 @pytest.mark.usefixtures("run")  # for its single device
+@pytest.mark.slow
 def test_the_demo_shows_both_accuracies_and_a_picture(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(demo, "_PER_CLASS", {"train": 4, "test": 4})
     monkeypatch.setattr(
