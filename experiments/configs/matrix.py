@@ -59,8 +59,6 @@ def _cifar10_cpu() -> dict[str, Any]:
         "mi_ue_interleaved": _method("mi_ue", "interleaved", **interleaved),
         "em_interleaved": _method("error_minimizing", "interleaved", **interleaved),
         **_surrogate_free(),
-        # As many steps as the published training takes on all of CIFAR-10.
-        "pil": _method("perturbation_linear", batch_size=50),
         "random_noise": _method("random_noise"),
         "ap": _method("adversarial_poisoning", "targeted", **attack, restarts=1),
         # Three epochs of training and thirty steps on every image.
