@@ -9,7 +9,6 @@ checkpoints. The same command continues what was stopped.
 """
 
 import pathlib
-import statistics
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -329,15 +328,11 @@ def _summary(curves: Mapping[int, list[dict[str, Any]]]) -> dict[str, Any]:
     lines = list(curves.values())
     tests = [[x["test_accuracy"] for x in c if "test_accuracy" in x] for c in lines]
 
-    def spread(values: list[float]) -> dict[str, Any]:
-        deviation = statistics.stdev(values) if len(values) > 1 else None
-        return {"mean": statistics.mean(values), "std": deviation, "values": values}
-
     robust = [c[-1]["robust_accuracy"] for c in lines if "robust_accuracy" in c[-1]]
     return {
-        **({"robust": spread(robust)} if robust else {}),
-        "final": spread([curve[-1] for curve in tests]),
-        "best": spread([max(curve) for curve in tests]),
+        **({"robust": runs.spread(robust)} if robust else {}),
+        "final": runs.spread([curve[-1] for curve in tests]),
+        "best": runs.spread([max(curve) for curve in tests]),
         "epochs_tested": [x["epoch"] for x in lines[0] if "test_accuracy" in x],
         "test_accuracy": tests,
         "train_accuracy": [[x["train_accuracy"] for x in curve] for curve in lines],

@@ -50,7 +50,7 @@ def main(rest: Sequence[str]) -> None:
 def _budget(norm: str, radius: float) -> Budget:
     if norm == "unbounded":
         return Budget(norm, None)
-    return Budget(norm, int(radius) if norm == "l0" else radius)
+    return Budget(norm, int(radius) if norm == "l0" and radius.is_integer() else radius)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import json
 import math
 import pathlib
 import signal
+import statistics
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -70,6 +71,19 @@ def read_json(path: pathlib.Path, *, needed: Iterable[str] = ()) -> dict[str, An
     if missing:
         raise ValueError(f"{path} is damaged: it has no {', '.join(missing)}")
     return value
+
+
+def spread(values: list[float]) -> dict[str, Any]:
+    """What several seeds found, as results hold it.
+
+    Args:
+      values: one a seed.
+
+    Returns:
+      Their `mean`, `std` (None of a single one) and the `values`.
+    """
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.mean(values), "std": deviation, "values": values}
 
 
 def check_seeds(name: str, seeds: Any) -> None:

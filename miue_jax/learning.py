@@ -77,6 +77,7 @@ def sgd(
     learning_rate: optax.ScalarOrSchedule,
     *,
     momentum: float = 0.9,
+    nesterov: bool = False,
     weight_decay: float = 0.0,
     clip_norm: float | None = None,
 ) -> optax.GradientTransformation:
@@ -85,6 +86,7 @@ def sgd(
     Args:
       learning_rate: a number or a schedule of the step count.
       momentum: the heavy-ball factor.
+      nesterov: whether the momentum is Nesterov's.
       weight_decay: factor of the parameters added to their gradient.
       clip_norm: largest norm of the whole gradient, before decay; None for no limit.
 
@@ -94,7 +96,7 @@ def sgd(
     return optax.chain(
         optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm),
         optax.add_decayed_weights(weight_decay),
-        optax.sgd(learning_rate, momentum=momentum),
+        optax.sgd(learning_rate, momentum=momentum, nesterov=nesterov),
     )
 
 

@@ -2,12 +2,12 @@
 
 import platform
 import shlex
-import statistics
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from comparison.plan import Cell
+from runs import spread
 
 from miue_jax.budget import Budget
 
@@ -70,7 +70,7 @@ def _join(
     key: tuple[str, str, str], by_seed: Mapping[int, Mapping[str, Any]]
 ) -> dict[str, Any]:
     method, defense, victim = key
-    runs = list(by_seed.values())
+    results = list(by_seed.values())
     joined: dict[str, Any] = {
         "method": method,
         "defense": defense,
@@ -78,17 +78,12 @@ def _join(
         "seeds": list(by_seed),
     }
     for measure in ("final", "best", "robust"):
-        if all(measure in run for run in runs):
-            joined[measure] = _spread([run[measure]["mean"] for run in runs])
+        if all(measure in run for run in results):
+            joined[measure] = spread([run[measure]["mean"] for run in results])
     return {
         **joined,
-        "epochs_tested": runs[0]["epochs_tested"],
-        "test_accuracy": [run["test_accuracy"][0] for run in runs],
-        "device": sorted({run["device"] for run in runs}),
-        "jax": sorted({run["jax"] for run in runs}),
+        "epochs_tested": results[0]["epochs_tested"],
+        "test_accuracy": [run["test_accuracy"][0] for run in results],
+        "device": sorted({run["device"] for run in results}),
+        "jax": sorted({run["jax"] for run in results}),
     }
-
-
-def _spread(values: list[float]) -> dict[str, Any]:
-    deviation = statistics.stdev(values) if len(values) > 1 else None
-    return {"mean": statistics.mean(values), "std": deviation, "values": values}

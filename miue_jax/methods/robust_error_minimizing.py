@@ -153,11 +153,7 @@ def robust_error_minimizing(
     def init(key: jax.Array, data: sampling.Shards) -> State:
         shape = data.images.shape[2:]
         surrogate.check_images(shape, config)
-        if config.crop >= min(shape[:2]):
-            raise ValueError(
-                f"crop is {config.crop} pixels, the images have {shape[0]}x{shape[1]}: "
-                "a shift as large as the image leaves nothing of it"
-            )
+        surrogate.check_crop(shape, config.crop)
         learner = learning.init_learner(
             jax.random.fold_in(key, _INIT), module, optimizer, shape
         )

@@ -108,6 +108,24 @@ def check_images(image_shape: tuple[int, ...], config: SurrogateConfig) -> None:
         )
 
 
+def check_crop(image_shape: tuple[int, ...], crop: int) -> None:
+    """Checks that a random crop leaves something of an image.
+
+    Args:
+      image_shape: (H, W, C).
+      crop: pixels by which it is shifted at most.
+
+    Raises:
+      ValueError: if that is a side of the image or more.
+    """
+    height, width = image_shape[:2]
+    if crop >= min(height, width):
+        raise ValueError(
+            f"crop is {crop} pixels, the images have {height}x{width}: "
+            "a shift as large as the image leaves nothing of it"
+        )
+
+
 def check_radius(radius: float) -> None:
     """Checks a budget per value: published images are 8-bit, it is in whole levels.
 

@@ -21,6 +21,9 @@ from miue_jax.settings import check_number
 # Keys of a run are folded with these; attacks on the surrogate use others.
 _INIT, _ORDER, _AUGMENT, _ATTACK = range(4)
 
+# Of the crops of `augment.crop_and_flip`, in pixels.
+_PADDING = 4
+
 MEASURES = ("surrogate_loss", "surrogate_accuracy")
 
 # (keys (B,), predict: images -> logits, images (B, H, W, C), labels (B,)) -> images
@@ -113,23 +116,17 @@ def trainer(
     """
     share = config.batch_size // num_shards
     steps = sampling.steps_per_pass(num_examples, num_shards, config.batch_size)
-    optimizer = optax.chain(
-        optax.add_decayed_weights(config.weight_decay),
-        optax.sgd(
-            learning_rate(config, steps),
-            momentum=config.momentum,
-            nesterov=config.nesterov,
-        ),
+    optimizer = learning.sgd(
+        learning_rate(config, steps),
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+        weight_decay=config.weight_decay,
     )
 
     def init(key: jax.Array, data: sampling.Shards) -> Learner:
         shape = data.images.shape[2:]
         surrogate.check_images(shape, config)
-        if min(shape[:2]) <= 4:
-            raise ValueError(
-                f"the images have {shape[0]}x{shape[1]} pixels, and a random crop "
-                "shifts them by up to 4: allowed are sides of more"
-            )
+        surrogate.check_crop(shape, _PADDING)
         return learning.init_learner(
             jax.random.fold_in(key, _INIT), module, optimizer, shape
         )
