@@ -89,8 +89,7 @@ def run(
             if len(busy) == len(left):
                 time.sleep(_SECONDS_TO_WAIT)
             left = busy
-        results = _report(config, workdir, planned, made)
-    return results
+        return _report(config, workdir, planned, made)
 
 
 def _identity(config: Mapping[str, Any]) -> dict[str, Any]:

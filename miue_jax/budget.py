@@ -26,8 +26,10 @@ class Budget(NamedTuple):
     def __str__(self) -> str:
         if self.radius is None:
             return self.norm
-        unit = {"linf": " grey levels", "l2": "", "l0": " pixels"}[self.norm]
-        return f"{self.norm} {self.radius:g}{unit}"
+        unit = {"linf": "grey level", "l2": "", "l0": "pixel"}[self.norm]
+        if unit and self.radius != 1:
+            unit += "s"
+        return f"{self.norm} {self.radius:.4g} {unit}".rstrip()
 
 
 def check_l2_radius(radius: float, image_shape: tuple[int, ...]) -> None:
