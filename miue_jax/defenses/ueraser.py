@@ -6,16 +6,22 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from miue_jax import names
+from miue_jax import jpeg, names
 from miue_jax.defenses.base import Defense, Predict
 from miue_jax.defenses.freeze import freeze
 from miue_jax.defenses.plasma import plasma_brightness, plasma_contrast
 from miue_jax.defenses.trivial_augment import trivial_augment
 from miue_jax.learning import Forward, cross_entropy
-from miue_jax.settings import check_number
+from miue_jax.settings import check_choice, check_number
 
 # The share of the training in which several augmentations compete.
 _SHARES = {"standard": 50 / 200, "readme": 60 / 200, "lite": 0.0, "max": 1.0}
+
+# JPEG qualities: of the authors' compression; the benchmark's lowest, and above all.
+_AFTER, _BEFORE = 10, (10, 100)
+
+# Keys of an augmentation are folded with this for the quality of its compression.
+_QUALITY = 2
 
 
 def ueraser(
@@ -25,6 +31,7 @@ def ueraser(
     variant: str = "standard",
     repeats: int = 5,
     probability: float = 0.5,
+    compression: str = "none",
 ) -> Defense:
     """Trains on strong random augmentations, at first on the worst of several.
 
@@ -38,7 +45,13 @@ def ueraser(
     that is: "standard" after a quarter of the training, as in the authors' scripts;
     "readme" after 30 %, as they write beside the code; "lite" from the start; "max"
     never. The columns "U-max" of a common benchmark are not the authors' settings but
-    "max" with `probability` 1.
+    "max" with `probability` 1, or with 0.8 and `compression` "before".
+
+    Against AP and AR the authors compress an augmentation as JPEG of quality 10
+    ("after"); the benchmark compresses the image, with a quality drawn from 10 to 99,
+    before it is augmented ("before"). Here every image is compressed by itself; the
+    authors compress the whole batch as one picture, whose colours bleed over the edges
+    between images.
 
     The worst augmentation of each image is found by passes that are not differentiated,
     one after another, in training mode as the authors' are. The loss, its gradient and
@@ -49,22 +62,20 @@ def ueraser(
     authors normalise each image with the batch of its augmentation, and the running
     statistics move once in a step, not `repeats` times.
 
-    Not offered: the variants with a JPEG compression after the augmentation (the
-    authors', for AP and AR) or before it (the benchmark's).
-
     Args:
       image_shape: (H, W, C) of the images, sides at least 3, C 1 or 3.
       num_classes: unused.
       variant: "standard", "readme", "lite" or "max".
       repeats: augmentations that compete, at least 2; unused in "lite".
       probability: of each of the first three parts, in [0, 1].
+      compression: as JPEG, "none", "after" the augmentation or "before" it.
 
     Returns:
       A defence with `loss`.
 
     Raises:
-      ValueError: for an unknown variant, a number out of range, or images that are too
-        small or of another number of channels.
+      ValueError: for an unknown variant or compression, a number out of range, or
+        images that are too small or of another number of channels.
 
     References:
       Qin et al., Learning the Unlearnable: Adversarial Augmentations Suppress
@@ -78,6 +89,7 @@ def ueraser(
     if repeats < 2:
         raise ValueError(f"repeats is {repeats}; allowed: whole numbers >= 2")
     check_number("probability", probability, "in [0, 1]")
+    check_choice("compression", compression, ("none", "after", "before"))
     if min(image_shape[:2]) < 3 or image_shape[-1] not in (1, 3):
         raise ValueError(
             "UEraser needs images of at least 3x3 pixels with 1 or 3 channels, got "
@@ -89,8 +101,17 @@ def ueraser(
         numbers = jnp.broadcast_to(k, keys.shape)
         keys = jax.vmap(jax.random.fold_in)(keys, numbers)
         own_keys, trivial_keys = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
+        if compression == "before":
+            quality_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, _QUALITY)
+            draw = jax.vmap(
+                lambda key: jax.random.randint(key, (), *_BEFORE, jnp.int32)
+            )
+            images = jpeg.jpeg(images, quality=draw(quality_keys))
         changed = jax.vmap(lambda key, x: _cloud_and_shuffle(key, x, probability))
-        return trivial_augment(trivial_keys, changed(own_keys, images))
+        images = trivial_augment(trivial_keys, changed(own_keys, images))
+        if compression == "after":
+            images = jpeg.jpeg(images, quality=_AFTER)
+        return images
 
     def loss(
         keys: jax.Array,

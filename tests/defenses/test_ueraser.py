@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from miue_jax import jpeg, parallel, runner, sampling, training
 from miue_jax import metrics as means
-from miue_jax import parallel, runner, sampling, training
 from miue_jax.defenses.ueraser import ueraser
 from miue_jax.learning import cross_entropy
 
@@ -135,6 +135,28 @@ def test_clouds_and_shuffles_happen_as_often_as_asked(probability, monkeypatch):
         assert both == pytest.approx(0.25, abs=0.1), "the parts are not independent"
 
 
+@pytest.mark.parametrize("compression", ["after", "before"])
+def test_compression_is_where_it_is_asked_for(compression, monkeypatch):
+    module = importlib.import_module("miue_jax.defenses.ueraser")
+    monkeypatch.setattr(module, "_cloud_and_shuffle", lambda key, image, _: image)
+    # Whatever was no whole number of grey levels before it would be afterwards.
+    monkeypatch.setattr(module, "trivial_augment", lambda keys, images: 0.9 * images)
+    images = jax.random.uniform(jax.random.key(1), IMAGES.shape)
+    seen = jnp.asarray(_run(images=images, variant="lite", compression=compression)[2])
+    if compression == "after":
+        expected = jpeg.jpeg(0.9 * images, quality=10)
+        np.testing.assert_allclose(seen, expected, atol=1e-6)
+        return
+    qualities = range(10, 100)
+    each = jax.jit(lambda quality: 0.9 * jpeg.jpeg(images, quality=quality))
+    away = [jnp.abs(each(q) - seen).max((1, 2, 3)) for q in qualities]
+    nearest = np.stack(away)
+    assert nearest.min(0).max() < 1e-6, "an image is of no quality from 10 to 99"
+    drawn = 10 + nearest.argmin(0)
+    assert drawn.mean() == pytest.approx(54.5, abs=6), "the qualities are not uniform"
+    assert len(np.unique(drawn)) > 60, "images share their quality"
+
+
 def test_images_stay_images_and_are_changed_alone():
     defense = ueraser(SHAPE, 2, variant="lite")
 
@@ -188,6 +210,7 @@ def test_eight_devices_give_the_numbers_of_one():
     ("shape", "settings", "message"),
     [
         (SHAPE, {"variant": "fast"}, "unknown variant of UEraser 'fast'"),
+        (SHAPE, {"compression": "jpeg"}, "compression is 'jpeg'; allowed: none, "),
         (SHAPE, {"repeats": 1}, "repeats is 1; allowed: whole numbers >= 2"),
         (SHAPE, {"repeats": 2.5}, r"repeats is 2\.5"),
         (SHAPE, {"probability": 1.1}, r"probability is 1\.1"),
