@@ -30,7 +30,7 @@ from absl import flags, logging
 from comparison import plot, summary, table, workers
 from comparison.plan import Cell, cells
 
-from miue_jax import atomic, data
+from miue_jax import atomic, data, parallel
 from miue_jax.data import protected
 
 # In the directory of a cell whose training diverged, or whose generator's did; removing
@@ -94,7 +94,9 @@ def run(
 
 def _identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """What all cells have in common; the rest is checked cell by cell."""
-    return {name: config[name] for name in ("data", "test", "generator_seed")}
+    shared = {name: config[name] for name in ("data", "test", "generator_seed")}
+    shards = runs.number_of_shards(config["num_shards"], parallel.data_mesh())
+    return {**shared, "num_shards": shards}
 
 
 def _check(config: Mapping[str, Any], planned: list[Cell]) -> None:
@@ -128,7 +130,7 @@ def _protection(config: Mapping[str, Any], method: str) -> dict[str, Any]:
         "method": config["methods"][method],
         "protect": {"fraction": 1.0, "classes": None, "seed": 0},
         "seed": config["generator_seed"],
-        "num_shards": None,
+        "num_shards": config["num_shards"],
         "checkpoint_every": 100,
     }
 
@@ -143,7 +145,7 @@ def _training(
         "victim": config["victims"][cell.victim],
         "defense": config["defenses"][cell.defense],
         "seeds": (cell.seed,),
-        "num_shards": None,
+        "num_shards": config["num_shards"],
         "evaluate_every": config["evaluate_every"],
         "checkpoint_every": config["evaluate_every"],
     }
@@ -251,8 +253,10 @@ def main(config: dict[str, Any], workdir: pathlib.Path, resume: bool) -> None:
         if not resume and (workdir / "config.json").exists():
             raise ValueError(f"{workdir} holds a run already; pass --resume to go on")
         _run_workers(_DEVICES.value, config, workdir)
-        resume = True
-    results = run(config, workdir, resume=resume)
+        # All is done; this process sees other devices than they, and runs no cell.
+        results = _report(config, workdir, cells(config), {})
+    else:
+        results = run(config, workdir, resume=resume)
     told = f", {len(results['failed'])} failed" if results["failed"] else ""
     print(
         f"{workdir / evaluate.RESULTS}: {results['done']} of {results['planned']} "

@@ -42,6 +42,8 @@ def summarize(
     return {
         "command": shlex.join(["python", *sys.argv]),
         "data": config["data_name"],
+        # The same in all cells of a directory.
+        "num_shards": next((run["num_shards"] for run in done.values()), None),
         "processor": platform.processor() or platform.machine(),
         "planned": len(planned),
         "done": sum(map(len, groups.values())),

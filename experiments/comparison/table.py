@@ -127,6 +127,8 @@ def origin(results: Mapping[str, Any]) -> str:
         ", ".join(sorted({value for cell in results["cells"] for value in cell[key]}))
         for key in ("device", "jax")
     )
+    shards = results.get("num_shards")
+    split = f", {shards} shards" if shards is not None and shards > 1 else ""
     note = f" ({results['note']})" if "note" in results else ""
     return (
         "Clean test accuracy in % after the last epoch: mean ± standard deviation "
@@ -134,7 +136,7 @@ def origin(results: Mapping[str, Any]) -> str:
         f"empty cell was not run. {results['done']} of {results['planned']} victims "
         f"are done, seeds {', '.join(map(str, seeds))}.{failed} {protocols}.{defenses} "
         f"The settings of the generators are in results.json. {results['data']}; "
-        f"{results['processor']}, {devices}, jax {versions}. "
+        f"{results['processor']}, {devices}{split}, jax {versions}. "
         f"`{results['command']}`{note}"
     )
 

@@ -240,4 +240,10 @@ def _data(split: str) -> dict[str, Any]:
 
 
 def _common(test: dict[str, Any]) -> dict[str, Any]:
-    return {"data_name": "CIFAR-10", "test": test, "generator_seed": 0}
+    return {
+        "data_name": "CIFAR-10",
+        "test": test,
+        "generator_seed": 0,
+        # Of the data of every cell; those of a process's devices when left out.
+        "num_shards": config_dict.placeholder(int),
+    }

@@ -207,6 +207,18 @@ def test_a_cell_of_other_settings_is_not_taken_for_done(
         matrix.run(changed, workdir)
 
 
+def test_numbers_of_other_shards_are_not_mixed_in(tmp_path, config):
+    matrix.run(config, tmp_path / "run")
+    # One device, dealt to as two.
+    config["num_shards"] = 2
+    with pytest.raises(ValueError, match="num_shards"):
+        matrix.run(config, tmp_path / "run")
+    results = matrix.run(config, tmp_path / "other")
+    assert results["num_shards"] == 2
+    cell = plan.Cell("clean", "none", "small", 0).folder(tmp_path / "other")
+    assert runs.read_json(cell / evaluate.RESULTS)["num_shards"] == 2
+
+
 def test_one_that_diverges_is_marked_and_does_not_stop_the_others(
     tmp_path, config, monkeypatch
 ):
@@ -321,6 +333,7 @@ def _done(mean, **extra):
         "epochs_tested": [1, 2],
         "test_accuracy": [[0.1, mean]],
         "device": "cpu",
+        "num_shards": 4,
         "jax": "0.10.2",
         **extra,
     }
@@ -357,7 +370,7 @@ def test_a_table_has_spreads_budgets_and_gaps(results):
     assert "lsp, at, small: 30.0" in text
     for told in ("4 of 6 victims", "mlp2 of width 8, 2 epochs", "noise", "jax 0.10.2"):
         assert told in text
-    for told in ("seeds 0, 2", "batch 8", "weight decay 0.0005", "radius 8"):
+    for told in ("seeds 0, 2", "batch 8", "decay 0.0005", "radius 8", "cpu, 4 shards"):
         assert told in text
 
 
