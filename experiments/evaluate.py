@@ -18,7 +18,16 @@ import jax
 import numpy as np
 import runs
 
-from miue_jax import checkpoints, data, defenses, parallel, runner, sampling, training
+from miue_jax import (
+    checkpoints,
+    data,
+    defenses,
+    parallel,
+    protocols,
+    runner,
+    sampling,
+    training,
+)
 from miue_jax import metrics as means
 from miue_jax.settings import check_number
 
@@ -139,7 +148,7 @@ def prepare(
       ValueError: if any input is bad.
     """
     try:
-        victim_config = training.VictimConfig(**config["victim"])
+        victim_config = protocols.VictimConfig(**config["victim"])
     except TypeError as error:
         raise ValueError(f"victim: {error}") from error
     for name in ("evaluate_every", "checkpoint_every"):

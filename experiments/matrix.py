@@ -33,8 +33,8 @@ from comparison.plan import Cell, cells
 from miue_jax import atomic, data, parallel
 from miue_jax.data import protected
 
-# In the directory of a cell whose training diverged, or whose generator's did; removing
-# it lets the cell run once more.
+# In the directory of a cell whose training diverged, or of a generator that failed,
+# which leaves its cells without data; removing it lets them run once more.
 _FAILED = ".failed.json"
 
 # Between two looks at what other processes are doing.
@@ -83,7 +83,7 @@ def run(
                     busy.append(cell)
                     continue
                 except runs.Failed as error:
-                    _note_failure(workdir, cell, error)
+                    _note_failure(config, workdir, cell, error)
                     continue
                 _report(config, workdir, planned, made)
             if len(busy) == len(left):
@@ -186,19 +186,24 @@ def _run_cell(
     evaluate.run(_training(config, cell, train), folder, resume=resume)
 
 
-def _note_failure(workdir: pathlib.Path, cell: Cell, error: runs.Failed) -> None:
-    """Leaves a mark of a cell that came to nothing, so that nobody tries it again."""
+def _note_failure(
+    config: Mapping[str, Any], workdir: pathlib.Path, cell: Cell, error: runs.Failed
+) -> None:
+    """Leaves a mark of a run that came to nothing, so that nobody tries it again."""
     logging.warning("%s", error)
-    folder = cell.folder(workdir)
-    # Its generator failed where it has no directory yet.
+    folder, artefact = cell.folder(workdir), _artefact(workdir, cell.method)
+    if config["methods"][cell.method] is not None and not artefact.exists():
+        folder = artefact.parent
     folder.mkdir(parents=True, exist_ok=True)
     runs.write_json(folder / _FAILED, {"why": str(error)})
 
 
 def _failure(workdir: pathlib.Path, cell: Cell) -> str | None:
-    """Why a cell came to nothing, if it did."""
-    file = cell.folder(workdir) / _FAILED
-    return runs.read_json(file, needed=("why",))["why"] if file.exists() else None
+    """Why a cell came to nothing, if it or its generator did."""
+    for folder in (_artefact(workdir, cell.method).parent, cell.folder(workdir)):
+        if (folder / _FAILED).exists():
+            return runs.read_json(folder / _FAILED, needed=("why",))["why"]
+    return None
 
 
 def _finished(

@@ -9,6 +9,7 @@ from miue_jax import losses as losses
 from miue_jax import methods as methods
 from miue_jax import models as models
 from miue_jax import perturbation as perturbation
+from miue_jax import protocols as protocols
 from miue_jax import training as training
 from miue_jax.budget import Budget as Budget
 from miue_jax.losses import conditional_covariance_loss as conditional_covariance_loss

@@ -1,8 +1,8 @@
 """What a perturbation may do to an image: a norm and the largest value it may take."""
 
+import dataclasses
 import math
 import numbers
-from typing import NamedTuple
 
 from miue_jax import names
 from miue_jax.settings import check_number
@@ -10,7 +10,8 @@ from miue_jax.settings import check_number
 NORMS = ("linf", "l2", "l0", "unbounded")
 
 
-class Budget(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Budget:
     """The budget of one image's perturbation.
 
     Attributes:
@@ -18,10 +19,32 @@ class Budget(NamedTuple):
         image; "l0", the pixels changed in any channel; "unbounded".
       radius: the largest value of the norm: grey levels for "linf", [0, 1] units for
         "l2", pixels for "l0"; None for "unbounded".
+
+    Raises:
+      ValueError: if the norm is unknown, or the radius out of its range: from 1 to 255
+        grey levels, positive, a whole number of pixels, or None.
     """
 
     norm: str = "linf"
     radius: float | None = 8.0
+
+    def __post_init__(self) -> None:
+        norm, radius = self.norm, self.radius
+        if not isinstance(norm, str) or norm not in NORMS:
+            raise names.unknown("norm", norm, NORMS)
+        if norm == "unbounded":
+            if radius is not None:
+                raise ValueError(f"radius is {radius!r}; 'unbounded' has none")
+        elif norm == "linf":
+            fits = isinstance(radius, numbers.Real) and not isinstance(radius, bool)
+            if not fits or not 1 <= radius <= 255:
+                raise ValueError(
+                    f"radius is in grey levels, from 1 to 255, got {radius!r}"
+                )
+        elif norm == "l2":
+            check_number("radius", radius, "> 0")
+        else:
+            check_number("radius", radius, "> 0", whole=True)
 
     def __str__(self) -> str:
         if self.radius is None:
@@ -48,29 +71,3 @@ def check_l2_radius(radius: float, image_shape: tuple[int, ...]) -> None:
             f"radius is {radius!r}; allowed for images of {image_shape}: up to "
             f"{longest:.4g}, in [0, 1] units of the L2 norm"
         )
-
-
-def check_budget(budget: Budget) -> None:
-    """Checks a budget.
-
-    Args:
-      budget: the budget.
-
-    Raises:
-      ValueError: if the norm is unknown, or the radius out of its range: from 1 to 255
-        grey levels, positive, a whole number of pixels, or None.
-    """
-    norm, radius = budget
-    if not isinstance(norm, str) or norm not in NORMS:
-        raise names.unknown("norm", norm, NORMS)
-    if norm == "unbounded":
-        if radius is not None:
-            raise ValueError(f"radius is {radius!r}; 'unbounded' has none")
-    elif norm == "linf":
-        fits = isinstance(radius, numbers.Real) and not isinstance(radius, bool)
-        if not fits or not 1 <= radius <= 255:
-            raise ValueError(f"radius is in grey levels, from 1 to 255, got {radius!r}")
-    elif norm == "l2":
-        check_number("radius", radius, "> 0")
-    else:
-        check_number("radius", radius, "> 0", whole=True)

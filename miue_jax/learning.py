@@ -3,7 +3,7 @@
 Victims and the surrogates of generators are both made of these.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -13,6 +13,7 @@ from flax import linen as nn
 
 from miue_jax import sampling
 from miue_jax.metrics import Mean
+from miue_jax.settings import check_number
 
 
 class Forward(Protocol):
@@ -116,6 +117,48 @@ def epochwise_cosine(
     """
     cosine = optax.cosine_decay_schedule(start, epochs, alpha=end / start)
     return lambda count: cosine(jnp.asarray(count) // steps_per_epoch)
+
+
+def check_milestones(name: str, milestones: object) -> tuple[float, ...]:
+    """Checks the milestones of `stepwise`.
+
+    Args:
+      name: of the setting.
+      milestones: what was given.
+
+    Returns:
+      The milestones as a tuple.
+
+    Raises:
+      ValueError: if they are no tuple or list of numbers in (0, 1].
+    """
+    if not isinstance(milestones, tuple | list):
+        raise ValueError(f"{name} is {milestones!r}; allowed: a tuple of shares")
+    for milestone in milestones:
+        check_number(name, milestone, "in (0, 1]")
+    return tuple(milestones)
+
+
+def stepwise(
+    start: float, milestones: Sequence[float], *, num_steps: int, drop: float = 0.1
+) -> optax.Schedule:
+    """A learning rate that drops at shares of the training.
+
+    Args:
+      start: the first learning rate.
+      milestones: shares of the steps, in (0, 1], after which it drops.
+      num_steps: optimiser steps in all.
+      drop: its factor at each of them.
+
+    Returns:
+      An Optax schedule.
+    """
+    scales: dict[int, float] = {}
+    for milestone in milestones:
+        step = round(milestone * num_steps)
+        # In a short training two of them may fall on one step.
+        scales[step] = scales.get(step, 1.0) * drop
+    return optax.piecewise_constant_schedule(start, scales)
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -228,11 +271,10 @@ def accuracy_of(
       number of examples.
     """
     rows = data.labels.shape[1]
-    order = jnp.broadcast_to(jnp.arange(rows, dtype=jnp.int32), data.labels.shape)
     share = min(rows, rows_at_once)
 
     def count_right(i: jax.Array, right: jax.Array) -> jax.Array:
-        batch = sampling.take(data, order, i, share)
+        batch = sampling.take_in_order(data, i, share)
         if change is None:
             images = batch.images.reshape(-1, *batch.images.shape[2:])
         else:
@@ -243,10 +285,11 @@ def accuracy_of(
         # Of a network that has diverged the argmax would pass for a guess at class 0.
         finite = jnp.all(jnp.isfinite(logits), -1).reshape(batch.labels.shape)
         hits = jnp.where(finite, hits.astype(jnp.float32), jnp.nan)
-        fresh = i * share + jnp.arange(share) < data.count[:, None]
-        return right + jnp.sum(jnp.where(fresh, hits, 0))
+        return right + jnp.sum(jnp.where(batch.fresh, hits, 0))
 
-    right = jax.lax.fori_loop(0, -(-rows // share), count_right, jnp.zeros(()))
+    # The type is said, as it would be float64 with x64 enabled.
+    nothing = jnp.zeros((), jnp.float32)
+    right = jax.lax.fori_loop(0, -(-rows // share), count_right, nothing)
     total = jnp.sum(data.count).astype(jnp.float32)
     if axis_name is not None:
         right, total = jax.lax.psum((right, total), axis_name)

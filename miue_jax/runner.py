@@ -10,7 +10,7 @@ from jax import lax
 from jax.sharding import Mesh
 
 from miue_jax import parallel
-from miue_jax.metrics import Metrics
+from miue_jax.metrics import Mean, Metrics
 from miue_jax.parallel import COPIED_SPEC, DATA_SPEC, STATE_SPEC, State
 from miue_jax.sampling import Shards
 
@@ -41,11 +41,13 @@ def start(init: Callable[[jax.Array, Shards], State], mesh: Mesh) -> Start:
       mesh: the devices.
 
     Returns:
-      A function (key, data) -> state of global arrays.
+      A function (key, data) -> state of global arrays. It raises a ValueError for a
+      state that is no `parallel.State`.
     """
 
     def make(key: jax.Array, data: Shards) -> State:
         shape = jax.eval_shape(init, key, data)
+        _check_state("init", shape)
         placed = parallel.shardings(mesh, STATE_SPEC, shape)
         return jax.jit(init, out_shardings=placed)(key, data)
 
@@ -69,7 +71,8 @@ def advance(
       A function (key, state, data, stop, totals=None) -> (state, metrics) that runs
       from the state's step up to stop. The metrics are means over these steps and those
       of the totals, if given: what an earlier call returned, so that sums too are equal
-      to the last bit however a run is cut. The state that goes in is used up.
+      to the last bit however a run is cut. The state that goes in is used up. A
+      ValueError is raised for a step whose metrics are no `metrics.Mean`.
     """
 
     def loop(
@@ -105,12 +108,32 @@ def advance(
     ) -> tuple[State, Metrics]:
         if totals is None:
             shapes = jax.eval_shape(measured, key, state, data)
+            _check_metrics("step", shapes)
             totals = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
         # From the host, wherever they were: another placement would compile anew.
         totals = jax.device_get(totals)
         return compiled(key, state, data, jnp.int32(stop), totals)
 
     return run
+
+
+def _check_state(name: str, state: object) -> None:
+    if not isinstance(state, State):
+        raise ValueError(
+            f"{name} must return a parallel.State, got a {type(state).__name__}"
+        )
+
+
+def _check_metrics(name: str, metrics: object) -> None:
+    """Anything else would be summed over the steps, and taken for a mean."""
+    means = isinstance(metrics, dict) and all(
+        isinstance(value, Mean) for value in metrics.values()
+    )
+    if not means:
+        raise ValueError(
+            f"{name} must return its metrics as a dictionary of metrics.Mean, as "
+            f"metrics.mean_of gives them, got {metrics}"
+        )
 
 
 def evaluation(evaluate: Evaluate, mesh: Mesh) -> Evaluate:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.typing import ArrayLike
 
 
@@ -40,12 +41,15 @@ class Batch(NamedTuple):
       images: (g, b, H, W, C) float32 in [0, 1].
       labels: (g, b) int32.
       selected: (g, b) bool.
+      fresh: (g, b) bool, whether the pass has not met the row before; the last batch of
+        a pass is filled up from its front.
     """
 
     rows: jax.Array
     images: jax.Array
     labels: jax.Array
     selected: jax.Array
+    fresh: jax.Array
 
 
 def deal(
@@ -158,20 +162,37 @@ def shuffled(key: jax.Array, data: Shards) -> jax.Array:
     return jax.vmap(permute)(data.shard, data.count)
 
 
+def order_of_pass(
+    key: jax.Array, position: jax.Array, order: jax.Array, data: Shards
+) -> jax.Array:
+    """The order of the pass under way, drawn anew where one begins.
+
+    Args:
+      key: a PRNG key of this pass over the data.
+      position: () int32, the step within the pass.
+      order: (g, n) int32, of the pass so far; of any value in its first step.
+      data: the device's shards.
+
+    Returns:
+      (g, n) int32, as from `shuffled`.
+    """
+    return lax.cond(position == 0, lambda: shuffled(key, data), lambda: order)
+
+
 def take(data: Shards, order: jax.Array, step: ArrayLike, share: int) -> Batch:
     """Takes the next rows of every shard, starting again at the front at the end.
 
     Args:
       data: the device's shards.
       order: (g, n) int32, from `shuffled`.
-      step: the step within the pass over the data.
+      step: the step within the pass over the data, below `steps_per_pass`.
       share: b, images of each shard in a batch.
 
     Returns:
       A batch of g times b images.
     """
-    positions = (step * share + jnp.arange(share))[None] % data.count[:, None]
-    rows = jnp.take_along_axis(order, positions, axis=1)
+    places = (jnp.asarray(step) * share + jnp.arange(share))[None]
+    rows = jnp.take_along_axis(order, places % data.count[:, None], axis=1)
 
     def gather(array: jax.Array) -> jax.Array:
         return jax.vmap(lambda values, index: values[index])(array, rows)
@@ -181,4 +202,45 @@ def take(data: Shards, order: jax.Array, step: ArrayLike, share: int) -> Batch:
         images=gather(data.images).astype(jnp.float32) / 255,
         labels=gather(data.labels),
         selected=gather(data.selected),
+        fresh=places < data.count[:, None],
     )
+
+
+def take_in_order(data: Shards, step: ArrayLike, share: int) -> Batch:
+    """Takes the next rows of every shard in the data's own order.
+
+    Args:
+      data: the device's shards.
+      step: the step within the pass over the data, below `steps_per_pass`.
+      share: b, images of each shard in a batch.
+
+    Returns:
+      A batch of g times b images.
+    """
+    rows = jnp.arange(data.labels.shape[1], dtype=jnp.int32)
+    return take(data, jnp.broadcast_to(rows, data.labels.shape), step, share)
+
+
+def store(
+    array: jax.Array, batch: Batch, chosen: jax.Array, values: jax.Array
+) -> jax.Array:
+    """Writes some rows of a batch.
+
+    Args:
+      array: (g, n, ...), one row for every row of the data.
+      batch: from `take`.
+      chosen: (g, b) bool, the rows to write; the others keep what they hold.
+      values: (g * b, ...) or (g, b, ...), in the order of the batch.
+
+    Returns:
+      The array with these rows replaced.
+    """
+    values = values.reshape(*chosen.shape, *array.shape[2:])
+
+    def write(
+        rows: jax.Array, index: jax.Array, keep: jax.Array, new: jax.Array
+    ) -> jax.Array:
+        keep = keep.reshape(-1, *[1] * (new.ndim - 1))
+        return rows.at[index].set(jnp.where(keep, new, rows[index]))
+
+    return jax.vmap(write)(array, batch.rows, chosen, values)

@@ -1,6 +1,5 @@
 """The victim: a classifier trained from scratch on what was published."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,10 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from miue_jax import augment, defenses, models, sampling
+from miue_jax import augment, defenses, models, prng, sampling
 from miue_jax.learning import (
     accuracy_of,
-    epochwise_cosine,
     init_learner,
     plain_loss,
     sgd,
@@ -19,55 +17,10 @@ from miue_jax.learning import (
 )
 from miue_jax.metrics import Metrics, mean_of
 from miue_jax.parallel import State
-from miue_jax.settings import check_number
+from miue_jax.protocols import VictimConfig, learning_rate
 
 # Keys of a run are folded with these, so that no two uses share a stream.
 _INIT, _ORDER, _AUGMENT, _DEFENSE, _LOSS, _ATTACK = range(6)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class VictimConfig:
-    """Protocol of a victim: training from scratch on what was published.
-
-    Attributes:
-      model: name of the architecture (`models.NAMES`).
-      width: its width; None for the architecture's own.
-      epochs: passes over the training data.
-      batch_size: images in a global batch.
-      learning_rate: of the first epoch; a cosine over epochs takes it to 0.
-      momentum: of SGD.
-      weight_decay: of SGD, for all parameters.
-      dtype: compute type, "float32" or "bfloat16".
-    """
-
-    model: str = "resnet18"
-    width: int | None = None
-    epochs: int = 60
-    batch_size: int = 128
-    learning_rate: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    dtype: str = "float32"
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            check_number(f"victim {name}", getattr(self, name), "> 0", whole=True)
-        check_number("victim learning_rate", self.learning_rate, "> 0")
-        check_number("victim momentum", self.momentum, "in [0, 1)")
-        check_number("victim weight_decay", self.weight_decay, ">= 0")
-        if self.width is not None:
-            check_number("victim width", self.width, "> 0", whole=True)
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(
-                f"victim dtype {self.dtype!r}; allowed: 'float32', 'bfloat16'"
-            )
-
-
-PROTOCOLS: dict[str, VictimConfig] = {
-    "authors": VictimConfig(epochs=200, learning_rate=0.5, weight_decay=1e-4),
-    "em": VictimConfig(epochs=60, learning_rate=0.1, weight_decay=5e-4),
-    "quick": VictimConfig(model="resnet10", epochs=30, learning_rate=0.1),
-}
 
 
 class Victim(NamedTuple):
@@ -124,19 +77,11 @@ def victim(
     share = config.batch_size // num_shards
     steps = sampling.steps_per_pass(num_examples, num_shards, config.batch_size)
     optimizer = sgd(
-        epochwise_cosine(config.learning_rate, 0.0, config.epochs, steps),
+        learning_rate(config, steps),
         momentum=config.momentum,
         weight_decay=config.weight_decay,
+        clip_norm=config.clip_norm,
     )
-
-    def step_keys(
-        key: jax.Array, use: int, step: jax.Array, data: sampling.Shards
-    ) -> jax.Array:
-        key = jax.random.fold_in(jax.random.fold_in(key, use), step)
-        return jax.vmap(jax.random.fold_in, (None, 0))(key, data.shard)
-
-    def image_keys(shard_keys: jax.Array, count: int) -> jax.Array:
-        return jax.vmap(lambda key: jax.random.split(key, count))(shard_keys).ravel()
 
     def init(key: jax.Array, data: sampling.Shards) -> State:
         learner = init_learner(
@@ -150,25 +95,23 @@ def victim(
     ) -> tuple[State, Metrics]:
         epoch, position = jnp.divmod(state.step, steps)
         order_key = jax.random.fold_in(jax.random.fold_in(key, _ORDER), epoch)
-        order = jax.lax.cond(
-            position == 0,
-            lambda: sampling.shuffled(order_key, data),
-            lambda: state.per_example,
-        )
+        order = sampling.order_of_pass(order_key, position, state.per_example, data)
         batch = sampling.take(data, order, position, share)
         images = jax.vmap(augment.crop_and_flip)(
-            step_keys(key, _AUGMENT, state.step, data), batch.images
+            prng.shard_keys(key, data.shard, _AUGMENT, state.step), batch.images
         )
         labels = batch.labels
         if defense.augment is not None:
             images, labels = jax.vmap(defense.augment)(
-                step_keys(key, _DEFENSE, state.step, data), images, labels
+                prng.shard_keys(key, data.shard, _DEFENSE, state.step), images, labels
             )
         objective = plain_loss
         if defense.loss is not None:
             objective = functools.partial(
                 defense.loss,
-                image_keys(step_keys(key, _LOSS, state.step, data), share),
+                prng.image_keys(
+                    prng.shard_keys(key, data.shard, _LOSS, state.step), share
+                ),
                 state.step.astype(jnp.float32) / (config.epochs * steps),
             )
         learner, loss, accuracy = train_step(
@@ -201,9 +144,9 @@ def victim(
 
         def change(step: jax.Array, batch: sampling.Batch) -> jax.Array:
             # The attack is the same in every evaluation: of no run's key.
-            keys = step_keys(jax.random.key(0), _ATTACK, step, data)
+            keys = prng.shard_keys(jax.random.key(0), data.shard, _ATTACK, step)
             return attack(
-                image_keys(keys, batch.images.shape[1]),
+                prng.image_keys(keys, batch.images.shape[1]),
                 predict,
                 batch.images.reshape(-1, *batch.images.shape[2:]),
                 batch.labels.reshape(-1),

@@ -1,6 +1,7 @@
 """Every example is dealt once, met in every pass, and gathered back in order."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -55,6 +56,35 @@ def test_padding_is_never_taken():
     for shard in range(4):
         rows = order[shard][: dealt.count[shard]]
         assert set(rows) == set(range(int(dealt.count[shard])))
+
+
+@pytest.mark.parametrize(("size", "shards"), [(21, 4), (24, 4), (7, 1)])
+def test_a_pass_meets_every_example_exactly_once(size, shards):
+    data = _deal(size, shards)
+    met = np.zeros(size, int)
+    for position in range(sampling.steps_per_pass(size, shards, 2 * shards)):
+        batch = sampling.take_in_order(data, position, 2)
+        assert batch.images.shape == (shards, 2, 2, 2, 1)
+        numbers = np.rint(255 * np.asarray(batch.images[..., 0, 0, 0])).astype(int)
+        np.add.at(met, numbers[np.asarray(batch.fresh)], 1)
+    np.testing.assert_array_equal(met, 1)
+
+
+def test_rows_are_stored_where_chosen():
+    data = _deal(21, 4)
+    array = jnp.full((4, 6, 3), -1.0)
+    batch = sampling.take_in_order(data, 2, 2)
+    # The last batch wraps around in the shards that hold five examples.
+    np.testing.assert_array_equal(batch.fresh, [[1, 1], [1, 0], [1, 0], [1, 0]])
+    values = jnp.arange(24.0).reshape(8, 3)
+    after = sampling.store(array, batch, batch.fresh, values)
+    np.testing.assert_array_equal(after[:, 4], values.reshape(4, 2, 3)[:, 0])
+    np.testing.assert_array_equal(after[0, 5], values[1])
+    changed = np.asarray(after != -1).any(-1)
+    want = np.zeros((4, 6), bool)
+    want[:, 4] = True
+    want[0, 5] = True
+    np.testing.assert_array_equal(changed, want)
 
 
 @pytest.mark.parametrize(

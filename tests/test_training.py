@@ -8,10 +8,19 @@ import numpy as np
 import optax
 import pytest
 
-from miue_jax import defenses, learning, models, parallel, runner, sampling, training
+from miue_jax import (
+    defenses,
+    learning,
+    models,
+    parallel,
+    protocols,
+    runner,
+    sampling,
+    training,
+)
 from miue_jax import metrics as means
 
-CONFIG = training.VictimConfig(
+CONFIG = protocols.VictimConfig(
     model="mlp2", width=16, epochs=3, batch_size=16, learning_rate=0.1
 )
 
@@ -157,35 +166,3 @@ def test_soft_labels_agree_with_hard_ones():
     hard = learning.cross_entropy(logits, labels)
     soft = learning.cross_entropy(logits, jax.nn.one_hot(labels, 3))
     assert float(hard) == pytest.approx(float(soft), rel=1e-6)
-
-
-def test_protocols_are_the_published_ones():
-    authors, em = training.PROTOCOLS["authors"], training.PROTOCOLS["em"]
-    assert (authors.epochs, authors.learning_rate, authors.weight_decay) == (
-        200,
-        0.5,
-        1e-4,
-    )
-    assert (em.epochs, em.learning_rate, em.weight_decay) == (60, 0.1, 5e-4)
-    assert authors.batch_size == em.batch_size == 128
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"epochs": 0}, "epochs is 0"),
-        ({"epochs": 2.0}, r"epochs is 2\.0"),
-        ({"batch_size": 1.5}, r"batch_size is 1\.5"),
-        ({"width": 0}, "width is 0"),
-        ({"learning_rate": float("nan")}, "learning_rate is nan"),
-        ({"learning_rate": float("inf")}, "learning_rate is inf"),
-        ({"learning_rate": "0.1"}, "learning_rate is '0.1'"),
-        ({"momentum": 5}, "momentum is 5"),
-        ({"weight_decay": -1e-4}, r"weight_decay is -0\.0001"),
-        ({"weight_decay": float("nan")}, "weight_decay is nan"),
-        ({"dtype": "float16"}, "dtype 'float16'"),
-    ],
-)
-def test_impossible_protocols_are_refused(change, message):
-    with pytest.raises(ValueError, match=message):
-        training.VictimConfig(**change)

@@ -113,7 +113,7 @@ def origin(results: Mapping[str, Any]) -> str:
         f"{name}: {p['model']}"
         + (f" of width {p['width']}" if p["width"] is not None else "")
         + f", {p['epochs']} epochs, batch {p['batch_size']}, learning rate "
-        f"{p['learning_rate']:g}, weight decay {p['weight_decay']:g}"
+        f"{p['learning_rate']:g}{_drops(p)}, weight decay {p['weight_decay']:g}"
         for name, p in results["victims"].items()
     )
     defenses = "".join(
@@ -139,6 +139,13 @@ def origin(results: Mapping[str, Any]) -> str:
         f"{results['processor']}, {devices}{split}, jax {versions}. "
         f"`{results['command']}`{note}"
     )
+
+
+def _drops(protocol: Mapping[str, Any]) -> str:
+    if protocol.get("schedule", "cosine") == "cosine":
+        return ""
+    shares = " and ".join(f"{100 * share:g} %" for share in protocol["milestones"])
+    return f" x {protocol['drop']:g} at {shares}" if shares else " (constant)"
 
 
 def to_csv(results: Mapping[str, Any]) -> str:

@@ -1,24 +1,24 @@
 """Trains victims by one protocol.
 
-The argument names the protocol (authors, em, quick), `quick` when left out, and after a
-slash perhaps the defence, all settings of which can then be set:
+The argument names the protocol (`miue_jax.protocols`: em, iss, authors, ...), `quick`
+when left out, and after a slash perhaps the defence, all settings of which can then be
+set:
 
     python experiments/evaluate.py --workdir runs/cifar10-victims \
         --config experiments/configs/evaluate.py:em \
         --config.train.name_or_path=runs/cifar10/protected.npz \
         --config.test.name_or_path=cifar10 --config.seeds='(0, 1, 2)'
     python experiments/evaluate.py --workdir runs/cifar10-adversarial \
-        --config experiments/configs/evaluate.py:em/adversarial_training \
+        --config experiments/configs/evaluate.py:rem_adversarial/adversarial_training \
         --config.train.name_or_path=runs/cifar10/protected.npz \
         --config.test.name_or_path=cifar10 \
         --config.defense.radius=4 --config.defense.protocol=rem
 """
 
-import dataclasses
-
+from configs.generate import as_config
 from ml_collections import ConfigDict, config_dict
 
-from miue_jax import defenses, names, training
+from miue_jax import defenses, names, protocols
 
 
 def get_config(argument: str = "quick") -> ConfigDict:
@@ -34,17 +34,13 @@ def get_config(argument: str = "quick") -> ConfigDict:
       ValueError: if there is no such protocol or defence.
     """
     protocol, _, defense = argument.partition("/")
-    if protocol not in training.PROTOCOLS:
-        raise names.unknown("protocol", protocol, training.PROTOCOLS)
-    victim = dataclasses.asdict(training.PROTOCOLS[protocol])
+    if protocol not in protocols.PROTOCOLS:
+        raise names.unknown("protocol", protocol, protocols.PROTOCOLS)
     return ConfigDict(
         {
             "train": _source("train"),
             "test": _source("test"),
-            "victim": {
-                k: config_dict.placeholder(int) if v is None else v
-                for k, v in victim.items()
-            },
+            "victim": as_config(protocols.PROTOCOLS[protocol]),
             "defense": _defense(defense) if defense else "none",
             "seeds": (0, 1, 2),
             "num_shards": config_dict.placeholder(int),

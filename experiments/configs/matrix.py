@@ -29,7 +29,7 @@ from typing import Any
 from configs.generate import as_config
 from ml_collections import ConfigDict, config_dict
 
-from miue_jax import methods, names, training
+from miue_jax import methods, names, protocols
 
 
 def get_config(argument: str = "cifar10_cpu") -> ConfigDict:
@@ -109,7 +109,7 @@ def _cifar10_cpu() -> dict[str, Any]:
     )
     # In 390 batches of 128 a victim does not find what OPS, LSP and PIL offer it.
     victim = dataclasses.replace(
-        training.PROTOCOLS["quick"], epochs=10, batch_size=32, learning_rate=0.05
+        protocols.PROTOCOLS["quick"], epochs=10, batch_size=32, learning_rate=0.05
     )
     adversarial = {
         "name": "adversarial_training",
@@ -130,7 +130,8 @@ def _cifar10_cpu() -> dict[str, Any]:
             "bit_depth_2": "bit_depth-2",
             "cutout": "cutout",
             "cutmix": "cutmix",
-            "orthogonal_projection": "orthogonal_projection",
+            # As many steps as published.
+            "orthogonal_projection": {"name": "orthogonal_projection", "epochs": 200},
             "at_2": {**adversarial, "radius": 2, "step_size": 1.0},
             "at_8": {**adversarial, "radius": 8, "step_size": 4.0},
             "ueraser": "ueraser",
@@ -160,7 +161,7 @@ def _cifar10_cpu() -> dict[str, Any]:
 
 def _cifar10_gpu() -> dict[str, Any]:
     fast = {"dtype": "bfloat16"}
-    victim = dataclasses.replace(training.PROTOCOLS["em"], dtype="bfloat16")
+    victim = dataclasses.replace(protocols.PROTOCOLS["em"], dtype="bfloat16")
     generators = {
         "clean": config_dict.placeholder(dict),
         "mi_ue_authors": _method("mi_ue", "authors_code", **fast),

@@ -13,7 +13,16 @@ import runs
 from flax import linen as nn
 from jax.sharding import SingleDeviceSharding
 
-from miue_jax import checkpoints, data, features, models, names, sampling, training
+from miue_jax import (
+    checkpoints,
+    data,
+    features,
+    models,
+    names,
+    protocols,
+    sampling,
+    training,
+)
 from miue_jax.data import protected
 
 # So many pairs of a class let every estimator have its nearest neighbours in each half.
@@ -235,7 +244,7 @@ def _restore(
         raise ValueError(
             f"victim {label!r}: {run} has no seed {seed}; allowed: {results['seeds']}"
         )
-    config = training.VictimConfig(**results["victim"])
+    config = protocols.VictimConfig(**results["victim"])
     num_classes, num_shards = len(train_set.class_names), results["num_shards"]
     protocol = training.victim(
         config,

@@ -15,7 +15,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from miue_jax import atomic, image_quality, perturbation
-from miue_jax.budget import Budget, check_budget
+from miue_jax.budget import Budget
 from miue_jax.data import npz
 from miue_jax.data.dataset import Dataset, fingerprint, validate
 
@@ -64,9 +64,8 @@ def build(
         JSON or sets an entry that is measured here.
     """
     validate(clean)
-    check_budget(budget)
     delta = np.asarray(delta)
-    norm, radius = budget
+    norm, radius = budget.norm, budget.radius
     if norm == "linf" and radius is not None:
         # 255 * (8 / 255) in float32 may be a hair below 8: `quantize` cuts fractions.
         nearest = float(np.rint(radius))
@@ -301,7 +300,8 @@ def _check_metadata(metadata: dict[str, Any], dataset: Dataset) -> None:
         raise ValueError(
             f"format {metadata['format']!r} is unknown; this version reads {FORMAT}"
         )
-    check_budget(Budget(metadata.get("norm", "linf"), metadata["radius"]))
+    # Is refused if it is none.
+    Budget(metadata.get("norm", "linf"), metadata["radius"])
     if not isinstance(metadata["source_fingerprint"], str):
         raise ValueError("source_fingerprint in the metadata is not a string")
     if metadata["fingerprint"] != fingerprint(dataset):
@@ -313,7 +313,7 @@ def _check_within(
 ) -> None:
     # `quantize` cuts to the budget. More than rounding errors to cut means that the
     # perturbation was made for another budget.
-    norm, radius = budget
+    norm, radius = budget.norm, budget.radius
     assert radius is not None
     change = np.maximum(images, clean) - np.minimum(images, clean)
     axes = (1, 2, 3)

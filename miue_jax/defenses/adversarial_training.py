@@ -69,7 +69,9 @@ def adversarial_training(
     crosses half of the ball, and at 16 all ten do not cross it. Set `step_size` for a
     sweep in which the attacks are alike. The attack sees running statistics, but with
     pil those of the attacked batch; which of them hypo takes is not known. Learning
-    rates and epochs, which differ as well, are up to the victim.
+    rates and epochs, which differ as well, are those of the victim's protocol:
+    `protocols.PROTOCOLS` has "rem_adversarial" and so on ("authors_adversarial" for
+    miue).
 
     The accuracy under attack is reported for `eval_steps` steps of a quarter of the
     radius from a uniform start, whatever the protocol, so that the defences of one

@@ -141,10 +141,9 @@ def _clean(
     """
     size = data.labels.shape[1]
     share = min(batch_size, size)
-    order = jnp.arange(size, dtype=jnp.int32)[None]
 
     def clean_batch(index: jax.Array) -> jax.Array:
-        batch = sampling.take(data, order, index, share)
+        batch = sampling.take_in_order(data, index, share)
         keys = jax.random.split(jax.random.fold_in(key, index))
 
         def outputs_of(key: jax.Array, images: jax.Array) -> Disentangled:

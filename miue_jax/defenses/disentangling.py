@@ -113,11 +113,7 @@ def train(
         params, state, opt_state, order = carry
         epoch, position = jnp.divmod(index, steps)
         order_key = jax.random.fold_in(jax.random.fold_in(key, _ORDER), epoch)
-        order = lax.cond(
-            position == 0,
-            lambda: sampling.shuffled(order_key, data),
-            lambda: order,
-        )
+        order = sampling.order_of_pass(order_key, position, order, data)
         batch = sampling.take(data, order, position, share)
         step_key = jax.random.fold_in(jax.random.fold_in(key, _NOISE), index)
 

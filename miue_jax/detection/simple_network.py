@@ -6,10 +6,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from miue_jax import models, sampling
-from miue_jax.learning import Learner, accuracy_of, init_learner, sgd, train_step
+from miue_jax.learning import (
+    Learner,
+    accuracy_of,
+    init_learner,
+    sgd,
+    stepwise,
+    train_step,
+)
 from miue_jax.settings import check_choice, check_number
 
 MODELS = ("linear", "mlp2", "mlp3")
@@ -116,9 +122,8 @@ def simple_network(
         for part in (rest, held_out)
     )
     module = models.create(config.model, num_classes=num_classes, width=config.width)
-    schedule = optax.piecewise_constant_schedule(
-        config.learning_rate,
-        {round(share * config.epochs) * steps: 0.1 for share in (0.75, 0.9)},
+    schedule = stepwise(
+        config.learning_rate, (0.75, 0.9), num_steps=config.epochs * steps
     )
     optimizer = sgd(
         schedule, momentum=config.momentum, weight_decay=config.weight_decay

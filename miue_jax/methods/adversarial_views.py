@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from miue_jax import augment, perturbation
+from miue_jax import augment, perturbation, prng
 
 
 def adversarial_views(
@@ -48,9 +48,9 @@ def adversarial_views(
     References:
       Fu, He, Liu, Shen, Tao, Robust Unlearnable Examples, ICLR 2022.
     """
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, shard)
-    keys = jax.vmap(lambda k: jax.random.split(k, (views, 2)), out_axes=1)(keys)
-    view_keys, start_keys = jnp.unstack(keys, axis=2)  # (views, g) each
+    shard_keys = prng.shard_keys(key, shard)
+    each = jax.vmap(lambda k: jax.random.split(k, (views, 2)), out_axes=1)(shard_keys)
+    view_keys, start_keys = jnp.unstack(each, axis=2)  # (views, g) each
 
     def transform(key: jax.Array, images: jax.Array) -> jax.Array:
         # One draw for all: threefry takes seconds to compile wherever it is called.

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from miue_jax import learning, perturbation, sampling
+from miue_jax import learning, sampling
 from miue_jax.budget import Budget
 from miue_jax.learning import Learner
-from miue_jax.methods import surrogate, views
+from miue_jax.methods import perturbation_table, surrogate, views
 from miue_jax.methods.alternation_config import AlternationConfig
 from miue_jax.methods.method import Method
 from miue_jax.metrics import Mean, Metrics, mean_of
@@ -118,27 +118,20 @@ def alternation(
         outputs: Any = module.apply(variables, images, train=False)
         return outputs
 
-    def flat(batch: sampling.Batch) -> tuple[jax.Array, jax.Array]:
-        return batch.labels.reshape(-1), batch.selected.reshape(-1)
-
-    def delta_of(state: State, batch: sampling.Batch) -> jax.Array:
-        labels, selected = flat(batch)
+    def perturbed_by(
+        state: State, batch: sampling.Batch, carriers: jax.Array
+    ) -> jax.Array:
         if per_class:
-            delta = state.shared.class_delta[labels]
-        else:
-            delta = jax.vmap(lambda d, r: d[r])(state.per_example.delta, batch.rows)
-            delta = delta.reshape(-1, *delta.shape[2:])
-        return jnp.where(selected[:, None, None, None], delta, 0)
-
-    def carry(carriers: jax.Array, delta: jax.Array) -> jax.Array:
-        # One image's perturbation is kept inside its box, a class's cannot be.
-        return jnp.clip(carriers + delta, 0, 1) if per_class else carriers + delta
+            own = perturbation_table.of_classes(state.shared.class_delta, batch)
+            return perturbation_table.add_clipped(carriers, own)
+        return carriers + perturbation_table.of_images(state.per_example.delta, batch)
 
     def descend(
         state: State,
         batch: sampling.Batch,
+        movable: jax.Array,
         carriers: jax.Array,
-        loss_fn: Callable[[jax.Array], jax.Array],
+        loss_fn: perturbation_table.Loss,
         step_size: jax.Array,
     ) -> tuple[State, jax.Array]:
         """Takes the steps of a visit; also returns the loss before each of them."""
@@ -147,44 +140,32 @@ def alternation(
             "step_size": step_size,
             "num_steps": config.pgd_steps,
         }
-        labels, selected = flat(batch)
-        if not per_class:
-            before = delta_of(state, batch)
-            after, steps = perturbation.pgd_with_losses(
-                loss_fn, carriers, before, **options
+        if per_class:
+            delta, losses = perturbation_table.move_classes(
+                state.shared.class_delta,
+                *(batch, carriers, loss_fn),
+                axis_name=axis_name,
+                **options,
             )
-            after = jnp.where(selected[:, None, None, None], after, 0)
-            stored = jax.vmap(lambda d, r, new: d.at[r].set(new))(
-                state.per_example.delta, batch.rows, after.reshape(batch.images.shape)
-            )
-            per_example = state.per_example._replace(delta=stored)
-            return state._replace(per_example=per_example), steps
-
-        # A class has no one image whose box would bound its perturbation: it moves
-        # around mid-grey, and what leaves [0, 1] is cut off where it is added.
-        middle = jnp.full_like(state.shared.class_delta, 0.5)
-
-        def class_loss(moved: jax.Array) -> jax.Array:
-            if axis_name is not None:
-                # Of copies this is the identity, and makes their gradients one.
-                moved = lax.pmean(moved, axis_name)
-            own = (moved - middle)[labels]
-            own = jnp.where(selected[:, None, None, None], own, 0)
-            return loss_fn(carry(carriers, own))
-
-        after, steps = perturbation.pgd_with_losses(
-            class_loss, middle, state.shared.class_delta, **options
+            shared = state.shared._replace(class_delta=delta)
+            return state._replace(shared=shared), losses
+        delta, losses = perturbation_table.move_images(
+            state.per_example.delta,
+            *(batch, movable, carriers, loss_fn),
+            **options,
         )
-        return state._replace(shared=state.shared._replace(class_delta=after)), steps
+        per_example = state.per_example._replace(delta=delta)
+        return state._replace(per_example=per_example), losses
 
     def visit(
         state: State,
         batch: sampling.Batch,
         view: views.View,
         epoch: jax.Array,
+        movable: jax.Array,
     ) -> tuple[State, jax.Array]:
         """Moves the perturbations of a batch; also returns the objective before."""
-        labels, _ = flat(batch)
+        labels = batch.labels.reshape(-1)
         carriers, seen = view
         variables = state.shared.learner.variables
         progress = epoch / config.epochs
@@ -196,30 +177,31 @@ def alternation(
             features, logits = forward(variables, seen(perturbed))
             return objective(features, logits, labels, axis_name)
 
-        state, losses = descend(state, batch, carriers, loss_fn, step_size / 255)
+        state, losses = descend(
+            state, batch, movable, carriers, loss_fn, step_size / 255
+        )
         if config.stop_error is not None:
-            _, logits = forward(
-                variables, seen(carry(carriers, delta_of(state, batch)))
-            )
-            wrong = jnp.mean(jnp.argmax(logits, -1) != labels, dtype=jnp.float32)
+            perturbed = perturbed_by(state, batch, carriers)
+            _, logits = forward(variables, seen(perturbed))
+            fresh = batch.fresh.reshape(-1)
+            wrong = (jnp.argmax(logits, -1) != labels) & fresh
+            found = Mean(*(jnp.sum(x, dtype=jnp.float32) for x in (wrong, fresh)))
             if axis_name is not None:
-                wrong = lax.pmean(wrong, axis_name)
-            old = state.shared.mistakes
-            mistakes = Mean(old.total + wrong, old.weight + 1)
+                found = lax.psum(found, axis_name)
+            mistakes = jax.tree.map(jnp.add, state.shared.mistakes, found)
             state = state._replace(shared=state.shared._replace(mistakes=mistakes))
         return state, losses[0]
 
     def train(
         state: State, batch: sampling.Batch, view: views.View
     ) -> tuple[State, Metrics]:
-        labels, _ = flat(batch)
         carriers, seen = view
         learner, loss, accuracy = learning.train_step(
             state.shared.learner,
             module,
             optimizer,
-            seen(carry(carriers, delta_of(state, batch))),
-            labels,
+            seen(perturbed_by(state, batch, carriers)),
+            batch.labels.reshape(-1),
             axis_name=axis_name,
         )
         metrics = {
@@ -228,30 +210,17 @@ def alternation(
         }
         return state._replace(shared=state.shared._replace(learner=learner)), metrics
 
-    def next_order(
-        key: jax.Array, count: jax.Array, per_pass: int, order: jax.Array, data
-    ) -> jax.Array:
-        pass_key = jax.random.fold_in(key, count // per_pass)
-        return lax.cond(
-            count % per_pass == 0,
-            lambda: sampling.shuffled(pass_key, data),
-            lambda: order,
-        )
-
     def train_batch(
         key: jax.Array, state: State, data: sampling.Shards, count: jax.Array
     ) -> tuple[State, sampling.Batch, views.View]:
-        order = next_order(
-            jax.random.fold_in(key, _TRAIN_ORDER),
-            count,
-            batches,
-            state.per_example.train_order,
-            data,
-        )
+        number, position = jnp.divmod(count, batches)
+        order_key = jax.random.fold_in(jax.random.fold_in(key, _TRAIN_ORDER), number)
+        order = state.per_example.train_order
+        order = sampling.order_of_pass(order_key, position, order, data)
         state = state._replace(
             per_example=state.per_example._replace(train_order=order)
         )
-        batch = sampling.take(data, order, count % batches, train_share)
+        batch = sampling.take(data, order, position, train_share)
         view_key = jax.random.fold_in(jax.random.fold_in(key, _TRAIN_VIEW), count)
         return state, batch, views.draw(view_key, data.shard, batch.images, config)
 
@@ -259,7 +228,9 @@ def alternation(
         key: jax.Array, state: State, data: sampling.Shards
     ) -> tuple[State, Metrics]:
         state, batch, view = train_batch(key, state, data, state.step)
-        state, loss = visit(state, batch, view, state.step // batches)
+        # What fills up a batch is trained on once more, and moved before that.
+        movable = jnp.ones_like(batch.fresh)
+        state, loss = visit(state, batch, view, state.step // batches, movable)
         state, metrics = train(state, batch, view)
         metrics["perturbation_loss"] = mean_of(loss)
         return state._replace(step=state.step + 1), metrics
@@ -278,14 +249,12 @@ def alternation(
 
         def visit_one(state: State) -> tuple[State, Metrics]:
             count = cycle * visit_steps + position - train_steps
-            order = next_order(
-                jax.random.fold_in(key, _PERTURB_ORDER),
-                count,
-                visit_steps,
-                state.per_example.perturb_order,
-                data,
-            )
-            batch = sampling.take(data, order, count % visit_steps, visit_share)
+            number, place = jnp.divmod(count, visit_steps)
+            order_key = jax.random.fold_in(key, _PERTURB_ORDER)
+            order_key = jax.random.fold_in(order_key, number)
+            order = state.per_example.perturb_order
+            order = sampling.order_of_pass(order_key, place, order, data)
+            batch = sampling.take(data, order, place, visit_share)
             view_key = jax.random.fold_in(jax.random.fold_in(key, _VISIT_VIEW), count)
             epoch = (cycle + 1) * config.perturb_every - 1
             state, loss = visit(
@@ -295,6 +264,7 @@ def alternation(
                 batch,
                 views.draw(view_key, data.shard, batch.images, config),
                 epoch,
+                batch.fresh,
             )
             return state, {
                 "surrogate_loss": nothing,

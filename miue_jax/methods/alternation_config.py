@@ -70,6 +70,11 @@ class AlternationConfig(SurrogateConfig):
         if self.stop_error is not None:
             check_number("stop_error", self.stop_error, "in [0, 1]")
         check_radius(self.radius)
+        if self.perturbation == "class" and self.radius > 127:
+            raise ValueError(
+                f"radius is {self.radius!r}; allowed with perturbation 'class': whole "
+                "grey levels from 1 to 127"
+            )
         if self.schedule == "alternating":
             if self.epochs % self.perturb_every:
                 raise ValueError(

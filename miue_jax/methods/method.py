@@ -18,8 +18,9 @@ class Method(NamedTuple):
 
     Attributes:
       init: (key, data) -> state.
-      step: (key, state, data) -> (state, metrics). The state knows its step; the key
-        is the run's own and the same in every step.
+      step: (key, state, data) -> (state, metrics). The state is a `parallel.State` and
+        knows its step; metrics are `metrics.Mean` by name, from `metrics.mean_of`; the
+        key is the run's own and the same in every step.
       num_steps: steps after which the generator is done, at the latest.
       perturbation: state -> delta in [0, 1] units, (g, n, H, W, C) float32 with a row
         for every example, or (K, H, W, C) with one for every class.
@@ -51,8 +52,19 @@ def per_example(
 
     Returns:
       (N, H, W, C) float32 in [0, 1] units, 0 where nothing may change.
+
+    Raises:
+      ValueError: if the perturbation has another shape than `Method` says.
     """
     labels = np.asarray(labels)
+    rows = len(delta) if method.per_class else delta.shape[0] * delta.shape[1]
+    needed = labels.max() + 1 if method.per_class else len(labels)
+    if delta.ndim != (4 if method.per_class else 5) or rows < needed:
+        shape = "(K, H, W, C)" if method.per_class else "(G, n, H, W, C)"
+        raise ValueError(
+            f"a perturbation of {len(labels)} images has shape {shape} with "
+            f"{'K' if method.per_class else 'G n'} >= {needed}, got {delta.shape}"
+        )
     whole = delta[labels] if method.per_class else collect(delta, len(labels))
     return whole * selected[:, None, None, None].astype(np.float32)
 

@@ -196,11 +196,8 @@ def neural_tangent(
     ) -> tuple[State, Metrics]:
         delta, order = state.per_example
         order_key = jax.random.fold_in(key, _ORDER)
-        order = lax.cond(
-            state.step == 0, lambda: sampling.shuffled(order_key, data), lambda: order
-        )
-        first = state.step * share
-        positions = first + jnp.arange(order.shape[1], dtype=jnp.int32)
+        order = sampling.order_of_pass(order_key, state.step, order, data)
+        positions = state.step * share + jnp.arange(order.shape[1], dtype=jnp.int32)
         turned = positions % data.count[:, None]
         turned = jnp.take_along_axis(order, turned, axis=1)
         # The block comes first, the images that judge it follow.
@@ -238,13 +235,7 @@ def neural_tangent(
         shares = moved.reshape(-1, share, *moved.shape[1:])[data.shard]
         # The last block is filled up from the front, where images have been perturbed.
         fresh = positions[:share] < data.count[:, None]
-
-        def store(old, rows, new, fresh):
-            return old.at[rows].set(
-                jnp.where(fresh[:, None, None, None], new, old[rows])
-            )
-
-        delta = jax.vmap(store)(delta, own.rows, shares, fresh)
+        delta = sampling.store(delta, own, fresh, shares)
         state = State(state.step + 1, None, (delta, order))
         return state, {"validation_loss": mean_of(loss)}
 

@@ -270,11 +270,8 @@ def robust_error_minimizing(
         number = jnp.where(training, number, config.iterations // batches + 1)
         position = jnp.where(training, position, state.step - config.iterations)
         order_key = jax.random.fold_in(jax.random.fold_in(key, _ORDER), number)
-        order = lax.cond(
-            position == 0,
-            lambda: sampling.shuffled(order_key, data),
-            lambda: state.per_example.order,
-        )
+        order = state.per_example.order
+        order = sampling.order_of_pass(order_key, position, order, data)
         batch = sampling.take(data, order, position, share)
         delta, loss = defend(key, state, data, batch)
         if axis_name is not None:
@@ -288,12 +285,7 @@ def robust_error_minimizing(
             lambda: train(key, state, data, batch, levels),
             lambda: (state.shared, dict.fromkeys(names, nothing)),
         )
-        # A pass's last batch is filled from its front, with images that had their turn.
-        fresh = position * share + jnp.arange(share) < data.count[:, None]
-        rows = jnp.where(fresh, batch.rows, data.labels.shape[1])
-        stored = jax.vmap(lambda old, r, new: old.at[r].set(new, mode="drop"))(
-            state.per_example.levels, rows, levels
-        )
+        stored = sampling.store(state.per_example.levels, batch, batch.fresh, levels)
         return State(state.step + 1, learner, _PerExample(stored, order)), {
             **metrics,
             "perturbation_loss": mean_of(loss),

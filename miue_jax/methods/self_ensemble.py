@@ -12,7 +12,6 @@ from miue_jax.budget import Budget
 from miue_jax.learning import Learner
 from miue_jax.methods import (
     checkpoint_ensemble,
-    fixed_order,
     surrogate,
     surrogate_training,
 )
@@ -150,12 +149,12 @@ def self_ensemble(
     ) -> tuple[State, Metrics]:
         """Adds one batch to the features' sums by class, for every checkpoint."""
         del key
-        batch, first = fixed_order.take(data, count, share)
+        batch = sampling.take_in_order(data, count, share)
         images = batch.images.reshape(-1, *batch.images.shape[2:])
         members = jax.nn.one_hot(
             batch.labels.reshape(-1), num_classes, dtype=jnp.float32
         )
-        members = members * first.reshape(-1, 1)
+        members = members * batch.fresh.reshape(-1, 1)
 
         def class_sums(variables: Any) -> jax.Array:
             features, _ = forward(variables, images)
@@ -176,8 +175,8 @@ def self_ensemble(
         key: jax.Array, count: jax.Array, state: State, data: sampling.Shards
     ) -> tuple[State, Metrics]:
         """Takes all steps on one batch."""
-        batch, first = fixed_order.take(data, count, share)
-        chosen = first & batch.selected
+        batch = sampling.take_in_order(data, count, share)
+        chosen = batch.fresh & batch.selected
         aims = (batch.labels.reshape(-1) + num_classes // 2) % num_classes
 
         def cost(one: _Checkpoint, images: jax.Array) -> jax.Array:
@@ -201,7 +200,7 @@ def self_ensemble(
         measured = Mean(loss, jnp.sum(chosen, dtype=jnp.float32))
         if axis_name is not None:
             measured = lax.psum(measured, axis_name)
-        stored = fixed_order.store(state.per_example.delta, batch, chosen, delta)
+        stored = sampling.store(state.per_example.delta, batch, chosen, delta)
         per_example = state.per_example._replace(delta=stored)
         metrics = {"perturbation_loss": measured}
         return state._replace(per_example=per_example), metrics

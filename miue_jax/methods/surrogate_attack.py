@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from miue_jax import perturbation, sampling
+from miue_jax import perturbation, prng, sampling
 from miue_jax.budget import Budget
 from miue_jax.learning import Learner
-from miue_jax.methods import fixed_order, surrogate, surrogate_training
+from miue_jax.methods import surrogate, surrogate_training
 from miue_jax.methods.affine_view import shift_and_flip
 from miue_jax.methods.method import Method
 from miue_jax.methods.stages import Stage, in_turn
@@ -123,15 +123,14 @@ def surrogate_attack(
         key: jax.Array, count: jax.Array, state: State, data: sampling.Shards
     ) -> tuple[State, Metrics]:
         """Takes all steps on one batch."""
-        batch, first = fixed_order.take(data, count % visits, share)
-        chosen = first & batch.selected
+        batch = sampling.take_in_order(data, count % visits, share)
+        chosen = batch.fresh & batch.selected
         shape = batch.images.shape
         images = batch.images.reshape(-1, *shape[2:])
         labels = batch.labels.reshape(-1)
 
         def shard_keys(key: jax.Array) -> jax.Array:
-            key = jax.random.fold_in(key, count)
-            return jax.vmap(jax.random.fold_in, (None, 0))(key, data.shard)
+            return prng.shard_keys(key, data.shard, count)
 
         def total_cost(keys: jax.Array, perturbed: jax.Array) -> jax.Array:
             # As published, what a shift brings in is 0 in the surrogate's own scale.
@@ -160,7 +159,7 @@ def surrogate_attack(
         loss = Mean(values[-1], jnp.sum(chosen, dtype=jnp.float32))
         if axis_name is not None:
             loss = lax.psum(loss, axis_name)
-        stored = fixed_order.store(state.per_example.delta, batch, chosen, delta)
+        stored = sampling.store(state.per_example.delta, batch, chosen, delta)
         state = state._replace(per_example=state.per_example._replace(delta=stored))
         if restarts > 1:
             state = keep_better(state, loss, count)

@@ -8,10 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
-from jax import lax
-from jax.typing import ArrayLike
 
-from miue_jax import augment, learning, sampling
+from miue_jax import augment, learning, prng, sampling
 from miue_jax.learning import Learner
 from miue_jax.methods import surrogate
 from miue_jax.methods.surrogate import SurrogateConfig
@@ -59,14 +57,9 @@ class SurrogateTrainingConfig(SurrogateConfig):
                 f"warmup_epochs ({self.warmup_epochs}) must be at most epochs "
                 f"({self.epochs})"
             )
-        if not isinstance(self.milestones, tuple | list):
-            raise ValueError(
-                f"milestones is {self.milestones!r}; allowed: a tuple of shares"
-            )
         # JSON has lists only, and a config is to be hashable.
-        object.__setattr__(self, "milestones", tuple(self.milestones))
-        for milestone in self.milestones:
-            check_number("milestones", milestone, "in (0, 1]")
+        milestones = learning.check_milestones("milestones", self.milestones)
+        object.__setattr__(self, "milestones", milestones)
 
 
 class Trainer(NamedTuple):
@@ -131,12 +124,6 @@ def trainer(
             jax.random.fold_in(key, _INIT), module, optimizer, shape
         )
 
-    def shard_keys(
-        key: jax.Array, use: int, count: jax.Array, data: sampling.Shards
-    ) -> jax.Array:
-        key = jax.random.fold_in(jax.random.fold_in(key, use), count)
-        return jax.vmap(jax.random.fold_in, (None, 0))(key, data.shard)
-
     def step(
         key: jax.Array,
         count: jax.Array,
@@ -146,12 +133,10 @@ def trainer(
     ) -> tuple[Learner, jax.Array, Metrics]:
         epoch, position = jnp.divmod(count, steps)
         order_key = jax.random.fold_in(jax.random.fold_in(key, _ORDER), epoch)
-        order = lax.cond(
-            position == 0, lambda: sampling.shuffled(order_key, data), lambda: order
-        )
+        order = sampling.order_of_pass(order_key, position, order, data)
         batch = sampling.take(data, order, position, share)
         images = jax.vmap(augment.crop_and_flip)(
-            shard_keys(key, _AUGMENT, count, data), batch.images
+            prng.shard_keys(key, data.shard, _AUGMENT, count), batch.images
         )
         images = images.reshape(-1, *images.shape[2:])
         labels = batch.labels.reshape(-1)
@@ -162,9 +147,9 @@ def trainer(
                 outputs: Any = module.apply(learner.variables, seen, train=False)
                 return outputs[1]
 
-            split = jax.vmap(lambda key: jax.random.split(key, share))
-            keys = split(shard_keys(key, _ATTACK, count, data)).ravel()
-            images = attack(keys, predict, images, labels)
+            attack_keys = prng.shard_keys(key, data.shard, _ATTACK, count)
+            attack_keys = prng.image_keys(attack_keys, share)
+            images = attack(attack_keys, predict, images, labels)
         learner, loss, accuracy = learning.train_step(
             learner,
             module,
@@ -187,20 +172,11 @@ def learning_rate(config: SurrogateTrainingConfig, epoch_steps: int) -> optax.Sc
       epoch_steps: batches in an epoch.
 
     Returns:
-      An Optax schedule: () number of batches before -> () float32.
+      An Optax schedule: () number of batches before -> () float.
     """
-    drops = [
-        round(milestone * config.epochs * epoch_steps)
-        for milestone in config.milestones
-    ]
-    climb = config.warmup_epochs * epoch_steps
-
-    def schedule(count: ArrayLike) -> jax.Array:
-        rate = jnp.asarray(config.learning_rate, jnp.float32)
-        for drop in drops:
-            rate = jnp.where(jnp.asarray(count) >= drop, rate / 10, rate)
-        if climb:
-            rate = rate * jnp.minimum(1, 0.01 + 0.99 * count / climb)
-        return rate.astype(jnp.float32)
-
-    return schedule
+    steps, climb = config.epochs * epoch_steps, config.warmup_epochs * epoch_steps
+    rate = learning.stepwise(config.learning_rate, config.milestones, num_steps=steps)
+    if not climb:
+        return rate
+    share = optax.linear_schedule(0.01, 1.0, climb)
+    return lambda count: share(count) * rate(count)

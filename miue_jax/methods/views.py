@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from miue_jax import prng
 from miue_jax.augment import flip_where, random_crop
 from miue_jax.methods import surrogate
 from miue_jax.methods.alternation_config import AlternationConfig
@@ -39,8 +40,8 @@ def draw(
     """
     size = images.shape[1]
     flat = images.reshape(-1, *images.shape[2:])
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, shard)
-    flip_keys, crop_keys = jnp.unstack(jax.vmap(jax.random.split)(keys), axis=1)
+    both = jax.vmap(jax.random.split)(prng.shard_keys(key, shard))
+    flip_keys, crop_keys = jnp.unstack(both, axis=1)
     toss = jax.vmap(lambda k: jax.random.bernoulli(k, shape=(size,)))
     mirrored = toss(flip_keys).reshape(-1)
 

@@ -504,7 +504,7 @@ def test_budgets_of_other_norms_are_held_and_said(tmp_path, budget, fits, exceed
     made = protected.build(
         clean, _delta_of(budget.norm, fits, clean), budget=budget, metadata={}
     )
-    assert (made.metadata["norm"], made.metadata["radius"]) == budget
+    assert Budget(made.metadata["norm"], made.metadata["radius"]) == budget
     assert str(budget) in protected.describe(made)
     protected.save(tmp_path / "p.npz", made)
     assert protected.load(tmp_path / "p.npz").metadata == made.metadata
@@ -525,18 +525,17 @@ def test_without_a_bound_anything_goes():
 @pytest.mark.parametrize(
     ("budget", "message"),
     [
-        (Budget("l1", 1.0), "unknown norm 'l1'"),
-        (Budget("l2", 0.0), "radius is 0.0"),
-        (Budget("l0", 1.5), "radius is 1.5"),
-        (Budget("unbounded", 3.0), "'unbounded' has none"),
-        (Budget("linf", None), "radius is in grey levels"),
+        (("l1", 1.0), "unknown norm 'l1'"),
+        (("l2", 0.0), "radius is 0.0"),
+        (("l0", 1.5), "radius is 1.5"),
+        (("unbounded", 3.0), "'unbounded' has none"),
+        (("linf", None), "radius is in grey levels"),
+        (("linf", 8 / 255), "radius is in grey levels, from 1 to 255, got 0.03"),
     ],
 )
 def test_impossible_budgets(budget, message):
-    clean = _clean()
-    delta = np.zeros(clean.images.shape, np.float32)
     with pytest.raises(ValueError, match=message):
-        protected.build(clean, delta, budget=budget, metadata={})
+        Budget(*budget)
 
 
 @pytest.mark.parametrize("change", [{"norm": "foo"}, {"radius": "x"}, {"norm": [1]}])

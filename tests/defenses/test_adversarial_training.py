@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from miue_jax import metrics as means
-from miue_jax import parallel, runner, sampling, training
+from miue_jax import parallel, protocols, runner, sampling, training
 from miue_jax.defenses.adversarial_training import adversarial_training
 from miue_jax.learning import cross_entropy
 
@@ -184,7 +184,7 @@ def _train(devices, *, steps):
     images, labels = _thin_margin()
     mesh = parallel.data_mesh(devices)
     victim = training.victim(
-        training.VictimConfig(
+        protocols.VictimConfig(
             model="mlp2", width=16, epochs=10, batch_size=16, learning_rate=0.1
         ),
         num_examples=len(labels),

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from miue_jax import defenses, sampling, training
+from miue_jax import defenses, protocols, sampling, training
 
 SHAPE, CLASSES, SIZE = (16, 16, 3), 4, 32
 
@@ -75,7 +75,7 @@ def test_images_stay_images(case):
 @each_defense
 def test_a_victim_trains_behind_it(case):
     defense, (images, labels) = _create(case), _data()
-    config = training.VictimConfig(model="mlp2", width=8, epochs=1, batch_size=16)
+    config = protocols.VictimConfig(model="mlp2", width=8, epochs=1, batch_size=16)
     victim = training.victim(
         config, num_examples=SIZE, num_classes=CLASSES, defense=defense
     )

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from miue_jax import jpeg, parallel, runner, sampling, training
+from miue_jax import jpeg, parallel, protocols, runner, sampling, training
 from miue_jax import metrics as means
 from miue_jax.defenses.ueraser import ueraser
 from miue_jax.learning import cross_entropy
@@ -181,7 +181,7 @@ def test_eight_devices_give_the_numbers_of_one():
     labels = np.arange(48, dtype=np.int32) % 3
     images = rng.integers(0, 256, (48, 8, 8, 3)).astype(np.uint8)
     victim = training.victim(
-        training.VictimConfig(
+        protocols.VictimConfig(
             model="mlp2", width=16, epochs=2, batch_size=16, learning_rate=0.1
         ),
         num_examples=len(labels),

@@ -246,13 +246,18 @@ def test_one_that_diverges_is_marked_and_does_not_stop_the_others(
 def test_a_generator_that_fails_leaves_the_others_to_go_on(
     tmp_path, config, monkeypatch
 ):
+    tried = []
+
     def run(config, workdir, **options):
+        tried.append(workdir.name)
         raise runs.Failed("the perturbation rounds to 0")
 
     monkeypatch.setattr(generate, "run", run)
     results = matrix.run(config, tmp_path / "run")
     assert [cell["method"] for cell in results["cells"]] == ["clean"]
     assert len(results["failed"]) == 4
+    matrix.run(config, tmp_path / "run")
+    assert tried == ["random_noise"], "it was tried for each of its cells, or again"
 
 
 @pytest.mark.parametrize(

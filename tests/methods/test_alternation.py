@@ -1,0 +1,63 @@
+"""Alternation: whose turn it is to move, and by how much."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from miue_jax import methods, parallel, runner, sampling
+
+SIZE, SHARDS = 40, 1
+
+
+def _moves(**changes):
+    """Largest change of each image, in steps, after the run."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(64, 192, (SIZE, 8, 8, 3), np.uint8)
+    config = dataclasses.replace(
+        methods.preset("error_minimizing", "plain"),
+        model="mlp2",
+        width=8,
+        **{"batch_size": 8, **changes},
+        perturbation_batch_size=32,
+        epochs=1,
+        pgd_steps=1,
+        step_size=1.0,
+        step_size_end=1.0,
+    )
+    method = methods.create(
+        "error_minimizing",
+        config,
+        num_examples=SIZE,
+        num_classes=2,
+        num_shards=SHARDS,
+        axis_name=parallel.AXIS,
+    )
+    mesh = parallel.data_mesh(jax.devices()[:1])
+    dealt = sampling.deal(images, np.arange(SIZE) % 2, SHARDS)
+    data = parallel.place(dealt, mesh, parallel.DATA_SPEC)
+    key = jax.random.key(0)
+    state = runner.start(method.init, mesh)(key, data)
+    state, _ = runner.advance(method.step, mesh)(key, state, data, method.num_steps)
+    moved = 255 * jnp.abs(method.perturbation(state))
+    return np.rint(np.asarray(moved).max((0, 2, 3, 4)))
+
+
+def test_a_visit_of_all_images_moves_each_of_them_once():
+    # Two batches of 32 hold 24 of the 40 images twice.
+    moved = _moves()
+    np.testing.assert_array_equal(moved, 1, "images that fill up a batch move twice")
+
+
+def test_interleaved_every_batch_moves_right_before_it_is_trained_on():
+    moved = _moves(schedule="interleaved", batch_size=16)
+    # Three batches of 16 hold 8 of the 40 images twice.
+    assert sorted(moved) == [1] * 32 + [2] * 8
+
+
+@pytest.mark.parametrize("radius", [128.0, 255.0])
+def test_perturbations_of_classes_stay_below_half_the_range(radius):
+    with pytest.raises(ValueError, match=r"allowed with perturbation 'class': .* 127"):
+        _moves(perturbation="class", radius=radius)
