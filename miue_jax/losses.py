@@ -76,6 +76,7 @@ def distance_loss(
     features: ArrayLike,
     labels: ArrayLike,
     *,
+    per_dimension: bool = True,
     axis_name: _AxisName | None = None,
 ) -> jax.Array:
     r"""Logarithm of the summed distance to the samples of the same class.
@@ -84,16 +85,17 @@ def distance_loss(
                                            \lVert z_i - z_j \rVert_2\Bigr)
 
     with :math:`P_i` the samples of the class of `i`. The division by D is that of the
-    published code; the paper's formula has none. Coinciding features contribute
-    gradient 0. Distances are found by the Gram identity relative to one member of the
-    class: a pair nearer than about sqrt(64 eps) times its own distance from that member
-    (0.003 in float32) is below its resolution and counts as coinciding. Squares must
-    not overflow: features of 1e18 are fine in float32, from about 1e19 on the loss is
-    NaN.
+    published code; the paper's formula has none (`per_dimension` False). Coinciding
+    features contribute gradient 0. Distances are found by the Gram identity relative to
+    one member of the class: a pair nearer than about sqrt(64 eps) times its own
+    distance from that member (0.003 in float32) is below its resolution and counts as
+    coinciding. Squares must not overflow: features of 1e18 are fine in float32, from
+    about 1e19 on the loss is NaN.
 
     Args:
       features: (B, D), floating point, not normalised; computed in float32 or wider.
       labels: (B,) integers.
+      per_dimension: whether the sum of distances is divided by D.
       axis_name: mesh axis (or axes) over which the batch is sharded.
 
     Returns:
@@ -106,7 +108,7 @@ def distance_loss(
       MI-UE (arXiv 2603.03725), intra-class distance loss, as published in code.
     """
     batch = _global_batch(features, labels, axis_name)
-    return _mean(_distance(*batch), axis_name)
+    return _mean(_distance(*batch, per_dimension=per_dimension), axis_name)
 
 
 def mi_ue_loss(
@@ -115,6 +117,7 @@ def mi_ue_loss(
     *,
     temperature: ArrayLike = 0.1,
     distance_weight: ArrayLike = 0.1,
+    per_dimension: bool = True,
     axis_name: _AxisName | None = None,
 ) -> jax.Array:
     """The MI-UE objective: `similarity_loss` + ``distance_weight`` * `distance_loss`.
@@ -125,6 +128,7 @@ def mi_ue_loss(
       temperature: of the similarity, > 0, a scalar.
       distance_weight: a scalar >= 0; 0.1 in the paper, 0 in the command the authors
         released, where the distance is not computed at all.
+      per_dimension: whether the distances are divided by D, see `distance_loss`.
       axis_name: mesh axis (or axes) over which the batch is sharded.
 
     Returns:
@@ -142,7 +146,9 @@ def mi_ue_loss(
     batch = _global_batch(features, labels, axis_name)
     loss = _similarity(*batch, temperature)
     if not (isinstance(distance_weight, int | float) and distance_weight == 0):
-        loss += jnp.asarray(distance_weight, loss.dtype) * _distance(*batch)
+        loss += jnp.asarray(distance_weight, loss.dtype) * _distance(
+            *batch, per_dimension=per_dimension
+        )
     return _mean(loss, axis_name)
 
 
@@ -251,6 +257,8 @@ def _distance(
     columns: jax.Array,
     row_labels: jax.Array,
     column_labels: jax.Array,
+    *,
+    per_dimension: bool,
 ) -> jax.Array:
     members = lax.stop_gradient(columns)
 
@@ -270,7 +278,8 @@ def _distance(
     apart = (row_labels[:, None] == column_labels) & ~(squared <= resolution)
     # sqrt sees 1 where it is not used: the gradient of sqrt at 0 times 0 is NaN.
     distances = jnp.where(apart, jnp.sqrt(jnp.where(apart, squared, 1)), 0)
-    return jnp.mean(jnp.log1p(jnp.sum(distances, axis=1) / rows.shape[1]))
+    divisor = rows.shape[1] if per_dimension else 1
+    return jnp.mean(jnp.log1p(jnp.sum(distances, axis=1) / divisor))
 
 
 def _unit(features: jax.Array) -> jax.Array:

@@ -139,6 +139,18 @@ def test_distance_counts_pairs_and_divides_by_dimension():
     np.testing.assert_allclose(value, 2 / 3 * np.log(1 + 5 / 2), rtol=1e-6)
 
 
+def test_the_papers_distance_is_not_divided():
+    features = np.array([[0.0, 0], [3, 4], [9, 9]], np.float32)
+    labels = np.array([0, 0, 1])
+    value = distance_loss(features, labels, per_dimension=False)
+    assert float(value) == pytest.approx(2 / 3 * np.log1p(5), rel=1e-6)
+    both = [
+        mi_ue_loss(features, labels, distance_weight=weight, per_dimension=False)
+        for weight in (2.0, 0.0)
+    ]
+    assert float(both[0] - both[1]) == pytest.approx(2 * float(value), rel=1e-5)
+
+
 def test_distance_in_tight_far_clusters_is_accurate_in_float32():
     rng = np.random.default_rng(0)
     labels = np.arange(40) % 4

@@ -18,6 +18,8 @@ class MIUEConfig(AlternationConfig):
     Attributes:
       temperature: of the similarity loss.
       distance_weight: of the distance loss beside the similarity loss.
+      distance_per_dimension: whether the distances are divided by the number of
+        features, as in the published code, or not, as in the paper's formula.
     """
 
     normalization: str = "imagenet"
@@ -27,6 +29,7 @@ class MIUEConfig(AlternationConfig):
     weight_decay: float = 1e-4
     temperature: float = 0.1
     distance_weight: float = 0.1
+    distance_per_dimension: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -34,14 +37,15 @@ class MIUEConfig(AlternationConfig):
         check_number("distance_weight", self.distance_weight, ">= 0")
 
 
-# "paper" is the text's loss and step; "authors_code" is what the released command runs:
+# "paper" is the text's loss and step, and mirrors image and perturbation together, of
+# which the text says nothing; "authors_code" is what the released command runs:
 # no distance loss, a step that grows to 4/(255 * 10), and perturbations that stay put
 # while the image under them is mirrored. "interleaved" is ours: it visits each batch
 # right before training on it, mirrors image and perturbation together as victims do,
 # and takes steps of a fifth of the radius because it has far fewer of them. It does not
 # crop as victims do: in 15 epochs on 5,000 CIFAR-10 images that gave the weaker poison.
 PRESETS: dict[str, MIUEConfig] = {
-    "paper": MIUEConfig(flip="joint"),
+    "paper": MIUEConfig(flip="joint", distance_per_dimension=False),
     "authors_code": MIUEConfig(
         step_size_end=0.4, distance_weight=0.0, flip="image_only"
     ),
@@ -91,6 +95,7 @@ def mi_ue(
             labels,
             temperature=config.temperature,
             distance_weight=config.distance_weight,
+            per_dimension=config.distance_per_dimension,
             axis_name=axis,
         )
 

@@ -386,6 +386,7 @@ def test_presets_state_the_published_settings():
     )
     assert (code.distance_weight, code.step_size, code.step_size_end) == (0.0, 0.2, 0.4)
     assert code.flip == "image_only"
+    assert (paper.distance_per_dimension, code.distance_per_dimension) == (False, True)
     for config in (paper, code):
         assert config.temperature == 0.1
         assert config.normalization == "imagenet"
