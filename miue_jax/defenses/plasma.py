@@ -21,16 +21,17 @@ def plasma(key: jax.Array, size: tuple[int, int], roughness: ArrayLike) -> jax.A
     point that is new at doubling n becomes (1 - s) m + s u: u is uniform in [0, 1],
     s = roughness^n, and m is the mean of the point's neighbours, which are the four
     corners for the centre of a cell, and after that the two ends and the centres on
-    both sides for the middle of an edge. On the border, where the only centre c lies
-    between ends e and e', m is (e + e' + 2 c) / 3 instead.
+    both sides for the middle of an edge. On the border, where there is only one centre
+    z to the ends e and e', m is (e + e' + 2 z) / 3 instead.
 
     The weights of the latter sum to 4/3, so that the cloud may exceed 1 near its
     border. The first grid is dark but for the middles of its border edges: on average
     the cloud lies below 1/2, the more so the smaller the roughness is. One more
     peculiarity is kept: in the first grid, the middle of the lower border (of the right
-    one if b > a) has the upper right (the lower left) corner of the grid for its left
-    (its upper) end. Kornia 0.9 has done away with all of these; UEraser was published
-    before. The draws are not kornia's, their distribution is, except that kornia leaves
+    border if b > a) has the upper right (the lower left) corner of the grid for its
+    left (its upper) end. Kornia 0.9 corrected all three; UEraser was published before.
+
+    The draws are not kornia's but have the same distribution, except that kornia leaves
     a new point at 0 if its m is 0, which has next to no probability.
 
     Args:
@@ -116,7 +117,7 @@ def _clouds(key: jax.Array, image: jax.Array, roughness: ArrayLike) -> jax.Array
 
 
 def _first(noise: jax.Array) -> jax.Array:
-    # Of a 3x3 grid, the columns are seen as rows too, as kornia does it.
+    # A 3x3 grid is transposed too, as it is in kornia.
     if noise.shape[1] == 3:
         return _first_rows(noise.T).T
     return _first_rows(noise)

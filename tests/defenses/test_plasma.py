@@ -75,7 +75,7 @@ def _by_definition(noise, roughness):
         ((1, 2), (3, 3)),
         ((4, 5), (5, 5)),
         ((3, 9), (3, 9)),
-        ((17, 6), (17, 9)),
+        ((9, 4), (9, 5)),
         ((7, 20), (9, 33)),
         ((32, 32), (33, 33)),
     ],
@@ -89,29 +89,37 @@ def test_every_point_is_that_of_the_definition(size, grid):
 
 @pytest.fixture(scope="module")
 def clouds():
-    """400 clouds of 32x32 for each of several roughnesses."""
-    keys = jax.random.split(KEY, 400)
+    """2000 clouds of 32x32 for each of several roughnesses."""
+    keys = jax.random.split(KEY, 2000)
     draw = jax.jit(
         jax.vmap(lambda key, roughness: plasma(key, (32, 32), roughness), (0, None))
     )
     return {r: np.asarray(draw(keys, r)) for r in (0.0, 0.3, 0.5, 0.7, 1.0)}
 
 
-# Measured of 400 maps of the procedure of kornia 0.6.12 in NumPy. Without its division
-# of the first grid the corners have a mean of 0.5, without its border weights the
-# largest value is 1, and without both the mean is 0.5.
+# The means are exact: the procedure of kornia 0.6.12 is linear in its draws, so the
+# mean map is the one whose draws are all 1/2. The standard errors of 2000 clouds are
+# about a quarter of `error` for the mean and at most 0.003 for the 2x2 corner. The
+# largest value was measured of 400 maps; other 400 differ by up to 0.1. Without the
+# division of the first grid the corner has a mean of about 0.5, without the weights of
+# the border no value exceeds 1, and without both the mean is 0.5.
 @pytest.mark.parametrize(
-    ("roughness", "mean", "corner", "largest"),
-    [(0.3, 0.452, 0.37, 1.35), (0.5, 0.473, 0.38, 1.26), (0.7, 0.496, 0.41, 1.14)],
+    ("roughness", "mean", "error", "corner", "largest"),
+    [
+        (0.3, 0.4424, 0.007, 0.366, 1.35),
+        (0.5, 0.4753, 0.004, 0.386, 1.26),
+        (0.7, 0.4960, 0.002, 0.405, 1.14),
+    ],
 )
-def test_statistics_are_those_of_kornia(clouds, roughness, mean, corner, largest):
+def test_statistics_are_those_of_kornia(
+    clouds, roughness, mean, error, corner, largest
+):
     found = clouds[roughness]
     assert found.min() >= 0
-    # Standard errors of the mean: 0.004, 0.002 and 0.001 here, and there.
-    assert found.mean() == pytest.approx(mean, abs=0.015), "mean"
-    assert found[:, :2, :2].mean() == pytest.approx(corner, abs=0.03), "corner"
-    assert found[:, 0, 0].mean() == pytest.approx(1 / 6, abs=0.015), "first point"
-    assert found.max() == pytest.approx(largest, abs=0.1), "largest value"
+    assert found.mean() == pytest.approx(mean, abs=error), "mean"
+    assert found[:, :2, :2].mean() == pytest.approx(corner, abs=0.01), "corner"
+    assert found[:, 0, 0].mean() == pytest.approx(1 / 6, abs=0.01), "first point"
+    assert found[:400].max() == pytest.approx(largest, abs=0.1), "largest value"
     assert found[:, 8:24, 8:24].max() < 1, "only the border exceeds 1"
 
 
@@ -121,9 +129,10 @@ def test_neighbours_are_the_less_alike_the_rougher(clouds):
         inner = inner - inner.mean(0)
         return np.mean(inner[..., 1:] * inner[..., :-1]) / np.mean(inner**2)
 
+    # Expected of 3000 maps of kornia 0.6.12's procedure in NumPy.
     found = [correlation(clouds[roughness]) for roughness in sorted(clouds)]
     assert found == sorted(found, reverse=True)
-    np.testing.assert_allclose(found, [0.98, 0.97, 0.89, 0.46, 0.0], atol=0.06)
+    np.testing.assert_allclose(found, [0.979, 0.974, 0.925, 0.539, 0], atol=0.02)
 
 
 def test_a_key_decides_on_a_cloud():
@@ -132,7 +141,7 @@ def test_a_key_decides_on_a_cloud():
     together = jax.jit(jax.vmap(lambda key: plasma(key, (9, 6), 0.5)))(keys)
     np.testing.assert_array_equal(draw(keys[1]), draw(keys[1]))
     np.testing.assert_allclose(together[1], draw(keys[1]), atol=1e-6)
-    assert np.abs(together[0] - together[1]).max() > 0.1
+    assert np.abs(together[0] - together[1]).max() > 0.1, "keys do not matter"
 
 
 @pytest.fixture(scope="module")
@@ -169,8 +178,8 @@ def test_channels_are_independent(use):
     def cloud(key):
         # Small changes of images near mid-grey, so that nothing is clipped.
         if use == "brightness":
-            return plasma_brightness(key, jnp.full((8, 8, 3), 0.5), 0.5, 0.1)
-        return plasma_contrast(key, jnp.full((8, 8, 3), 0.55), 0.5)
+            return plasma_brightness(key, jnp.full((4, 4, 3), 0.5), 0.5, 0.1)
+        return plasma_contrast(key, jnp.full((4, 4, 3), 0.55), 0.5)
 
     found = np.asarray(jax.jit(jax.vmap(cloud))(jax.random.split(KEY, 500)))
     found = (found - found.mean(0)).reshape(500, -1, 3)
@@ -178,7 +187,7 @@ def test_channels_are_independent(use):
     np.testing.assert_allclose(alike, np.eye(3), atol=0.1)
 
 
-@pytest.mark.parametrize("size", [(3, 3), (5, 11), (13, 4)])
+@pytest.mark.parametrize("size", [(3, 3), (5, 11)])
 def test_images_stay_in_range(size):
     def draw(key):
         image = jax.random.bernoulli(key, 0.5, (*size, 3)).astype(jnp.float32)
