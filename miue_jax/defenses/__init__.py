@@ -1,4 +1,9 @@
-"""Defences against protected data, by name."""
+"""Defences against protected data, by name.
+
+A defence of your own is named module:function. The function is called as those here
+are, with `image_shape`, `num_classes` and its settings as keywords, and returns a
+`Defense`.
+"""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -68,8 +73,9 @@ def create(
     """Makes a defence from its name and settings.
 
     Args:
-      spec: a name such as "none" or, with its main setting, "jpeg-10"; or a mapping
-        with the `name` and the settings of the defence, the arguments of its function.
+      spec: a name such as "none" or, with its main setting, "jpeg-10", or
+        module:function; or a mapping with the `name` and the settings of the defence,
+        the arguments of its function.
       image_shape: (H, W, C) of the images that it has to fit.
       num_classes: classes.
 
@@ -85,9 +91,7 @@ def create(
     else:
         settings = dict(spec)
         name = settings.pop("name", None)
-    if not isinstance(name, str) or name not in _REGISTRY:
-        raise names.unknown("defence", name, _REGISTRY, allowed=NAMES)
-    build, number = _REGISTRY[name]
+    build, number = _entry(name)
     known = parameters(name)
     for field in settings:
         if field not in known:
@@ -103,7 +107,7 @@ def parameters(name: str) -> dict[str, inspect.Parameter]:
     """The settings of a defence: their types, and what they are if nothing is said.
 
     Args:
-      name: of the defence, without a number.
+      name: of the defence, without a number, or module:function.
 
     Returns:
       The arguments of its function, by name, in their order.
@@ -111,11 +115,17 @@ def parameters(name: str) -> dict[str, inspect.Parameter]:
     Raises:
       ValueError: if the name is unknown.
     """
-    if name not in _REGISTRY:
-        raise names.unknown("defence", name, _REGISTRY)
-    found = inspect.signature(_REGISTRY[name].build).parameters
+    found = inspect.signature(_entry(name).build).parameters
     common = ("image_shape", "num_classes")
     return {field: value for field, value in found.items() if field not in common}
+
+
+def _entry(name: object) -> _Entry:
+    if isinstance(name, str) and name in _REGISTRY:
+        return _REGISTRY[name]
+    if isinstance(name, str) and ":" in name:
+        return _Entry(names.imported("defence", name))
+    raise names.unknown("defence", name, _REGISTRY, allowed=NAMES)
 
 
 def _parse(spec: str) -> tuple[str, dict[str, Any]]:

@@ -1,5 +1,13 @@
-"""Generators of unlearnable examples, by name and preset."""
+"""Generators of unlearnable examples, by name and preset.
 
+A generator of your own is named module:function. The function is called as those here
+are, with `config` and the keywords `num_examples`, `num_classes`, `num_shards` and
+`axis_name`, and returns a `Method`; the annotation of its `config` is a dataclass whose
+defaults are the only preset, "default".
+"""
+
+import dataclasses
+import typing
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -101,6 +109,19 @@ _REGISTRY = {
 NAMES: tuple[str, ...] = tuple(_REGISTRY)
 
 
+def _entry(method: str) -> _Entry:
+    if not isinstance(method, str) or ":" not in method:
+        return _lookup("method", method, _REGISTRY)
+    build = names.imported("method", method)
+    config = typing.get_type_hints(build).get("config")
+    if not (isinstance(config, type) and dataclasses.is_dataclass(config)):
+        raise ValueError(
+            f"method {method!r} needs a parameter config whose annotation is a "
+            f"dataclass, got {config!r}"
+        )
+    return _Entry(build, config, {"default": config()})
+
+
 def _lookup(kind: str, name: str, table: dict[str, Any]) -> Any:
     if isinstance(name, str) and name in table:
         return table[name]
@@ -111,7 +132,7 @@ def preset(method: str, name: str | None = None) -> Any:
     """Returns the settings of a generator's preset.
 
     Args:
-      method: name of the generator (`NAMES`).
+      method: name of the generator (`NAMES`, or module:function).
       name: of the preset; None for the generator's first.
 
     Returns:
@@ -120,7 +141,7 @@ def preset(method: str, name: str | None = None) -> Any:
     Raises:
       ValueError: if either name is unknown.
     """
-    presets = _lookup("method", method, _REGISTRY).presets
+    presets = _entry(method).presets
     name = next(iter(presets)) if name is None else name
     return _lookup(f"{method} preset", name, presets)
 
@@ -129,7 +150,7 @@ def configure(method: str, settings: dict[str, Any]) -> Any:
     """Builds a generator's config from plain settings.
 
     Args:
-      method: name of the generator (`NAMES`).
+      method: name of the generator (`NAMES`, or module:function).
       settings: its fields by name.
 
     Returns:
@@ -138,7 +159,7 @@ def configure(method: str, settings: dict[str, Any]) -> Any:
     Raises:
       ValueError: if the method or a field is unknown or a value is not allowed.
     """
-    config = _lookup("method", method, _REGISTRY).config
+    config = _entry(method).config
     for field in settings:
         _lookup(f"setting of {method}", field, config.__dataclass_fields__)
     return config(**settings)
@@ -156,7 +177,7 @@ def create(
     """Builds a generator by name.
 
     Args:
-      method: name of the generator (`NAMES`).
+      method: name of the generator (`NAMES`, or module:function).
       config: its config, from `preset` or `configure`.
       num_examples: images in the data set.
       num_classes: classes.
@@ -172,7 +193,7 @@ def create(
     """
     if num_classes < 2:
         raise ValueError(f"num_classes is {num_classes}; it must be at least 2")
-    return _lookup("method", method, _REGISTRY).build(
+    return _entry(method).build(
         config,
         num_examples=num_examples,
         num_classes=num_classes,

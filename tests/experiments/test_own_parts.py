@@ -1,0 +1,146 @@
+"""A user's own generator and defence, named module:function, in the scripts."""
+
+import sys
+import textwrap
+
+import evaluate
+import generate
+import numpy as np
+import pytest
+from configs import evaluate as evaluate_presets
+from configs import generate as generate_presets
+
+from miue_jax import data, defenses, methods
+from miue_jax.data import protected
+
+OWN = """
+    import dataclasses
+
+    import jax
+    import jax.numpy as jnp
+
+    from miue_jax import Budget, defenses, methods
+    from miue_jax.metrics import mean_of
+    from miue_jax.parallel import State
+
+
+    @dataclasses.dataclass(frozen=True)
+    class BrightConfig:
+        levels: int = 3
+
+
+    def bright(config: BrightConfig, **sizes):
+        def init(key, data):
+            delta = jnp.zeros(data.images.shape, jnp.float32)
+            return State(jnp.zeros((), jnp.int32), None, delta)
+
+        def step(key, state, data):
+            delta = jnp.full_like(state.per_example, config.levels / 255)
+            state = State(state.step + 1, None, delta)
+            return state, {"mean": mean_of(jnp.mean(delta))}
+
+        return methods.Method(
+            init=init,
+            step=step,
+            num_steps=1,
+            perturbation=lambda state: state.per_example,
+            finished=lambda state: jnp.zeros((), bool),
+            per_class=False,
+            budget=Budget("linf", 3),
+        )
+
+
+    def inverted(image_shape, num_classes, *, strength: float = 1.0):
+        def purify(key, images, labels):
+            return images if strength == 0 else 255 - images
+
+        return defenses.Defense(purify=purify)
+
+
+    def no_config(settings, **rest):
+        pass
+
+
+    number = 5
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    (tmp_path / "own_parts.py").write_text(textwrap.dedent(OWN))
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    sys.modules.pop("own_parts", None)
+
+
+@pytest.fixture
+def path(tmp_path):
+    images = np.full((24, 8, 8, 3), 100, np.uint8)
+    labels = np.arange(24) % 2
+    np.savez(
+        tmp_path / "data.npz",
+        x_train=images,
+        y_train=labels,
+        x_test=images,
+        y_test=labels,
+    )
+    return str(tmp_path / "data.npz")
+
+
+def test_they_run_in_the_scripts(tmp_path, own, path):
+    config = generate_presets.get_config("own_parts:bright").to_dict()
+    config["data"]["name_or_path"] = path
+    config["method"]["levels"] = 2
+    generate.run(config, tmp_path / "made")
+    artefact = tmp_path / "made" / generate.ARTEFACT
+    made = protected.load(artefact)
+    assert (made.dataset.images == 102).all()
+    assert made.metadata["method"] == {"name": "own_parts:bright", "levels": 2}
+
+    argument = "quick/own_parts:inverted"
+    config = evaluate_presets.get_config(argument).to_dict()
+    config["train"]["name_or_path"] = str(artefact)
+    config["test"]["name_or_path"] = path
+    config["victim"] |= {"model": "mlp2", "width": 4, "epochs": 1, "batch_size": 8}
+    config["seeds"] = (0,)
+    assert config["defense"] == {"name": "own_parts:inverted", "strength": 1.0}
+    results = evaluate.run(config, tmp_path / "victim")
+    assert results["defense"]["name"] == "own_parts:inverted"
+
+
+def test_the_defence_does_what_it_says(own):
+    images, labels = data.load("shapes", "test", per_class=1)[:2]
+    made = defenses.create(
+        "own_parts:inverted", image_shape=images.shape[1:], num_classes=10
+    )
+    np.testing.assert_array_equal(made.purify(None, images, labels), 255 - images)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: methods.preset("own_part:bright"), "No module named 'own_part'"),
+        (lambda: methods.preset("own_parts:dark"), "no attribute 'dark'"),
+        (lambda: methods.preset("own_parts:number"), "is no function, but 5"),
+        (lambda: methods.preset("own_parts:"), "cannot be imported"),
+        (lambda: methods.preset(":bright"), "cannot be imported"),
+        (lambda: methods.preset("own_parts:no_config"), "needs a parameter config"),
+        (lambda: methods.preset("own_parts:bright", "dark"), "allowed: default"),
+        (
+            lambda: methods.configure("own_parts:bright", {"level": 2}),
+            "did you mean 'levels'",
+        ),
+        (
+            lambda: defenses.create(
+                {"name": "own_parts:inverted", "strenght": 1},
+                image_shape=(8, 8, 3),
+                num_classes=2,
+            ),
+            "did you mean 'strength'",
+        ),
+        (lambda: defenses.parameters("own_parts:none"), "no attribute 'none'"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(own, call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
