@@ -24,6 +24,7 @@ def run(
     *,
     config_file: str,
     description: str,
+    alone: Callable[[], bool] = lambda: False,
 ) -> None:
     """Runs a script with ``--config``, ``--workdir`` and ``--resume``.
 
@@ -32,6 +33,7 @@ def run(
         was stopped may be continued.
       config_file: the default of ``--config``, relative to the repository.
       description: of ``--config``.
+      alone: whether this process is to join no cluster, asked once flags are parsed.
     """
     try:
         # Where --config is left out, the default is parsed here, with its overrides.
@@ -40,6 +42,9 @@ def run(
         fail(_named(error))
     flags.DEFINE_string("workdir", None, "Directory of the run.")
     flags.DEFINE_bool("resume", True, "Continue a run that was stopped.")
+    for name in ("config", "workdir", "resume"):
+        # Else --help of the script would not show them.
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
 
     def start(rest: Sequence[str]) -> None:
         del rest
@@ -47,7 +52,8 @@ def run(
         keep_compiled()
         if values.workdir is None:
             raise ValueError("--workdir is missing: name a directory for the run")
-        parallel.initialize_processes()
+        if not alone():
+            parallel.initialize_processes()
         main(values.config.to_dict(), pathlib.Path(values.workdir), values.resume)
 
     try:
@@ -65,6 +71,11 @@ def keep_compiled() -> None:
 
 def parse(arguments: Sequence[str]) -> Sequence[str]:
     """Parses flags; what is wrong with them ends the script with status 2."""
+    options = [argument.partition("=")[0] for argument in arguments]
+    for option in options:
+        # A tuple that is given twice would hold both, and a number the last.
+        if option.startswith("--config.") and options.count(option) > 1:
+            fail(ValueError(f"{option} is given twice"))
     try:
         rest = flags.FLAGS(arguments)
     except _WRONG as error:

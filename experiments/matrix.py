@@ -37,11 +37,16 @@ from miue_jax.data import protected
 # which leaves its cells without data; removing it lets them run once more.
 _FAILED = ".failed.json"
 
+_SOURCE = "name_or_path"
+
 # Between two looks at what other processes are doing.
 _SECONDS_TO_WAIT = 5.0
 
 _DEVICES = flags.DEFINE_integer(
     "devices", None, "Processes to run at once, each on a device of its own."
+)
+_ALONE = flags.DEFINE_bool(
+    "alone", False, "Join no cluster: what --devices says to its processes."
 )
 
 
@@ -62,11 +67,12 @@ def run(
       ValueError: if any input is bad, and nothing is written then.
     """
     left = planned = cells(config)
-    _check(config, planned)
+    identity = _identity(config, *_check(config, planned))
     # What this process has made or checked itself is no run that was stopped.
     known: set[pathlib.Path] = set()
     made: dict[str, dict[str, Any]] = {}
-    with runs.open_directory(workdir, _identity(config), resume=resume, shared=True):
+    told: set[Cell] = set()
+    with runs.open_directory(workdir, identity, resume=resume, shared=True):
         # What lies there of other settings is found before anything runs.
         _check_protected(config, workdir, planned)
         _report(config, workdir, planned, made)
@@ -78,6 +84,9 @@ def run(
                 if _failure(workdir, cell) is not None:
                     continue
                 try:
+                    if cell not in told:
+                        logging.warning("cell: %s", cell.folder(workdir).name)
+                        told.add(cell)
                     _run_cell(config, workdir, cell, resume=resume, known=known)
                 except runs.Busy:
                     busy.append(cell)
@@ -92,15 +101,23 @@ def run(
         return _report(config, workdir, planned, made)
 
 
-def _identity(config: Mapping[str, Any]) -> dict[str, Any]:
+def _identity(
+    config: Mapping[str, Any], clean: data.Dataset, test: data.Dataset
+) -> dict[str, Any]:
     """What all cells have in common; the rest is checked cell by cell."""
     shared = {name: config[name] for name in ("data", "test", "generator_seed")}
     shards = runs.number_of_shards(config["num_shards"], parallel.data_mesh())
-    return {**shared, "num_shards": shards}
+    fingerprints = [data.fingerprint(clean), data.fingerprint(test)]
+    return {**shared, "num_shards": shards, "fingerprints": fingerprints}
 
 
-def _check(config: Mapping[str, Any], planned: list[Cell]) -> None:
-    """Finds what is wrong with any part before the first of them runs."""
+def _check(
+    config: Mapping[str, Any], planned: list[Cell]
+) -> tuple[data.Dataset, data.Dataset]:
+    """Finds what is wrong with any part before the first of them runs.
+
+    Returns the clean training data and the test data.
+    """
     runs.check_seeds("generator_seed", (config["generator_seed"],))
     clean, test = (data.load(**config[part]) for part in ("data", "test"))
     for name in dict.fromkeys(cell.method for cell in planned):
@@ -109,6 +126,7 @@ def _check(config: Mapping[str, Any], planned: list[Cell]) -> None:
     for pair in dict.fromkeys((cell.defense, cell.victim) for cell in planned):
         some = next(cell for cell in planned if cell[1:3] == pair)
         evaluate.prepare(_training(config, some, config["data"]), clean, test)
+    return clean, test
 
 
 def _check_protected(
@@ -161,7 +179,7 @@ def _train_data(
     if config["methods"][cell.method] is None:
         return dict(config["data"])
     artefact = _artefact(workdir, cell.method)
-    return {**config["data"], "name_or_path": str(artefact), "per_class": None}
+    return {**config["data"], _SOURCE: str(artefact), "per_class": None}
 
 
 def _run_cell(
@@ -175,13 +193,10 @@ def _run_cell(
     """Trains the victim of a cell; its training data are protected first if need be."""
     if config["methods"][cell.method] is not None:
         made = _artefact(workdir, cell.method).parent
-        if not (made / generate.ARTEFACT).exists():
-            logging.warning("protecting: %s", cell.method)
         protection = _protection(config, cell.method)
         generate.run(protection, made, resume=resume or made in known)
         known.add(made)
     folder = cell.folder(workdir)
-    logging.warning("training: %s", folder.name)
     train = _train_data(config, workdir, cell)
     evaluate.run(_training(config, cell, train), folder, resume=resume)
 
@@ -215,7 +230,11 @@ def _finished(
         return None
     training = _training(config, cell, _train_data(config, workdir, cell))
     settings = ("train", "test", "victim", "defense", "seeds", "evaluate_every")
-    return evaluate.read_results(file, {name: training[name] for name in settings})
+    meant = {name: training[name] for name in settings}
+    if config["methods"][cell.method] is not None:
+        # Directories may have been moved since.
+        meant["train"] = {k: v for k, v in meant["train"].items() if k != _SOURCE}
+    return evaluate.read_results(file, meant)
 
 
 def _report(
@@ -278,6 +297,7 @@ def _run_workers(count: int, config: dict[str, Any], workdir: pathlib.Path) -> N
         if not skip and not own.fullmatch(argument):
             rest.append(argument)
         skip = argument in ("--devices", "-devices")
+    rest.append("--alone")
     files = [cell.folder(workdir) / evaluate.RESULTS for cell in planned]
     with runs.progress(len(files), sum(file.exists() for file in files)) as bar:
         workers.run(
@@ -293,4 +313,5 @@ if __name__ == "__main__":
         main,
         config_file="experiments/configs/matrix.py",
         description="What to run.",
+        alone=lambda: _ALONE.value or _DEVICES.value is not None,
     )

@@ -181,6 +181,13 @@ def open_directory(
             _claim(workdir, config)
             if not shared:
                 atomic.remove_unfinished(workdir)
+        parallel.barrier("run directory claimed")
+        # All processes say so, or those that see it would wait for the others.
+        if any(parallel.largest(int(not file.exists()))):
+            raise ValueError(
+                f"{workdir} is not one and the same for all processes: choose one on a "
+                "file system that they share"
+            )
         yield
 
 
@@ -331,7 +338,10 @@ def progress(total: int, done: int, *, label: str = "", quiet: bool = False) -> 
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT in a list instead of dying of them.
+    """Collects SIGTERM and SIGINT in a list instead of dying of them, at first.
+
+    The second one of a kind kills: the first may never be read where a process waits
+    for others that are gone.
 
     Yields:
       The signals received so far.
@@ -341,10 +351,12 @@ def stop_signals() -> Iterator[list[int]]:
     """
     received: list[int] = []
     signals = (signal.SIGTERM, signal.SIGINT)
-    before = {
-        number: signal.signal(number, lambda number, _: received.append(number))
-        for number in signals
-    }
+
+    def receive(number: int, _: object) -> None:
+        received.append(number)
+        signal.signal(number, signal.SIG_DFL)
+
+    before = {number: signal.signal(number, receive) for number in signals}
     try:
         yield received
         if received:

@@ -10,7 +10,7 @@ README = pathlib.Path(__file__).parents[1] / "README.md"
 
 def test_the_python_in_the_readme_runs():
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 5
     names: dict = {}
     for block in blocks:
         exec(compile(block, str(README), "exec"), names)
@@ -22,3 +22,11 @@ def test_the_python_in_the_readme_runs():
     assert abs(names["estimate"].value - names["task"].information) < 0.1
     assert 0 < float(names["within"]) < np.inf
     assert 0.1 < float(names["accuracy"]) < 0.6
+    subset = names["subset"].images
+    gray = names["purified"]
+    np.testing.assert_array_equal(gray[..., 0], gray[..., 2])
+    assert names["mixed"].shape == names["images"].shape
+    assert names["weights"].shape == (20, 10)
+    assert names["compressed"].shape == names["images"].shape
+    own = names["inverted"](subset.shape[1:], 10)
+    np.testing.assert_array_equal(own.purify(None, subset, None), 255 - subset)

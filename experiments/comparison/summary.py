@@ -1,5 +1,6 @@
 """What a matrix has found so far, from the cells that are done."""
 
+import json
 import platform
 import shlex
 import sys
@@ -41,7 +42,7 @@ def summarize(
             groups.setdefault(cell[:3], {})[cell.seed] = done[cell]
     return {
         "command": shlex.join(["python", *sys.argv]),
-        "data": config["data_name"],
+        "data": config["data_name"] or config["data"]["name_or_path"],
         # The same in all cells of a directory.
         "num_shards": next((run["num_shards"] for run in done.values()), None),
         "processor": platform.processor() or platform.machine(),
@@ -61,7 +62,10 @@ def summarize(
 
 
 def _named(entries: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    return {name: entries[name] for name in dict.fromkeys(names)}
+    # As it will be read again: JSON has no tuples.
+    return {
+        name: json.loads(json.dumps(entries[name])) for name in dict.fromkeys(names)
+    }
 
 
 def _budget(made: Mapping[str, Any]) -> Budget:

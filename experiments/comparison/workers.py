@@ -64,6 +64,8 @@ def run(
             processes.append(process)
         passed = 0
         while any(process.poll() is None for process in processes):
+            if received and not passed:
+                print("stopping: waiting for the processes to save", file=sys.stderr)
             for number in received[passed:]:
                 for process in processes:
                     process.send_signal(number)
@@ -71,6 +73,7 @@ def run(
             report()
             time.sleep(_SECONDS_TO_WAIT)
     if received:
+        print("stopped by a signal; the same command goes on", file=sys.stderr)
         sys.exit(128 + received[0])
     for process, path in zip(processes, paths, strict=True):
         if process.returncode:

@@ -12,8 +12,8 @@ ResNet-10 of width 16 as surrogate and as victim, ten epochs in batches of 32: a
 minutes of one core for a victim without costly defence. Generators that train a
 surrogate are cut down to some tens of passes over the data; they are far from their
 published strength, and comparisons hold for this budget only. `cifar10_gpu` is the
-published setting: ResNet-18, all of CIFAR-10, generators as published but for AP, which
-takes one restart of its eight, in bfloat16; not run yet.
+published setting: ResNet-18, all images of the data, generators as published but for
+AP, which takes one restart of its eight, in bfloat16; not run yet. It takes any data.
 
 The EM of the cells with several seeds is the interleaved one, by far the stronger in as
 many passes. `--config.data_name` says in the tables what the data are.
@@ -56,18 +56,18 @@ def _cifar10_cpu() -> dict[str, Any]:
     # The cheap and the strong ones first.
     generators = {
         "clean": config_dict.placeholder(dict),
-        "mi_ue_interleaved": _method("mi_ue", "interleaved", **interleaved),
-        "em_interleaved": _method("error_minimizing", "interleaved", **interleaved),
+        "mi_ue_interleaved": method("mi_ue", "interleaved", **interleaved),
+        "em_interleaved": method("error_minimizing", "interleaved", **interleaved),
         **_surrogate_free(),
         # As many batches as published; longer steps of the classifier diverge.
-        "pil": _method("perturbation_linear", epochs=300),
-        "random_noise": _method("random_noise"),
-        "ap": _method("adversarial_poisoning", "targeted", **attack, restarts=1),
+        "pil": method("perturbation_linear", epochs=300),
+        "random_noise": method("random_noise"),
+        "ap": method("adversarial_poisoning", "targeted", **attack, restarts=1),
         # Three epochs of training and thirty steps on every image.
-        "mi_ue_authors": _method("mi_ue", "authors_code", **small, epochs=3),
-        "em": _method("error_minimizing", "plain", **small, epochs=3),
-        "ntga": _method("neural_tangent", block_size=128, validation_size=512),
-        "sem": _method(
+        "mi_ue_authors": method("mi_ue", "authors_code", **small, epochs=3),
+        "em": method("error_minimizing", "plain", **small, epochs=3),
+        "ntga": method("neural_tangent", block_size=128, validation_size=512),
+        "sem": method(
             "robust_error_minimizing",
             "sem",
             **small,
@@ -77,19 +77,19 @@ def _cifar10_cpu() -> dict[str, Any]:
             step_size=3.0,
             transformations=2,
         ),
-        "sep": _method(
+        "sep": method(
             "self_ensemble",
             "variance_reduced",
             **{**attack, "pgd_steps": 6, "step_size": 3.0},
             checkpoints=3,
             inner_steps=3,
         ),
-        "hypo": _method(
+        "hypo": method(
             "hypocritical",
             **{**attack, "epochs": 3, "pgd_steps": 20},
             train_pgd_steps=2,
         ),
-        "rem": _method(
+        "rem": method(
             "robust_error_minimizing",
             "rem",
             **small,
@@ -164,16 +164,16 @@ def _cifar10_gpu() -> dict[str, Any]:
     victim = dataclasses.replace(protocols.PROTOCOLS["em"], dtype="bfloat16")
     generators = {
         "clean": config_dict.placeholder(dict),
-        "mi_ue_authors": _method("mi_ue", "authors_code", **fast),
-        "mi_ue_interleaved": _method("mi_ue", "interleaved", **fast),
-        "em": _method("error_minimizing", "published", **fast),
-        "em_interleaved": _method("error_minimizing", "interleaved", **fast),
-        "ap": _method("adversarial_poisoning", "targeted", **fast, restarts=1),
-        "sem": _method("robust_error_minimizing", "sem", **fast),
-        "rem": _method("robust_error_minimizing", "rem", **fast),
-        "sep": _method("self_ensemble", "variance_reduced", **fast),
-        "hypo": _method("hypocritical", **fast),
-        "ntga": _method("neural_tangent"),
+        "mi_ue_authors": method("mi_ue", "authors_code", **fast),
+        "mi_ue_interleaved": method("mi_ue", "interleaved", **fast),
+        "em": method("error_minimizing", "published", **fast),
+        "em_interleaved": method("error_minimizing", "interleaved", **fast),
+        "ap": method("adversarial_poisoning", "targeted", **fast, restarts=1),
+        "sem": method("robust_error_minimizing", "sem", **fast),
+        "rem": method("robust_error_minimizing", "rem", **fast),
+        "sep": method("self_ensemble", "variance_reduced", **fast),
+        "hypo": method("hypocritical", **fast),
+        "ntga": method("neural_tangent"),
         **_surrogate_free(),
     }
     rows = tuple(generators)
@@ -202,20 +202,33 @@ def _cifar10_gpu() -> dict[str, Any]:
 _PRESETS = {"cifar10_cpu": _cifar10_cpu, "cifar10_gpu": _cifar10_gpu}
 
 
-def _method(name: str, preset: str | None = None, **changes: Any) -> ConfigDict:
+def method(name: str, preset: str | None = None, **changes: Any) -> ConfigDict:
+    """A row of a matrix: a generator's preset, some settings of which are others.
+
+    Args:
+      name: of the generator.
+      preset: its name, the generator's first if left out.
+      **changes: the settings that differ, by name.
+
+    Returns:
+      What `methods` of the configuration holds.
+
+    Raises:
+      ValueError: if a name is unknown or a setting is not allowed.
+    """
     settings = dataclasses.replace(methods.preset(name, preset), **changes)
-    method = ConfigDict({"name": name})
-    method.update(as_config(settings))
-    return method
+    row = ConfigDict({"name": name})
+    row.update(as_config(settings))
+    return row
 
 
 def _surrogate_free() -> dict[str, Any]:
     return {
-        "pil": _method("perturbation_linear"),
-        "lsp": _method("linear_synthetic"),
-        "ar": _method("autoregressive"),
-        "ops": _method("one_pixel"),
-        "cuda": _method("convolution_filter"),
+        "pil": method("perturbation_linear"),
+        "lsp": method("linear_synthetic"),
+        "ar": method("autoregressive"),
+        "ops": method("one_pixel"),
+        "cuda": method("convolution_filter"),
     }
 
 
@@ -242,7 +255,8 @@ def _data(split: str) -> dict[str, Any]:
 
 def _common(test: dict[str, Any]) -> dict[str, Any]:
     return {
-        "data_name": "CIFAR-10",
+        # In the tables; the name or path of the data when left out.
+        "data_name": config_dict.placeholder(str),
         "test": test,
         "generator_seed": 0,
         # Of the data of every cell; those of a process's devices when left out.

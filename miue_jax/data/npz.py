@@ -59,7 +59,8 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """
     path = pathlib.Path(path)
     if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+        problem = "is a directory" if path.is_dir() else "no such file"
+        raise ValueError(f"{path}: {problem}")
     try:
         with zipfile.ZipFile(path) as archive:
             return {

@@ -20,10 +20,13 @@ from miue_jax.methods import hypocritical as _hypo
 from miue_jax.methods import linear_synthetic as _lsp
 from miue_jax.methods import mi_ue as _mi_ue
 from miue_jax.methods import neural_tangent as _ntga
+from miue_jax.methods import neural_tangent_config as _ntga_config
 from miue_jax.methods import one_pixel as _ops
 from miue_jax.methods import perturbation_linear as _pil
+from miue_jax.methods import perturbation_linear_config as _pil_config
 from miue_jax.methods import random_noise as _noise
 from miue_jax.methods import robust_error_minimizing as _rem
+from miue_jax.methods import robust_error_minimizing_config as _rem_config
 from miue_jax.methods import self_ensemble as _sep
 from miue_jax.methods import self_ensemble_config as _sep_config
 from miue_jax.methods.adversarial_poisoning import (
@@ -52,17 +55,17 @@ from miue_jax.methods.method import Method as Method
 from miue_jax.methods.method import per_example as per_example
 from miue_jax.methods.method import select as select
 from miue_jax.methods.mi_ue import MIUEConfig as MIUEConfig
-from miue_jax.methods.neural_tangent import (
+from miue_jax.methods.neural_tangent_config import (
     NeuralTangentConfig as NeuralTangentConfig,
 )
 from miue_jax.methods.one_pixel import (
     OnePixelConfig as OnePixelConfig,
 )
-from miue_jax.methods.perturbation_linear import (
+from miue_jax.methods.perturbation_linear_config import (
     PerturbationLinearConfig as PerturbationLinearConfig,
 )
 from miue_jax.methods.random_noise import RandomNoiseConfig as RandomNoiseConfig
-from miue_jax.methods.robust_error_minimizing import (
+from miue_jax.methods.robust_error_minimizing_config import (
     RobustErrorMinimizingConfig as RobustErrorMinimizingConfig,
 )
 from miue_jax.methods.self_ensemble_config import (
@@ -93,13 +96,15 @@ _REGISTRY = {
     "linear_synthetic": _Entry(
         _lsp.linear_synthetic, LinearSyntheticConfig, _lsp.PRESETS
     ),
-    "neural_tangent": _Entry(_ntga.neural_tangent, NeuralTangentConfig, _ntga.PRESETS),
+    "neural_tangent": _Entry(
+        _ntga.neural_tangent, NeuralTangentConfig, _ntga_config.PRESETS
+    ),
     "one_pixel": _Entry(_ops.one_pixel, OnePixelConfig, _ops.PRESETS),
     "perturbation_linear": _Entry(
-        _pil.perturbation_linear, PerturbationLinearConfig, _pil.PRESETS
+        _pil.perturbation_linear, PerturbationLinearConfig, _pil_config.PRESETS
     ),
     "robust_error_minimizing": _Entry(
-        _rem.robust_error_minimizing, RobustErrorMinimizingConfig, _rem.PRESETS
+        _rem.robust_error_minimizing, RobustErrorMinimizingConfig, _rem_config.PRESETS
     ),
     "self_ensemble": _Entry(
         _sep.self_ensemble, SelfEnsembleConfig, _sep_config.PRESETS

@@ -29,12 +29,11 @@ class AdversarialPoisoningConfig(SurrogateAttackConfig):
         check_number("restarts", self.restarts, "> 0", whole=True)
 
 
-# "robust_code" is the variant
-# in the code of REM, from which several papers took their AP: a longer training without
-# Nesterov's momentum or normalisation, one restart, and steps a sixth as long. Of its
-# 40,000 batches of training there are 102 epochs here; its crops by whole pixels are
-# the shifts of this file, and when its learning rate drops is assumed: at the shares of
-# that code's training of victims.
+# "robust_code" is the variant in the code of REM, from which several papers took their
+# AP: a longer training without Nesterov's momentum or normalisation, one restart, and
+# steps a sixth as long. Of its 40,000 batches of training there are 102 epochs here;
+# its crops by whole pixels are the shifts of this file, and when its learning rate
+# drops is assumed: at the shares of that code's training of victims.
 PRESETS: dict[str, AdversarialPoisoningConfig] = {
     "targeted": AdversarialPoisoningConfig(),
     "untargeted": AdversarialPoisoningConfig(objective="other_class"),

@@ -1,6 +1,5 @@
 """PIL: noise in which a linear classifier reads the label, taken off the image."""
 
-import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -8,67 +7,22 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from miue_jax import learning, sampling
+from miue_jax import learning, prng, sampling
 from miue_jax.budget import Budget
+from miue_jax.methods import surrogate_training
 from miue_jax.methods.method import Method
-from miue_jax.methods.surrogate import check_radius
+from miue_jax.methods.perturbation_linear_config import PerturbationLinearConfig
+from miue_jax.methods.stages import Stage, in_turn
 from miue_jax.metrics import Mean, Metrics, mean_of
 from miue_jax.parallel import State
-from miue_jax.settings import check_number
 
 # Keys of a run are folded with these, so that no two uses share a stream.
 _INIT, _NOISE = range(2)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PerturbationLinearConfig:
-    """Settings of PIL.
-
-    Attributes:
-      radius: largest change of a channel, in grey levels.
-      step_size: of a step of sign descent, in grey levels.
-      pgd_steps: steps of sign descent on each image's noise.
-      noise_weight: in [0, 1], of the loss of the noise alone; what remains is the
-        weight of the loss of the image without the noise.
-      depth: matrices of the linear classifier, without bias; their product is one.
-      epochs: passes of the classifier over the clean images.
-      batch_size: global batch, of training and of sign descent.
-      learning_rate: of the first epoch; a cosine over the epochs takes it to 0.
-      momentum: of the classifier's SGD.
-    """
-
-    radius: float = 8.0
-    step_size: float = 0.8
-    pgd_steps: int = 30
-    noise_weight: float = 0.9
-    depth: int = 2
-    epochs: int = 30
-    batch_size: int = 512
-    learning_rate: float = 0.003
-    momentum: float = 0.9
-
-    def __post_init__(self) -> None:
-        check_radius(self.radius)
-        for name in ("step_size", "learning_rate"):
-            check_number(name, getattr(self, name), "> 0")
-        for name in ("pgd_steps", "depth", "epochs", "batch_size"):
-            check_number(name, getattr(self, name), "> 0", whole=True)
-        check_number("noise_weight", self.noise_weight, "in [0, 1]")
-        check_number("momentum", self.momentum, "in [0, 1)")
-
-
-# The last batch of a pass is filled up from the front; the published one is smaller.
-PRESETS: dict[str, PerturbationLinearConfig] = {"published": PerturbationLinearConfig()}
-
-
 class _Shared(NamedTuple):
     weights: Any  # a list of (D, K), (K, K), ...
     opt_state: optax.OptState
-
-
-def _nothing() -> Mean:
-    # The type is said, as it would be float64 with x64 enabled.
-    return Mean(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
 
 
 def noise_loss(
@@ -158,7 +112,6 @@ def perturbation_linear(
     """
     share = config.batch_size // num_shards
     batches = sampling.steps_per_pass(num_examples, num_shards, config.batch_size)
-    train_steps = config.epochs * batches
     radius, step_size = config.radius / 255, config.step_size / 255
     optimizer = learning.sgd(
         learning.epochwise_cosine(config.learning_rate, 0.0, config.epochs, batches),
@@ -182,12 +135,10 @@ def perturbation_linear(
         )
 
     def next_batch(
-        data: sampling.Shards, step: jax.Array
+        data: sampling.Shards, count: jax.Array
     ) -> tuple[sampling.Batch, jax.Array, jax.Array]:
         """The next images in the order of the data, also flat, and their labels."""
-        rows = jnp.arange(data.labels.shape[1], dtype=jnp.int32)
-        order = jnp.broadcast_to(rows, data.labels.shape)
-        batch = sampling.take(data, order, step % batches, share)
+        batch = sampling.take_in_order(data, count % batches, share)
         labels = batch.labels.reshape(-1)
         return batch, batch.images.reshape(len(labels), -1), labels
 
@@ -196,10 +147,10 @@ def perturbation_linear(
         return mean_of(value if axis_name is None else lax.pmean(value, axis_name))
 
     def train(
-        key: jax.Array, state: State, data: sampling.Shards
+        key: jax.Array, count: jax.Array, state: State, data: sampling.Shards
     ) -> tuple[State, Metrics]:
         del key
-        _, images, labels = next_batch(data, state.step)
+        _, images, labels = next_batch(data, count)
         weights, opt_state = state.shared
 
         def loss_fn(weights: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -214,28 +165,25 @@ def perturbation_linear(
         updates, opt_state = optimizer.update(grads, opt_state, weights)
         shared = _Shared(optax.apply_updates(weights, updates), opt_state)
         right = (jnp.argmax(logits, -1) == labels).astype(jnp.float32)
-        metrics = {
-            "surrogate_loss": mean(loss),
-            "surrogate_accuracy": mean(right),
-            "perturbation_loss": _nothing(),
-        }
-        return state._replace(shared=shared), metrics
+        measured = (mean(loss), mean(right))
+        return state._replace(shared=shared), dict(
+            zip(surrogate_training.MEASURES, measured, strict=True)
+        )
 
     def draw(key: jax.Array, data: sampling.Shards, batch: sampling.Batch) -> jax.Array:
-        # Keyed by row, so that an image met again in the last batch gets its own again.
-        key = jax.random.fold_in(key, _NOISE)
+        keys = prng.shard_keys(key, data.shard, _NOISE)
         shape = batch.images.shape[2:]
 
-        def of_row(shard: jax.Array, row: jax.Array) -> jax.Array:
-            row_key = jax.random.fold_in(jax.random.fold_in(key, shard), row)
+        def of_row(shard_key: jax.Array, row: jax.Array) -> jax.Array:
+            row_key = jax.random.fold_in(shard_key, row)
             return jax.random.uniform(row_key, shape, jnp.float32, -radius, radius)
 
-        return jax.vmap(jax.vmap(of_row, (None, 0)))(data.shard, batch.rows)
+        return jax.vmap(jax.vmap(of_row, (None, 0)))(keys, batch.rows)
 
     def perturb(
-        key: jax.Array, state: State, data: sampling.Shards
+        key: jax.Array, count: jax.Array, state: State, data: sampling.Shards
     ) -> tuple[State, Metrics]:
-        batch, images, labels = next_batch(data, state.step - train_steps)
+        batch, images, labels = next_batch(data, count)
         matrix, *later = state.shared.weights
         for weight in later:
             matrix = matrix @ weight
@@ -248,28 +196,21 @@ def perturbation_linear(
         noise = draw(key, data, batch).reshape(images.shape)
         noise = lax.fori_loop(0, config.pgd_steps, descend, noise)
         delta = jnp.clip(images - noise, 0, 1) - images
-        stored = jax.vmap(lambda old, rows, new: old.at[rows].set(new))(
-            state.per_example, batch.rows, delta.reshape(batch.images.shape)
-        )
+        stored = sampling.store(state.per_example, batch, batch.fresh, delta)
         loss = noise_loss(matrix, noise, images, labels, **options)
-        metrics = {
-            "surrogate_loss": _nothing(),
-            "surrogate_accuracy": _nothing(),
-            "perturbation_loss": mean(loss),
-        }
-        return state._replace(per_example=stored), metrics
+        state = state._replace(per_example=stored)
+        return state, {"perturbation_loss": mean(loss)}
 
-    def step(
-        key: jax.Array, state: State, data: sampling.Shards
-    ) -> tuple[State, Metrics]:
-        training = state.step < train_steps
-        after, metrics = lax.cond(training, train, perturb, key, state, data)
-        return after._replace(step=state.step + 1), metrics
-
+    step, num_steps = in_turn(
+        (
+            Stage(train, config.epochs * batches, surrogate_training.MEASURES),
+            Stage(perturb, batches, ("perturbation_loss",)),
+        )
+    )
     return Method(
         init=init,
         step=step,
-        num_steps=train_steps + batches,
+        num_steps=num_steps,
         perturbation=lambda state: state.per_example,
         finished=lambda state: jnp.zeros((), bool),
         per_class=False,

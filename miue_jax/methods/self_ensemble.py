@@ -16,10 +16,7 @@ from miue_jax.methods import (
     surrogate_training,
 )
 from miue_jax.methods.method import Method
-from miue_jax.methods.self_ensemble_config import PRESETS as PRESETS
-from miue_jax.methods.self_ensemble_config import (
-    SelfEnsembleConfig as SelfEnsembleConfig,
-)
+from miue_jax.methods.self_ensemble_config import SelfEnsembleConfig
 from miue_jax.methods.stages import Stage, in_turn
 from miue_jax.metrics import Mean, Metrics
 from miue_jax.parallel import State

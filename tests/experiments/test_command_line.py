@@ -69,6 +69,10 @@ CASES = {
     "part of a seed": (("evaluate", "--config.seeds=(0.5,)"), "seeds holds 0.5"),
     "shards": (("evaluate", "--config.num_shards=0"), "num_shards is 0"),
     "flag": (("generate", "--radius=8"), "radius"),
+    "twice": (
+        ("evaluate", "--config.seeds=(0,)", "--config.seeds=(1,)"),
+        "--config.seeds is given twice",
+    ),
     "argument": (("generate", "here"), "unexpected argument 'here'"),
 }
 

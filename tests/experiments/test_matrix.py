@@ -219,6 +219,31 @@ def test_numbers_of_other_shards_are_not_mixed_in(tmp_path, config):
     assert runs.read_json(cell / evaluate.RESULTS)["num_shards"] == 2
 
 
+def test_data_that_have_changed_are_refused(tmp_path, config):
+    matrix.run(config, tmp_path / "run")
+    path = pathlib.Path(config["test"]["name_or_path"])
+    arrays = dict(np.load(path))
+    np.savez(path, **(arrays | {"x_test": 255 - arrays["x_test"]}))
+    with pytest.raises(ValueError, match="fingerprints"):
+        matrix.run(config, tmp_path / "run")
+
+
+def test_a_directory_that_was_moved_goes_on(tmp_path, config, monkeypatch):
+    whole = matrix.run(config, tmp_path / "here")
+    (tmp_path / "here").rename(tmp_path / "there")
+    monkeypatch.setattr(evaluate, "run", None)
+    monkeypatch.setattr(generate, "run", None)
+    assert matrix.run(config, tmp_path / "there")["cells"] == whole["cells"]
+
+
+def test_the_data_are_named_by_their_source_or_as_is_said(tmp_path, config):
+    config["order"] = ("first",)
+    source = config["data"]["name_or_path"]
+    assert matrix.run(config, tmp_path / "run")["data"] == source
+    config["data_name"] = "noise"
+    assert matrix.run(config, tmp_path / "run")["data"] == "noise"
+
+
 def test_one_that_diverges_is_marked_and_does_not_stop_the_others(
     tmp_path, config, monkeypatch
 ):

@@ -6,6 +6,8 @@ import json
 import os
 import pathlib
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -273,6 +275,33 @@ def test_signals_are_collected_and_handlers_put_back():
         receive()
     assert stopped.value.code == 143
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_second_signal_kills():
+    script = (
+        "import os, signal, sys; sys.path[:0] = sys.argv[1:]; import runs\n"
+        "with runs.stop_signals():\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    print('still here', flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    print('and now', flush=True)\n"
+    )
+    folder = str(pathlib.Path(runs.__file__).parent)
+    ended = subprocess.run(
+        [sys.executable, "-c", script, folder], capture_output=True, text=True
+    )
+    assert ended.stdout == "still here\n", ended.stderr
+    assert ended.returncode == -signal.SIGTERM
+
+
+def test_a_directory_that_others_do_not_see_is_refused(tmp_path, monkeypatch):
+    # This process is not the first, and the first one writes elsewhere.
+    monkeypatch.setattr(runs.jax, "process_index", lambda: 1)
+    with (
+        pytest.raises(ValueError, match="not one and the same for all processes"),
+        runs.open_directory(tmp_path / "run", {"a": 1}, resume=True),
+    ):
+        pass
 
 
 def test_json_is_whole_or_absent(tmp_path):

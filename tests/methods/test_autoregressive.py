@@ -9,6 +9,7 @@ import pytest
 
 from miue_jax import methods, parallel, runner, sampling
 from miue_jax import metrics as means
+from miue_jax.budget import Budget
 from miue_jax.methods import autoregressive_filters, autoregressive_process
 from miue_jax.methods.autoregressive import (
     PRESETS,
@@ -202,7 +203,7 @@ def _run(config, *, num_devices=1, seed=0, extreme=False):
 def test_images_of_a_class_follow_one_recursion_and_no_other():
     _, labels, delta, metrics, method = _run(SMALL)
     assert metrics == {"filters_found": CLASSES}
-    assert method.budget == ("l2", 0.5)
+    assert method.budget == Budget("l2", 0.5)
     norms = np.linalg.norm(delta.reshape(20, -1), axis=1)
     np.testing.assert_allclose(norms, 0.5, rtol=1e-4)
     close = np.abs(delta[:, None] - delta).max((2, 3, 4)) < 1e-4
@@ -237,7 +238,7 @@ def test_the_largest_value_can_be_the_budget():
         norm="linf", radius=8, burn_in=2, max_norm=15.0, min_response=0, max_draws=3000
     )
     images, _, delta, _, method = _run(config, extreme=True)
-    assert method.budget == ("linf", 8)
+    assert method.budget == Budget("linf", 8)
     largest = np.abs(delta).max((1, 2, 3))
     assert largest.max() == pytest.approx(8 / 255, rel=1e-4)
     assert (largest < 8 / 255 + 1e-6).all()

@@ -8,6 +8,7 @@ import pytest
 from sklearn.datasets import make_classification
 
 from miue_jax import methods, parallel, runner, sampling
+from miue_jax.budget import Budget
 from miue_jax.methods.linear_synthetic import (
     PRESETS,
     LinearSyntheticConfig,
@@ -139,7 +140,7 @@ def test_images_at_the_ends_of_the_range_stay_images_within_the_radius():
     shown = images / 255 + delta
     assert -1e-6 <= shown.min() <= shown.max() <= 1 + 1e-6
     norms = np.linalg.norm(delta.reshape(20, -1), axis=1)
-    assert method.budget == ("l2", CONFIG.radius)
+    assert method.budget == Budget("l2", CONFIG.radius)
     assert norms.max() < CONFIG.radius
     assert norms.min() > 0
 

@@ -159,7 +159,8 @@ def test_perturbations_go_as_far_as_their_steps_and_respect_the_budget(case):
     delta, metrics, state = _run(name, config)
     assert delta.shape == (SIZE, 8, 8, 3)
     assert delta.dtype == np.float32
-    norm, radius = _compile(name, config).method.budget
+    budget = _compile(name, config).method.budget
+    norm, radius = budget.norm, budget.radius
     if radius is not None:
         sizes = _sizes(delta, norm)
         assert sizes.max() <= radius * (1 + 1e-5)

@@ -11,12 +11,8 @@ import pytest
 from miue_jax import metrics as means
 from miue_jax import parallel, runner, sampling
 from miue_jax.methods import tangent_kernel
-from miue_jax.methods.neural_tangent import (
-    PRESETS,
-    NeuralTangentConfig,
-    neural_tangent,
-    validation_loss,
-)
+from miue_jax.methods.neural_tangent import neural_tangent, validation_loss
+from miue_jax.methods.neural_tangent_config import PRESETS, NeuralTangentConfig
 
 SIZE, CLASSES, BLOCK, JUDGES = 60, 3, 16, 24
 SMALL = {"block_size": BLOCK, "validation_size": JUDGES, "rows_at_once": 8}

@@ -11,11 +11,13 @@ import pytest
 from miue_jax import metrics as means
 from miue_jax import parallel, runner, sampling
 from miue_jax.methods.perturbation_linear import (
-    PRESETS,
-    PerturbationLinearConfig,
     noise_gradient,
     noise_loss,
     perturbation_linear,
+)
+from miue_jax.methods.perturbation_linear_config import (
+    PRESETS,
+    PerturbationLinearConfig,
 )
 
 SIZE, CLASSES, BATCH = 60, 4, 16

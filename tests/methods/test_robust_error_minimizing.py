@@ -14,8 +14,10 @@ from flax import linen as nn
 
 from miue_jax import learning, models, parallel, runner, sampling
 from miue_jax import metrics as means
+from miue_jax.budget import Budget
 from miue_jax.methods import robust_error_minimizing as rem
 from miue_jax.methods.adversarial_views import adversarial_views
+from miue_jax.methods.robust_error_minimizing_config import PRESETS
 
 SIZE, CLASSES, BATCH = 64, 4, 24
 # 64 images in batches of 24: of the third, 8 images had their turn before.
@@ -33,7 +35,7 @@ SMALL: dict[str, Any] = {
     "learning_rate_drop": 1e-6,
     "learning_rate_drop_every": 2,
 }
-REM = dataclasses.replace(rem.PRESETS["rem"], **SMALL)
+REM = dataclasses.replace(PRESETS["rem"], **SMALL)
 SEM = dataclasses.replace(REM, adversarial_steps=0)
 each_preset = pytest.mark.parametrize("config", [REM, SEM], ids=["rem", "sem"])
 
@@ -288,8 +290,8 @@ def test_states_are_float32_with_x64_enabled():
 
 
 def test_presets_state_the_published_settings():
-    config = rem.PRESETS["rem"]
-    assert next(iter(rem.PRESETS)) == "rem"
+    config = PRESETS["rem"]
+    assert next(iter(PRESETS)) == "rem"
     assert (config.radius, config.step_size, config.pgd_steps) == (8, 1.6, 10)
     assert config.adversarial_radius == 4
     assert (config.adversarial_step_size, config.adversarial_steps) == (0.8, 10)
@@ -297,8 +299,8 @@ def test_presets_state_the_published_settings():
     assert (config.learning_rate, config.weight_decay) == (0.1, 5e-4)
     assert (config.learning_rate_drop, config.learning_rate_drop_every) == (0.1, 2000)
     assert (config.batch_size, config.model) == (128, "resnet18")
-    assert rem.PRESETS["sem"] == dataclasses.replace(config, adversarial_steps=0)
-    assert _build(REM).budget == ("linf", 8.0)
+    assert PRESETS["sem"] == dataclasses.replace(config, adversarial_steps=0)
+    assert _build(REM).budget == Budget("linf", 8.0)
 
 
 NAN, INF = float("nan"), float("inf")

@@ -13,7 +13,8 @@ import pytest
 
 from miue_jax import sampling
 from miue_jax.methods import surrogate
-from miue_jax.methods.self_ensemble import PRESETS, self_ensemble
+from miue_jax.methods.self_ensemble import self_ensemble
+from miue_jax.methods.self_ensemble_config import PRESETS
 
 SIZE, CLASSES, SHARDS, EPOCHS = 38, 5, 2, 5
 SELECTED = np.arange(SIZE) % 3 != 0

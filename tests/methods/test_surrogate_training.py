@@ -13,7 +13,7 @@ from miue_jax import sampling
 from miue_jax.methods import surrogate, surrogate_training
 from miue_jax.methods.adversarial_poisoning import PRESETS as AP
 from miue_jax.methods.hypocritical import PRESETS as HYPO
-from miue_jax.methods.self_ensemble import PRESETS as SEP
+from miue_jax.methods.self_ensemble_config import PRESETS as SEP
 from miue_jax.methods.surrogate_training import SurrogateTrainingConfig
 
 SIZE, CLASSES, BATCH = 40, 4, 8
