@@ -10,7 +10,7 @@ README = pathlib.Path(__file__).parents[1] / "README.md"
 
 def test_the_python_in_the_readme_runs():
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     names: dict = {}
     for block in blocks:
         exec(compile(block, str(README), "exec"), names)
@@ -30,3 +30,6 @@ def test_the_python_in_the_readme_runs():
     assert names["compressed"].shape == names["images"].shape
     own = names["inverted"](subset.shape[1:], 10)
     np.testing.assert_array_equal(own.purify(None, subset, None), 255 - subset)
+    matrix = names["get_config"]()
+    assert matrix.methods.mi_ue_4.radius == 4.0
+    assert list(matrix.blocks.mine.methods) == ["clean", "mi_ue_4"]

@@ -138,21 +138,21 @@ def _cifar10_cpu() -> dict[str, Any]:
         },
         "victims": {"resnet10": as_config(victim)},
         "order": (
-            *("first", "squeezed", "depth", "trained", "breadth", "trained_depth"),
+            *("first", "squeezed", "trained", "depth", "breadth", "trained_depth"),
         ),
         "blocks": {
-            "first": _block(rows, ("none",)),
-            "squeezed": _block(rows, ("jpeg_10", "grayscale")),
-            "depth": _block(depth, ("none", "jpeg_10"), seeds=(1, 2)),
-            "trained": _block(depth, ("at_2", "ueraser", "at_8")),
-            "breadth": _block(
+            "first": block(rows, ("none",)),
+            "squeezed": block(rows, ("jpeg_10", "grayscale")),
+            "depth": block(depth, ("none", "jpeg_10"), seeds=(1, 2)),
+            "trained": block(depth, ("at_2", "ueraser", "at_8")),
+            "breadth": block(
                 rows,
                 (
                     *("jpeg_50", "bit_depth_2", "cutout", "cutmix"),
                     "orthogonal_projection",
                 ),
             ),
-            "trained_depth": _block(depth, ("at_2", "ueraser", "at_8"), seeds=(1, 2)),
+            "trained_depth": block(depth, ("at_2", "ueraser", "at_8"), seeds=(1, 2)),
         },
         # In epochs: the 5,000 test images cost a third of training an epoch.
         "evaluate_every": 2,
@@ -191,9 +191,9 @@ def _cifar10_gpu() -> dict[str, Any]:
         "victims": {"resnet18": as_config(victim)},
         "order": ("first", "trained", "seeds"),
         "blocks": {
-            "first": _block(rows, ("none", "jpeg_10", "grayscale")),
-            "trained": _block(rows, ("at_4", "ueraser")),
-            "seeds": _block(rows, ("none", "jpeg_10"), seeds=(1, 2)),
+            "first": block(rows, ("none", "jpeg_10", "grayscale")),
+            "trained": block(rows, ("at_4", "ueraser")),
+            "seeds": block(rows, ("none", "jpeg_10"), seeds=(1, 2)),
         },
         "evaluate_every": 2,
     }
@@ -232,9 +232,19 @@ def _surrogate_free() -> dict[str, Any]:
     }
 
 
-def _block(
+def block(
     rows: tuple[str, ...], columns: tuple[str, ...], seeds: tuple[int, ...] = (0,)
 ) -> dict[str, Any]:
+    """A part of a matrix: all cells of some rows and columns.
+
+    Args:
+      rows: names of methods.
+      columns: names of defences.
+      seeds: of the victims, which are all victims that there are.
+
+    Returns:
+      What `blocks` of the configuration holds.
+    """
     return {
         "methods": rows,
         "defenses": columns,
