@@ -80,9 +80,10 @@ def alternation(
         train_steps, visit_steps, cycles = batches, 0, config.epochs
     else:
         train_steps = config.perturb_every * epoch_steps
-        visit_steps = sampling.steps_per_pass(
+        whole = sampling.steps_per_pass(
             num_examples, num_shards, config.perturbation_batch_size
         )
+        visit_steps = min(config.batches_per_visit or whole, whole)
         cycles = config.epochs // config.perturb_every
     cycle_steps = train_steps + visit_steps
     radius = config.radius / 255

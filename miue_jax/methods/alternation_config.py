@@ -18,10 +18,12 @@ class AlternationConfig(SurrogateConfig):
       schedule: "alternating" trains for whole epochs, then visits every image once;
         "interleaved" visits each batch right before the surrogate trains on it.
       epochs: training epochs of the surrogate.
-      perturb_every: training epochs before each visit of all images (alternating).
+      perturb_every: training epochs before each visit of the images (alternating).
       batches_per_epoch: batches that count as an epoch of training; None for as many
         as the data have (alternating).
       perturbation_batch_size: global batch of the visits (alternating).
+      batches_per_visit: batches of a visit, in a new random order each time; None for
+        as many as meet every image (alternating).
       learning_rate_end: approached from `learning_rate` along a cosine over the epochs.
       clip_norm: largest gradient norm of its SGD; None for no limit.
       flip: mirror images while generating: "none"; "joint", image and perturbation
@@ -30,8 +32,8 @@ class AlternationConfig(SurrogateConfig):
         generating, as by a victim's random crop; 0 for none.
       perturbation: "sample", one for every image, or "class", one for every class,
         moved by the gradient of the whole batch.
-      stop_error: training error in [0, 1] after a visit of all images at which the
-        generator stops early; None never stops (alternating).
+      stop_error: error in [0, 1] on the images of a visit, once they are moved, at
+        which the generator stops early; None never stops (alternating).
     """
 
     radius: float = 8.0
@@ -43,6 +45,7 @@ class AlternationConfig(SurrogateConfig):
     perturb_every: int = 1
     batches_per_epoch: int | None = None
     perturbation_batch_size: int = 512
+    batches_per_visit: int | None = None
     learning_rate_end: float = 0.1
     clip_norm: float | None = None
     flip: str = "none"
@@ -63,8 +66,9 @@ class AlternationConfig(SurrogateConfig):
             check_number(name, getattr(self, name), "> 0")
         check_number("learning_rate_end", self.learning_rate_end, ">= 0")
         check_number("crop", self.crop, ">= 0", whole=True)
-        if self.batches_per_epoch is not None:
-            check_number("batches_per_epoch", self.batches_per_epoch, "> 0", whole=True)
+        for name in ("batches_per_epoch", "batches_per_visit"):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), "> 0", whole=True)
         if self.clip_norm is not None:
             check_number("clip_norm", self.clip_norm, "> 0")
         if self.stop_error is not None:
@@ -81,7 +85,13 @@ class AlternationConfig(SurrogateConfig):
                     f"epochs ({self.epochs}) must be a multiple of perturb_every "
                     f"({self.perturb_every}), or the last epochs change nothing"
                 )
-        elif self.stop_error is not None or self.batches_per_epoch is not None:
+        elif any(
+            setting is not None
+            for setting in (
+                *(self.stop_error, self.batches_per_epoch, self.batches_per_visit),
+            )
+        ):
             raise ValueError(
-                "stop_error and batches_per_epoch belong to the alternating schedule"
+                "stop_error, batches_per_epoch and batches_per_visit belong to the "
+                "alternating schedule"
             )

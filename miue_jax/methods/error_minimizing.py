@@ -24,11 +24,17 @@ class ErrorMinimizingConfig(AlternationConfig):
 
 # "published" alternates 10 batches of training with 20 steps on every image until the
 # training error falls to 1 %; unlike the published script it shuffles the images, keeps
-# what is stored inside [0, 1], and moves class-wise perturbations by the gradient of
-# the batch. "plain" alternates whole epochs as MI-UE does, and "interleaved" is MI-UE's
-# schedule of that name with EM's objective.
+# what is stored inside [0, 1]. "class_wise" is the published one for a perturbation of
+# every class: one step on each batch of a random fifth of CIFAR-10, until the training
+# error falls to 10 %, here that on this fifth; the published script takes the mean of
+# the steps of the images, here the step is that of the batch's gradient. "plain"
+# alternates whole epochs as MI-UE does, and "interleaved" is MI-UE's schedule of that
+# name with EM's objective.
 PRESETS: dict[str, ErrorMinimizingConfig] = {
     "published": ErrorMinimizingConfig(),
+    "class_wise": ErrorMinimizingConfig(
+        perturbation="class", pgd_steps=1, batches_per_visit=20, stop_error=0.1
+    ),
     "plain": ErrorMinimizingConfig(
         pgd_steps=10, batches_per_epoch=None, batch_size=128, stop_error=None
     ),

@@ -20,9 +20,10 @@ def _moves(**changes):
         methods.preset("error_minimizing", "plain"),
         model="mlp2",
         width=8,
-        **{"batch_size": 8, **changes},
-        perturbation_batch_size=32,
-        epochs=1,
+        # So that no unit dies, and every visit has a gradient.
+        learning_rate=1e-3,
+        learning_rate_end=1e-3,
+        **{"batch_size": 8, "perturbation_batch_size": 32, "epochs": 1, **changes},
         pgd_steps=1,
         step_size=1.0,
         step_size_end=1.0,
@@ -49,6 +50,14 @@ def test_a_visit_of_all_images_moves_each_of_them_once():
     # Two batches of 32 hold 24 of the 40 images twice.
     moved = _moves()
     np.testing.assert_array_equal(moved, 1, "images that fill up a batch move twice")
+
+
+def test_a_visit_of_fewer_batches_takes_others_each_time():
+    moved = _moves(batches_per_visit=1, perturbation_batch_size=8)
+    assert sorted(moved) == [0] * 32 + [1] * 8
+    moved = _moves(batches_per_visit=1, perturbation_batch_size=8, epochs=20)
+    # Of 20 draws of a fifth, one image in ninety is in none.
+    assert np.count_nonzero(moved) > 35, "it is always the same images"
 
 
 def test_interleaved_every_batch_moves_right_before_it_is_trained_on():

@@ -70,6 +70,7 @@ CASES = {
     "em/published": _small("error_minimizing", "published"),
     "em/plain": _small("error_minimizing", "plain"),
     "em/interleaved": _small("error_minimizing", "interleaved"),
+    "em/class_wise": _small("error_minimizing", "class_wise"),
     "em/class": _small("error_minimizing", "plain", perturbation="class"),
     "random_noise": _small("random_noise", "uniform"),
     "random_noise/class": _small("random_noise", "uniform", perturbation="class"),
@@ -395,6 +396,10 @@ def test_presets_state_the_published_settings():
     em = methods.preset("error_minimizing")
     assert (em.pgd_steps, em.step_size, em.batches_per_epoch) == (20, 0.8, 10)
     assert (em.stop_error, em.clip_norm, em.weight_decay) == (0.01, 5.0, 5e-4)
+    em = methods.preset("error_minimizing", "class_wise")
+    assert (em.perturbation, em.pgd_steps, em.stop_error) == ("class", 1, 0.1)
+    # A fifth of CIFAR-10.
+    assert em.batches_per_visit * em.perturbation_batch_size == pytest.approx(1e4, 0.03)
 
 
 @pytest.mark.parametrize(
@@ -449,6 +454,7 @@ BAD_NUMBERS = {
     "epochs": (0, 2.0, "3"),
     "perturb_every": (0, 1.0),
     "batches_per_epoch": (0, -3, 1.5),
+    "batches_per_visit": (0, -3, 1.5),
     "batch_size": (0, 16.0),
     "perturbation_batch_size": (0, 16.0),
     "width": (0, 8.0),
