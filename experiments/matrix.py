@@ -27,17 +27,15 @@ import generate
 import jax
 import runs
 from absl import flags, logging
-from comparison import plot, summary, table, workers
+from comparison import plot, settings, summary, table, workers
 from comparison.plan import Cell, cells
 
-from miue_jax import atomic, data, parallel
+from miue_jax import atomic
 from miue_jax.data import protected
 
 # In the directory of a cell whose training diverged, or of a generator that failed,
 # which leaves its cells without data; removing it lets them run once more.
 _FAILED = ".failed.json"
-
-_SOURCE = "name_or_path"
 
 # Between two looks at what other processes are doing.
 _SECONDS_TO_WAIT = 5.0
@@ -67,14 +65,14 @@ def run(
       ValueError: if any input is bad, and nothing is written then.
     """
     left = planned = cells(config)
-    identity = _identity(config, *_check(config, planned))
+    identity = settings.identity(config, *settings.check(config, planned))
     # What this process has made or checked itself is no run that was stopped.
     known: set[pathlib.Path] = set()
     made: dict[str, dict[str, Any]] = {}
     told: set[Cell] = set()
     with runs.open_directory(workdir, identity, resume=resume, shared=True):
         # What lies there of other settings is found before anything runs.
-        _check_protected(config, workdir, planned)
+        settings.check_protected(config, workdir, planned)
         _report(config, workdir, planned, made)
         while left:
             busy = []
@@ -101,87 +99,6 @@ def run(
         return _report(config, workdir, planned, made)
 
 
-def _identity(
-    config: Mapping[str, Any], clean: data.Dataset, test: data.Dataset
-) -> dict[str, Any]:
-    """What all cells have in common; the rest is checked cell by cell."""
-    shared = {name: config[name] for name in ("data", "test", "generator_seed")}
-    shards = runs.number_of_shards(config["num_shards"], parallel.data_mesh())
-    fingerprints = [data.fingerprint(clean), data.fingerprint(test)]
-    return {**shared, "num_shards": shards, "fingerprints": fingerprints}
-
-
-def _check(
-    config: Mapping[str, Any], planned: list[Cell]
-) -> tuple[data.Dataset, data.Dataset]:
-    """Finds what is wrong with any part before the first of them runs.
-
-    Returns the clean training data and the test data.
-    """
-    runs.check_seeds("generator_seed", (config["generator_seed"],))
-    clean, test = (data.load(**config[part]) for part in ("data", "test"))
-    for name in dict.fromkeys(cell.method for cell in planned):
-        if config["methods"][name] is not None:
-            generate.prepare(_protection(config, name), clean)
-    for pair in dict.fromkeys((cell.defense, cell.victim) for cell in planned):
-        some = next(cell for cell in planned if cell[1:3] == pair)
-        evaluate.prepare(_training(config, some, config["data"]), clean, test)
-    return clean, test
-
-
-def _check_protected(
-    config: Mapping[str, Any], workdir: pathlib.Path, planned: list[Cell]
-) -> None:
-    """Checks that what is protected, or was begun, was so in the way that is meant."""
-    for method in dict.fromkeys(cell.method for cell in planned):
-        file = _artefact(workdir, method).parent / "config.json"
-        if config["methods"][method] is not None and file.exists():
-            meant = _protection(config, method)
-            meant = {k: meant[k] for k in ("data", "method", "protect", "seed")}
-            runs.check_same(file.parent, runs.read_json(file), meant, whole=False)
-
-
-def _protection(config: Mapping[str, Any], method: str) -> dict[str, Any]:
-    """The configuration of a generator's run."""
-    return {
-        "data": config["data"],
-        "method": config["methods"][method],
-        "protect": {"fraction": 1.0, "classes": None, "seed": 0},
-        "seed": config["generator_seed"],
-        "num_shards": config["num_shards"],
-        "checkpoint_every": 100,
-    }
-
-
-def _training(
-    config: Mapping[str, Any], cell: Cell, train: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The configuration of a victim's run."""
-    return {
-        "train": train,
-        "test": config["test"],
-        "victim": config["victims"][cell.victim],
-        "defense": config["defenses"][cell.defense],
-        "seeds": (cell.seed,),
-        "num_shards": config["num_shards"],
-        "evaluate_every": config["evaluate_every"],
-        "checkpoint_every": config["evaluate_every"],
-    }
-
-
-def _artefact(workdir: pathlib.Path, method: str) -> pathlib.Path:
-    return workdir / "protected" / method / generate.ARTEFACT
-
-
-def _train_data(
-    config: Mapping[str, Any], workdir: pathlib.Path, cell: Cell
-) -> dict[str, Any]:
-    if config["methods"][cell.method] is None:
-        return dict(config["data"])
-    artefact = _artefact(workdir, cell.method)
-    return {**config["data"], _SOURCE: str(artefact), "per_class": None}
-
-
 def _run_cell(
     config: Mapping[str, Any],
     workdir: pathlib.Path,
@@ -192,13 +109,13 @@ def _run_cell(
 ) -> None:
     """Trains the victim of a cell; its training data are protected first if need be."""
     if config["methods"][cell.method] is not None:
-        made = _artefact(workdir, cell.method).parent
-        protection = _protection(config, cell.method)
+        made = settings.artefact(workdir, cell.method).parent
+        protection = settings.protection(config, cell.method)
         generate.run(protection, made, resume=resume or made in known)
         known.add(made)
     folder = cell.folder(workdir)
-    train = _train_data(config, workdir, cell)
-    evaluate.run(_training(config, cell, train), folder, resume=resume)
+    train = settings.train_data(config, workdir, cell)
+    evaluate.run(settings.training(config, cell, train), folder, resume=resume)
 
 
 def _note_failure(
@@ -206,7 +123,7 @@ def _note_failure(
 ) -> None:
     """Leaves a mark of a run that came to nothing, so that nobody tries it again."""
     logging.warning("%s", error)
-    folder, artefact = cell.folder(workdir), _artefact(workdir, cell.method)
+    folder, artefact = cell.folder(workdir), settings.artefact(workdir, cell.method)
     if config["methods"][cell.method] is not None and not artefact.exists():
         folder = artefact.parent
     folder.mkdir(parents=True, exist_ok=True)
@@ -215,7 +132,10 @@ def _note_failure(
 
 def _failure(workdir: pathlib.Path, cell: Cell) -> str | None:
     """Why a cell came to nothing, if it or its generator did."""
-    for folder in (_artefact(workdir, cell.method).parent, cell.folder(workdir)):
+    for folder in (
+        settings.artefact(workdir, cell.method).parent,
+        cell.folder(workdir),
+    ):
         if (folder / _FAILED).exists():
             return runs.read_json(folder / _FAILED, needed=("why",))["why"]
     return None
@@ -228,12 +148,16 @@ def _finished(
     file = cell.folder(workdir) / evaluate.RESULTS
     if not file.exists():
         return None
-    training = _training(config, cell, _train_data(config, workdir, cell))
-    settings = ("train", "test", "victim", "defense", "seeds", "evaluate_every")
-    meant = {name: training[name] for name in settings}
+    training = settings.training(
+        config, cell, settings.train_data(config, workdir, cell)
+    )
+    kept = ("train", "test", "victim", "defense", "seeds", "evaluate_every")
+    meant = {name: training[name] for name in kept}
     if config["methods"][cell.method] is not None:
         # Directories may have been moved since.
-        meant["train"] = {k: v for k, v in meant["train"].items() if k != _SOURCE}
+        meant["train"] = {
+            k: v for k, v in meant["train"].items() if k != settings.SOURCE
+        }
     return evaluate.read_results(file, meant)
 
 
@@ -251,7 +175,7 @@ def _report(
     done = {cell: results for cell, results in found.items() if results is not None}
     for method in dict.fromkeys(cell.method for cell in done):
         if config["methods"][method] is not None and method not in made:
-            artefact = _artefact(workdir, method)
+            artefact = settings.artefact(workdir, method)
             made[method] = protected.load(artefact).metadata
             if not made[method].keys() >= set(summary.KEPT):
                 raise ValueError(f"{artefact} was not made by this script")
