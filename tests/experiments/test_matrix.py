@@ -18,7 +18,7 @@ import matrix
 import numpy as np
 import pytest
 import runs
-from comparison import plan, plot, summary, table, workers
+from comparison import plan, plot, settings, summary, table, workers
 from configs import matrix as presets
 
 from miue_jax import parallel
@@ -345,7 +345,7 @@ def test_the_presets_name_what_exists_and_fits(preset, one_device):
         "per_class": 128,  # batches of 512 must be filled, and blocks with validation
     }
     config["methods"]["ntga"] |= {"block_size": 128, "validation_size": 512}
-    matrix._check(config, plan.cells(config))
+    settings.check(config, plan.cells(config))
 
 
 def test_an_unknown_preset_is_refused():
