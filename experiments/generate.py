@@ -19,7 +19,15 @@ import jax
 import numpy as np
 import runs
 
-from miue_jax import checkpoints, data, methods, parallel, runner, sampling
+from miue_jax import (
+    checkpoints,
+    data,
+    methods,
+    parallel,
+    perturbation,
+    runner,
+    sampling,
+)
 from miue_jax.data import protected
 
 ARTEFACT = "protected.npz"
@@ -63,11 +71,14 @@ def run(
             quiet=quiet,
         )
         delta = methods.per_example(job.method, delta, clean.labels, job.selected)
+        # The export is told by what `build` measures.
+        settings = {k: v for k, v in job.identity.items() if k != "export"}
         result = protected.build(
             clean,
             delta,
             budget=job.method.budget,
-            metadata={**job.identity, "protected_images": int(job.selected.sum())},
+            export=job.identity["export"],
+            metadata={**settings, "protected_images": int(job.selected.sum())},
         )
         if result.metadata["audit"]["max_change"] == 0:
             raise runs.Failed(
@@ -119,6 +130,7 @@ def prepare(config: Mapping[str, Any], clean: data.Dataset | None = None) -> Job
             f"checkpoint_every is {config['checkpoint_every']}; it must be positive"
         )
     runs.check_seeds("seed", (config["seed"],))
+    perturbation.check_export(config["export"])
     settings = dict(config["method"])
     name = settings.pop("name", None)
     method_config = methods.configure(name, settings)
@@ -140,6 +152,7 @@ def prepare(config: Mapping[str, Any], clean: data.Dataset | None = None) -> Job
         "data": dict(config["data"]),
         "method": {"name": name, **settings},
         "protect": dict(config["protect"]),
+        "export": config["export"],
         "seed": config["seed"],
         "num_shards": num_shards,
         "source": data.fingerprint(clean),

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import command_line
 from absl import app, flags
 
-from miue_jax import data
+from miue_jax import data, perturbation
 from miue_jax.budget import NORMS, Budget
 from miue_jax.data import exchange, protected
 
@@ -24,6 +24,9 @@ _RADIUS = flags.DEFINE_float(
     "radius", 8.0, "Its largest value: grey levels (linf), [0, 1] units (l2), pixels."
 )
 _CLASS_WISE = flags.DEFINE_bool("class_wise", None, "One for every class, not image.")
+_EXPORT = flags.DEFINE_enum(
+    "export", "round", perturbation.EXPORTS, "How it becomes whole grey levels."
+)
 _OUTPUT = flags.DEFINE_string("output", None, "The .npz file to write.")
 
 
@@ -40,6 +43,7 @@ def main(rest: Sequence[str]) -> None:
         clean,
         delta,
         budget=_budget(_NORM.value, _RADIUS.value),
+        export=_EXPORT.value,
         metadata={"method": {"name": "imported", "file": pathlib.Path(source).name}},
     )
     pathlib.Path(output).parent.mkdir(parents=True, exist_ok=True)

@@ -40,6 +40,9 @@ _FAILED = ".failed.json"
 # Between two looks at what other processes are doing.
 _SECONDS_TO_WAIT = 5.0
 
+# Within which workers have checked their input, as a rule.
+_SECONDS_TO_CHECK = 30.0
+
 _DEVICES = flags.DEFINE_integer(
     "devices", None, "Processes to run at once, each on a device of its own."
 )
@@ -223,7 +226,9 @@ def _run_workers(count: int, config: dict[str, Any], workdir: pathlib.Path) -> N
         skip = argument in ("--devices", "-devices")
     rest.append("--alone")
     files = [cell.folder(workdir) / evaluate.RESULTS for cell in planned]
-    with runs.progress(len(files), sum(file.exists() for file in files)) as bar:
+    # Bad input is one line: workers have found it before a bar is drawn.
+    done = sum(file.exists() for file in files)
+    with runs.progress(len(files), done, delay=_SECONDS_TO_CHECK) as bar:
         workers.run(
             count,
             [sys.executable, *rest],

@@ -324,13 +324,27 @@ class MetricsFile:
             )
 
 
-def progress(total: int, done: int, *, label: str = "", quiet: bool = False) -> tqdm:
-    """A progress bar with the time left; in a log file a line now and then."""
+def progress(
+    total: int, done: int, *, label: str = "", quiet: bool = False, delay: float = 0
+) -> tqdm:
+    """A progress bar with the time left; in a log file a line now and then.
+
+    Args:
+      total: steps in all.
+      done: steps before the first update.
+      label: what the bar is of.
+      quiet: no bar.
+      delay: seconds before it is drawn; one that is closed earlier never is.
+
+    Returns:
+      The bar.
+    """
     return tqdm(
         total=total,
         initial=done,
         desc=label or None,
         disable=quiet,
+        delay=delay,
         file=sys.stderr,
         mininterval=0.5 if sys.stderr.isatty() else 30,
     )

@@ -22,6 +22,8 @@ from miue_jax import names
 
 _NORMS = ("linf", "l2")
 _STEPS = ("sign", "normalized")
+# How `quantize` comes to whole grey levels.
+EXPORTS = ("round", "truncate", "drop_negative")
 _LARGEST = sys.float_info.max
 # Values a block of the NumPy functions: bounds their temporaries to some 50 MB.
 _BLOCK = 1 << 21
@@ -200,24 +202,35 @@ def pgd_with_losses(
     return lax.scan(update, delta, None, length=num_steps)
 
 
-def quantize(images: np.ndarray, delta: ArrayLike, *, radius: float) -> np.ndarray:
-    """Adds a perturbation to 8-bit images, rounding, within the budget in grey levels.
+def quantize(
+    images: np.ndarray, delta: ArrayLike, *, radius: float, export: str = "round"
+) -> np.ndarray:
+    """Adds a perturbation to 8-bit images within the budget in grey levels.
 
-    The change is 255 * delta rounded to the nearest grey level, halves to even, and cut
-    to the budget and to [0, 255] afterwards. The budget is per value; for perturbations
-    bounded in another norm give the largest change of a value that is allowed.
+    The change is 255 * delta in whole grey levels, cut to the budget and to [0, 255]
+    afterwards. The budget is per value; for perturbations bounded in another norm give
+    the largest change of a value that is allowed.
+
+    Published implementations differ in how levels become whole, by half a level on
+    average, and one loses half of its perturbation:
+
+    - "round": to the nearest, halves to even, as images are commonly saved;
+    - "truncate": down, as where floats are cast to 8 bits;
+    - "drop_negative": down, and no value becomes darker, as in the code of EM, which
+      reads perturbations as 8-bit numbers before it adds them.
 
     Args:
       images: uint8, (N, H, W, C).
       delta: floating point of the same shape, in [0, 1] units.
       radius: in grey levels (8, not 8/255), >= 1; a fraction of a level is cut off.
+      export: one of `EXPORTS`.
 
     Returns:
       uint8 images with |result - images| <= floor(radius).
 
     Raises:
       ValueError: for a wrong dtype, shapes that differ, a perturbation that is not
-        finite, or a radius that leaves no whole grey level.
+        finite, a radius that leaves no whole grey level, or an unknown export.
     """
     images, delta = np.asarray(images), np.asarray(delta)
     if images.dtype != np.uint8:
@@ -230,6 +243,7 @@ def quantize(images: np.ndarray, delta: ArrayLike, *, radius: float) -> np.ndarr
     _check_floating("delta", delta)
     if not 1 <= radius <= 255:
         raise ValueError(f"radius is in grey levels, from 1 to 255, got {radius}")
+    check_export(export)
     levels = math.floor(radius)
     protected = np.empty_like(images)
     for block in _blocks(images):
@@ -239,10 +253,22 @@ def quantize(images: np.ndarray, delta: ArrayLike, *, radius: float) -> np.ndarr
                 f"delta holds NaN or infinity in images {block.start} to "
                 f"{min(block.stop, len(images)) - 1}"
             )
-        change = np.clip(np.rint(part * 255), -levels, levels)
+        change = np.clip(_whole_levels(255 * part, export), -levels, levels)
         perturbed = images[block].astype(np.int16) + change.astype(np.int16)
         protected[block] = np.clip(perturbed, 0, 255)
     return protected
+
+
+def check_export(export: str) -> None:
+    """Checks the name of a way to whole grey levels, see `quantize`.
+
+    Args:
+      export: the name.
+
+    Raises:
+      ValueError: if it is not one of `EXPORTS`.
+    """
+    _check_name("export", export, EXPORTS)
 
 
 class PerturbationAudit(NamedTuple):
@@ -316,6 +342,14 @@ def audit(clean: np.ndarray, protected: np.ndarray) -> PerturbationAudit:
         saturated=float(saturated / clean.size),
         at_max=float(histogram[largest] / clean.size) if largest else 0.0,
     )
+
+
+def _whole_levels(levels: np.ndarray, export: str) -> np.ndarray:
+    if export == "round":
+        return np.rint(levels)
+    # 255 * (8 / 255) in float32 may be a hair below 8.
+    down = np.floor(levels + 1e-4)
+    return np.maximum(down, 0) if export == "drop_negative" else down
 
 
 def _normalize(gradient: jax.Array) -> jax.Array:

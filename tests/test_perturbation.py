@@ -333,6 +333,32 @@ def test_quantize_rounds_to_the_nearest_level():
     assert cut.ravel().tolist() == [98, 99, 100, 100, 101, 102]
 
 
+def test_quantize_goes_down_or_drops_what_is_negative_where_asked():
+    images = np.full((1, 1, 7, 1), 100, np.uint8)
+    levels = np.array([-8.0, -7.6, -0.4, 0.0, 0.9, 1.0, 8.0])
+    delta = (levels / 255).astype(np.float32).reshape(images.shape)
+    down = quantize(images, delta, radius=8, export="truncate")
+    assert down.ravel().tolist() == [92, 92, 99, 100, 100, 101, 108]
+    kept = quantize(images, delta, radius=8, export="drop_negative")
+    assert kept.ravel().tolist() == [100, 100, 100, 100, 100, 101, 108]
+    # The budget comes after it: -7.6 goes down to -8, and no further than 7.
+    cut = quantize(images, delta, radius=7, export="truncate")
+    assert cut.ravel().tolist() == [93, 93, 99, 100, 100, 101, 107]
+    with pytest.raises(ValueError, match=r"export 'truncated'.*truncate"):
+        quantize(images, delta, radius=8, export="truncated")
+
+
+@pytest.mark.parametrize("export", ["round", "truncate"])
+def test_a_whole_number_of_levels_stays_what_it_is(export):
+    levels = np.arange(-255, 256)
+    images = np.where(levels < 0, 255, 0).astype(np.uint8).reshape(1, 1, -1, 1)
+    delta = (levels / 255).astype(np.float32).reshape(images.shape)
+    result = quantize(images, delta, radius=255, export=export)
+    np.testing.assert_array_equal(
+        result.astype(int) - images, levels[None, None, :, None]
+    )
+
+
 @pytest.mark.parametrize("function", [audit, quantize])
 def test_memory_is_bounded_by_blocks(function, monkeypatch):
     monkeypatch.setattr(perturbation, "_BLOCK", 1 << 14)

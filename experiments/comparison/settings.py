@@ -77,7 +77,8 @@ def check_protected(
         file = artefact(workdir, method).parent / "config.json"
         if config["methods"][method] is not None and file.exists():
             meant = protection(config, method)
-            meant = {k: meant[k] for k in ("data", "method", "protect", "seed")}
+            kept = ("data", "method", "protect", "export", "seed")
+            meant = {k: meant[k] for k in kept}
             runs.check_same(file.parent, runs.read_json(file), meant, whole=False)
 
 
@@ -91,9 +92,11 @@ def protection(config: Mapping[str, Any], method: str) -> dict[str, Any]:
     Returns:
       The configuration.
     """
+    settings = dict(config["methods"][method])
     return {
         "data": config["data"],
-        "method": config["methods"][method],
+        "export": settings.pop("export", "round"),
+        "method": settings,
         "protect": {"fraction": 1.0, "classes": None, "seed": 0},
         "seed": config["generator_seed"],
         "num_shards": config["num_shards"],

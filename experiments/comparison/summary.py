@@ -13,7 +13,7 @@ from runs import spread
 from miue_jax.budget import Budget
 
 # Of the metadata of a protected data set.
-KEPT = ("method", "radius", "audit", "psnr", "ssim")
+KEPT = ("method", "radius", "export", "audit", "psnr", "ssim")
 
 
 def summarize(

@@ -62,7 +62,9 @@ def axes(results: Mapping[str, Any]) -> tuple[list[str], list[str]]:
 
 
 def label(results: Mapping[str, Any], method: str) -> str:
-    """The name of a row: the method, with its budget where that is not L-infinity 8.
+    """The name of a row: the method, with what others would not expect of it.
+
+    That is a budget other than L-infinity 8, and an export that does not round.
 
     Args:
       results: what experiments/matrix.py wrote.
@@ -72,9 +74,12 @@ def label(results: Mapping[str, Any], method: str) -> str:
       The name.
     """
     made = results["protected"].get(method)
-    if made is None or made["budget"] == "linf 8 grey levels":
+    if made is None:
         return method
-    return f"{method} ({made['budget']})"
+    told = [made["budget"]] if made["budget"] != "linf 8 grey levels" else []
+    if made.get("export", "round") != "round":
+        told.append(made["export"])
+    return f"{method} ({', '.join(told)})" if told else method
 
 
 def _accuracy(cell: Mapping[str, Any] | None, measure: str = "final") -> str:

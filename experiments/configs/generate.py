@@ -63,6 +63,9 @@ def get_config(argument: str = "mi_ue/interleaved") -> ConfigDict:
                 "classes": config_dict.placeholder(tuple),
                 "seed": 0,
             },
+            # How the perturbation becomes whole grey levels: "round", "truncate" or, as
+            # in the code of EM, "drop_negative".
+            "export": "round",
             "seed": 0,
             # Shards of the data; as many as devices when not set. Results depend on it,
             # not on the devices: set it to reproduce a larger machine on a smaller one.

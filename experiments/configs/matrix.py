@@ -202,12 +202,16 @@ def _cifar10_gpu() -> dict[str, Any]:
 _PRESETS = {"cifar10_cpu": _cifar10_cpu, "cifar10_gpu": _cifar10_gpu}
 
 
-def method(name: str, preset: str | None = None, **changes: Any) -> ConfigDict:
+def method(
+    name: str, preset: str | None = None, *, export: str = "round", **changes: Any
+) -> ConfigDict:
     """A row of a matrix: a generator's preset, some settings of which are others.
 
     Args:
       name: of the generator.
       preset: its name, the generator's first if left out.
+      export: how the perturbation becomes whole grey levels, see `quantize` in
+        miue_jax/perturbation.py.
       **changes: the settings that differ, by name.
 
     Returns:
@@ -217,7 +221,7 @@ def method(name: str, preset: str | None = None, **changes: Any) -> ConfigDict:
       ValueError: if a name is unknown or a setting is not allowed.
     """
     settings = dataclasses.replace(methods.preset(name, preset), **changes)
-    row = ConfigDict({"name": name})
+    row = ConfigDict({"name": name, "export": export})
     row.update(as_config(settings))
     return row
 

@@ -44,24 +44,31 @@ class Protected(NamedTuple):
 
 
 def build(
-    clean: Dataset, delta: ArrayLike, *, budget: Budget, metadata: Mapping[str, Any]
+    clean: Dataset,
+    delta: ArrayLike,
+    *,
+    budget: Budget,
+    metadata: Mapping[str, Any],
+    export: str = "round",
 ) -> Protected:
-    """Adds a perturbation, rounds to 8 bits, checks the budget and measures the result.
+    """Adds a perturbation in whole grey levels, checks the budget, and measures it.
 
     Args:
       clean: the source.
       delta: (N, H, W, C) float, in [0, 1] units.
       budget: what it may do to an image. Rounding to 8 bits moves every value by up to
-        half a grey level, which "l2" allows on top of the radius.
+        half a grey level, another export by up to a whole one, which "l2" allows on top
+        of the radius.
       metadata: what made the perturbation: JSON values, NumPy scalars included.
+      export: how it becomes whole grey levels, see `perturbation.quantize`.
 
     Returns:
       The protected data set.
 
     Raises:
       ValueError: if the perturbation has another shape or type or is not finite, if it
-        exceeds the budget by more than rounding takes away, or if `metadata` is not
-        JSON or sets an entry that is measured here.
+        exceeds the budget by more than rounding takes away, if the export is unknown,
+        or if `metadata` is not JSON or sets an entry that is measured here.
     """
     validate(clean)
     delta = np.asarray(delta)
@@ -71,14 +78,16 @@ def build(
         nearest = float(np.rint(radius))
         radius = nearest if abs(radius - nearest) <= 1e-4 else float(radius)
     levels = radius if norm == "linf" and radius is not None else 255
-    images = perturbation.quantize(clean.images, delta, radius=levels)
+    images = perturbation.quantize(clean.images, delta, radius=levels, export=export)
     if radius is not None:
-        _check_within(clean.images, delta, images, Budget(norm, radius))
+        off = 0.5 if export == "round" else 1.0
+        _check_within(clean.images, delta, images, Budget(norm, radius), off)
     dataset = validate(Dataset(images, clean.labels, clean.class_names))
     measured = {
         "format": FORMAT,
         "norm": norm,
         "radius": radius,
+        "export": export,
         "source_fingerprint": fingerprint(clean),
         "fingerprint": fingerprint(dataset),
         "audit": perturbation.audit(clean.images, images)._asdict(),
@@ -256,6 +265,8 @@ def describe(protected: Protected) -> str:
     budget = Budget(meta.get("norm", "linf"), meta["radius"])
     if budget.norm != "linf":
         text += f" (budget: {budget})"
+    if meta.get("export", "round") != "round":
+        text += f", export {meta['export']}"
     if meta["psnr"] is not None:
         text += f", PSNR {meta['psnr']:.2f} dB"
     if meta["ssim"] is not None:
@@ -309,10 +320,14 @@ def _check_metadata(metadata: dict[str, Any], dataset: Dataset) -> None:
 
 
 def _check_within(
-    clean: np.ndarray, delta: np.ndarray, images: np.ndarray, budget: Budget
+    clean: np.ndarray,
+    delta: np.ndarray,
+    images: np.ndarray,
+    budget: Budget,
+    off: float,
 ) -> None:
     # `quantize` cuts to the budget. More than rounding errors to cut means that the
-    # perturbation was made for another budget.
+    # perturbation was made for another budget. Levels are made whole `off` by as much.
     norm, radius = budget.norm, budget.radius
     assert radius is not None
     change = np.maximum(images, clean) - np.minimum(images, clean)
@@ -325,7 +340,7 @@ def _check_within(
         wanted = np.linalg.norm(delta.reshape(len(delta), -1), axis=1)
         done = np.linalg.norm(change.reshape(len(delta), -1) / np.float32(255), axis=1)
         unit = "in L2"
-        rounding = 0.5 / 255 * math.sqrt(math.prod(clean.shape[1:]))
+        rounding = off / 255 * math.sqrt(math.prod(clean.shape[1:]))
         allowed = radius * (1 + 1e-4), (radius + rounding) * (1 + 1e-4)
     else:
         wanted, done = ((x != 0).any(3).sum((1, 2)) for x in (delta, change))

@@ -18,16 +18,17 @@ def adversarial_views(
     *,
     views: int,
     crop: int,
+    mirror: bool,
     radius: float,
     step_size: float,
     num_steps: int,
 ) -> tuple[jax.Array, jax.Array]:
     """Draws views of a batch and lets an adversary raise the loss of each.
 
-    A view is mirrored with probability one half, padded with black and cropped. The
-    adversary starts at uniform noise in its ball, cut to [0, 1], and takes projected
-    gradient steps. The result is differentiable in the images: through the views, with
-    what the adversary adds as a constant.
+    A view is perhaps mirrored, padded with black and cropped. The adversary starts at
+    uniform noise in its ball, cut to [0, 1], and takes projected gradient steps. The
+    result is differentiable in the images: through the views, with what the adversary
+    adds as a constant.
 
     Args:
       key: a PRNG key.
@@ -37,6 +38,7 @@ def adversarial_views(
       loss_fn: images (B, H, W, C) and labels (B,) -> the loss () that is raised.
       views: views of each image.
       crop: pixels by which a view is shifted at most.
+      mirror: whether views are mirrored, with probability one half.
       radius: of the adversary's ball, per value, in [0, 1] units; 0 for no adversary.
       step_size: of its steps, in [0, 1] units.
       num_steps: its steps; 0 leaves it at its start.
@@ -56,8 +58,9 @@ def adversarial_views(
         # One draw for all: threefry takes seconds to compile wherever it is called.
         draws = jax.random.uniform(key, (len(images), 3), jnp.float32)
         corners = jnp.floor(draws[:, 1:] * (2 * crop + 1)).astype(jnp.int32)
-        mirrored = augment.flip_where(draws[:, 0] < 0.5, images)
-        padded = jnp.pad(mirrored, ((0, 0), (crop, crop), (crop, crop), (0, 0)))
+        if mirror:
+            images = augment.flip_where(draws[:, 0] < 0.5, images)
+        padded = jnp.pad(images, ((0, 0), (crop, crop), (crop, crop), (0, 0)))
 
         def cut(image: jax.Array, corner: jax.Array) -> jax.Array:
             return lax.dynamic_slice(image, (*corner, jnp.int32(0)), images.shape[1:])

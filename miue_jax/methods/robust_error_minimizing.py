@@ -1,4 +1,4 @@
-"""REM: error-minimising perturbations that outlast adversarial training, and SEM.
+"""REM: error-minimising perturbations that outlast adversarial training, SEM and EM.
 
 The surrogate is trained as an adversarially trained victim would be, and the
 perturbation makes the loss small that the victim's adversary has made large.
@@ -38,7 +38,7 @@ def robust_error_minimizing(
     num_shards: int = 1,
     axis_name: str | None = None,
 ) -> Method:
-    """Builds REM, or SEM if the adversary takes no steps.
+    """Builds REM, SEM if the adversary takes no steps, or EM if there is none.
 
     With views T, cross-entropy L of the surrogate f, and balls of the radii r and a,
     surrogate and perturbations solve
@@ -117,6 +117,7 @@ def robust_error_minimizing(
             lambda images, labels: loss_of(variables, images, labels),
             views=views,
             crop=config.crop,
+            mirror=config.mirror,
             radius=config.adversarial_radius / 255,
             step_size=config.adversarial_step_size / 255,
             num_steps=config.adversarial_steps,

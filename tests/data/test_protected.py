@@ -112,12 +112,45 @@ def test_a_perturbation_beyond_the_radius_is_refused(value):
         protected.build(clean, delta, budget=Budget("linf", 8), metadata={})
 
 
+@pytest.mark.parametrize("export", ["truncate", "drop_negative"])
+def test_another_export_is_made_told_and_kept(export, tmp_path):
+    clean = _clean()
+    delta = _delta(clean)
+    made = protected.build(
+        clean, delta, budget=Budget("linf", 8), metadata={}, export=export
+    )
+    # What misses a whole level by rounding errors only counts as whole.
+    down = np.clip(np.floor(255 * delta + 1e-4), -8, 8)
+    if export == "drop_negative":
+        down = np.maximum(down, 0)
+    expected = np.clip(clean.images + down, 0, 255)
+    np.testing.assert_array_equal(made.dataset.images, expected)
+    assert made.metadata["export"] == export
+    assert protected.describe(made).count(f"export {export}") == 1
+    assert "export" not in protected.describe(_build())
+    path = tmp_path / "artefact.npz"
+    protected.save(path, made, delta=delta)
+    assert protected.load(path).metadata["export"] == export
+
+
+def test_truncation_may_exceed_an_l2_budget_by_a_level_a_value():
+    images = np.full((1, 8, 8, 3), 100, np.uint8)
+    clean = Dataset(images, np.zeros(1, np.int32), ("a", "b"))
+    # A little below 0 all over: truncation makes a whole level of it.
+    delta = np.full(images.shape, -0.01 / 255, np.float32)
+    budget = Budget("l2", float(np.linalg.norm(delta)))
+    made = protected.build(clean, delta, budget=budget, metadata={}, export="truncate")
+    assert made.metadata["audit"]["max_change"] == 1
+    with pytest.raises(ValueError, match="export 'nearest'"):
+        protected.build(clean, delta, budget=budget, metadata={}, export="nearest")
+
+
 def test_an_overrunning_quantizer_is_caught(monkeypatch):
     clean = _clean()
     monkeypatch.setattr(
         protected.perturbation,
         "quantize",
-        lambda images, delta, *, radius: 255 - images,
+        lambda images, delta, *, radius, export: 255 - images,
     )
     with pytest.raises(ValueError, match="the radius allows 8"):
         _build(clean)

@@ -378,7 +378,8 @@ def results():
         "defenses": {"none": "none", "at": {"name": "at", "radius": 8}, "gray": "gray"},
         "victims": {"small": victim},
     }
-    made = dict.fromkeys(summary.KEPT) | {"norm": "l2", "radius": 1.3}
+    made = dict.fromkeys(summary.KEPT)
+    made |= {"norm": "l2", "radius": 1.3, "export": "round"}
     done = {
         plan.Cell("clean", "none", "small", 0): _done(0.5),
         plan.Cell("clean", "none", "small", 2): _done(0.7),
@@ -402,6 +403,25 @@ def test_a_table_has_spreads_budgets_and_gaps(results):
         assert told in text
     for told in ("seeds 0, 2", "batch 8", "decay 0.0005", "radius 8", "cpu, 4 shards"):
         assert told in text
+
+
+def test_a_row_whose_export_does_not_round_says_so(results):
+    results["protected"]["lsp"]["export"] = "truncate"
+    assert "| lsp (l2 1.3, truncate) | 12.3 |" in table.render(results)
+
+
+def test_a_row_may_have_an_export_of_its_own():
+    row = presets.method("error_minimizing", export="drop_negative", epochs=2)
+    config = {
+        "data": {},
+        "methods": {"em": row.to_dict()},
+        "generator_seed": 0,
+        "num_shards": None,
+    }
+    made = settings.protection(config, "em")
+    assert made["export"] == "drop_negative"
+    assert made["method"]["epochs"] == 2
+    assert "export" not in made["method"]
 
 
 def test_comma_separated_values_hold_every_cell(results):

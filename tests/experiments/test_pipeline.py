@@ -407,6 +407,7 @@ BAD_GENERATION = {
     "class to protect": (lambda c, t: c["protect"].update(classes=(9,)), "class 9"),
     "checkpoints": (lambda c, t: c.update(checkpoint_every=0), "checkpoint_every is 0"),
     "crop": (lambda c, t: c["method"].update(crop=100), "crop is 100 pixels"),
+    "export": (lambda c, t: c.update(export="truncated"), "did you mean 'truncate'"),
     "seed": (lambda c, t: c["protect"].update(seed=-1), "seed is -1"),
 }
 
@@ -421,6 +422,21 @@ def test_bad_input_to_generate_is_named_and_nothing_is_written(
     line = _refused(capsys, generate, config, tmp_path / "run")
     assert re.search(message, line), line
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("one_device")
+def test_an_export_is_part_of_a_run_and_told(tmp_path, data):
+    config = _generate_config(data, epochs=1)
+    config["export"] = "drop_negative"
+    made = generate.run(config, tmp_path / "run", quiet=True)
+    assert made.metadata["export"] == "drop_negative"
+    clean = data_sets.load(data).images.astype(int)
+    change = made.dataset.images - clean
+    assert change.min() == 0
+    assert change.max() > 0
+    assert generate.run(config, tmp_path / "run", quiet=True).metadata == made.metadata
+    with pytest.raises(ValueError, match="export is 'drop_negative' there and 'round'"):
+        generate.run({**config, "export": "round"}, tmp_path / "run", quiet=True)
 
 
 @pytest.mark.usefixtures("one_device")

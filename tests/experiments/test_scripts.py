@@ -179,6 +179,18 @@ def test_import_makes_an_artefact_of_a_perturbation(run, tmp_path, data, artefac
     )
 
 
+def test_an_import_goes_to_whole_levels_as_told(run, tmp_path, data, artefact):
+    theirs, output = protected.delta_path(artefact), tmp_path / "made.npz"
+    arguments = [f"--data={data}", f"--perturbation={theirs}", f"--output={output}"]
+    status, printed, _ = run("import_perturbation", *arguments, "--export=truncate")
+    assert status == 0
+    assert "export truncate" in printed
+    down = protected.load(output).dataset.images
+    rounded = protected.load(artefact).dataset.images
+    assert (down <= rounded).all()
+    assert (down < rounded).any()
+
+
 def test_a_bad_import_makes_no_folder(run, tmp_path, data, artefact):
     output = tmp_path / "new" / "made.zip"
     status, _, errors = run(

@@ -33,6 +33,7 @@ def _views(images=None, *, seed=0, shard=(0, 1), **changes):
     settings: dict[str, Any] = {
         "views": 4,
         "crop": 1,
+        "mirror": True,
         "radius": RADIUS,
         "step_size": 4 / 255,
         "num_steps": 5,
@@ -69,6 +70,8 @@ def test_without_an_adversary_a_view_is_a_shifted_and_perhaps_mirrored_image():
         assert len(places) >= 12, f"only {places}"
     for i, view in enumerate(np.asarray(_views(radius=0, views=1, crop=0)[0])):
         assert any(np.array_equal(view, x) for x in (images[i], images[i][:, ::-1]))
+    plain, _ = _views(radius=0, crop=0, mirror=False)
+    np.testing.assert_array_equal(plain, np.tile(images, (4, 1, 1, 1)))
 
 
 @pytest.mark.parametrize("num_steps", [0, 1, 20])
@@ -138,6 +141,7 @@ def test_a_shard_draws_the_same_whoever_holds_it_and_keys_matter():
             _loss,
             views=4,
             crop=1,
+            mirror=True,
             radius=RADIUS,
             step_size=4 / 255,
             num_steps=5,

@@ -37,7 +37,12 @@ SMALL: dict[str, Any] = {
 }
 REM = dataclasses.replace(PRESETS["rem"], **SMALL)
 SEM = dataclasses.replace(REM, adversarial_steps=0)
-each_preset = pytest.mark.parametrize("config", [REM, SEM], ids=["rem", "sem"])
+EM = dataclasses.replace(
+    REM, adversarial_radius=0, transformations=1, crop=0, mirror=False
+)
+each_preset = pytest.mark.parametrize(
+    "config", [REM, SEM, EM], ids=["rem", "sem", "em"]
+)
 
 
 def _data() -> tuple[np.ndarray, np.ndarray]:
@@ -115,6 +120,7 @@ def _written_out(config, module, key, data, state, rows):
             loss_fn,
             views=count,
             crop=config.crop,
+            mirror=config.mirror,
             **settings,
         )
 
@@ -300,6 +306,9 @@ def test_presets_state_the_published_settings():
     assert (config.learning_rate_drop, config.learning_rate_drop_every) == (0.1, 2000)
     assert (config.batch_size, config.model) == (128, "resnet18")
     assert PRESETS["sem"] == dataclasses.replace(config, adversarial_steps=0)
+    assert dataclasses.replace(PRESETS["em"], **SMALL) == dataclasses.replace(
+        EM, transformations=2, crop=1
+    )
     assert _build(REM).budget == Budget("linf", 8.0)
 
 
