@@ -49,7 +49,13 @@ def save(stack: Any, index: jax.Array, checkpoint: Any, due: jax.Array) -> Any:
 
 
 def descend(
-    key: jax.Array, cost: Cost, stack: Any, images: jax.Array, steps: Steps
+    key: jax.Array,
+    cost: Cost,
+    stack: Any,
+    images: jax.Array,
+    steps: Steps,
+    *,
+    inner_stack: Any = None,
 ) -> tuple[jax.Array, jax.Array]:
     r"""Moves a perturbation from 0 so that the checkpoints' mean loss falls.
 
@@ -68,6 +74,8 @@ def descend(
       stack: the n checkpoints, leaves (n, ...), handed to `cost` one by one.
       images: (B, H, W, C) float in [0, 1].
       steps: the settings.
+      inner_stack: the checkpoints as :math:`\nabla_k(x_{j-1})` takes them; None for
+        those of `stack`.
 
     Returns:
       The perturbation (B, H, W, C), and the checkpoints' mean loss before the last
@@ -78,6 +86,7 @@ def descend(
       Stochastic Variance Reduced Ensemble Adversarial Attack, CVPR 2022.
     """
     size = len(jax.tree.leaves(stack)[0])
+    drawn_from = stack if inner_stack is None else inner_stack
 
     def moved(delta: jax.Array, direction: jax.Array) -> jax.Array:
         delta = delta - jnp.float32(steps.step_size) * jnp.sign(direction)
@@ -98,7 +107,7 @@ def descend(
         ) -> tuple[tuple[jax.Array, jax.Array], None]:
             inner_delta, total = carry
             k = jax.random.randint(inner_key, (), 0, size)
-            one = jax.tree.map(lambda many: many[k], stack)
+            one = jax.tree.map(lambda many: many[k], drawn_from)
             gradient = jax.grad(cost, argnums=1)(one, images + inner_delta)
             total = total + gradient - (each[k] - mean)
             return (moved(inner_delta, total), total), None

@@ -10,11 +10,7 @@ from jax import lax
 from miue_jax import sampling
 from miue_jax.budget import Budget
 from miue_jax.learning import Learner
-from miue_jax.methods import (
-    checkpoint_ensemble,
-    surrogate,
-    surrogate_training,
-)
+from miue_jax.methods import checkpoint_ensemble, surrogate, surrogate_training
 from miue_jax.methods.method import Method
 from miue_jax.methods.self_ensemble_config import SelfEnsembleConfig
 from miue_jax.methods.stages import Stage, in_turn
@@ -185,14 +181,20 @@ def self_ensemble(
                 values = jnp.mean(jnp.square(features - means[aims]), axis=-1)
             return jnp.sum(jnp.where(chosen.reshape(-1), values, 0))
 
+        stack = state.shared.stack
+        inner = stack
+        if stack.sums is not None and config.inner_means == "last":
+            last = jnp.broadcast_to(stack.sums[-1:], stack.sums.shape)
+            inner = stack._replace(sums=last)
         delta, loss = checkpoint_ensemble.descend(
             jax.random.fold_in(jax.random.fold_in(key, _ATTACK), count),
             cost,
-            state.shared.stack,
+            stack,
             batch.images.reshape(-1, *batch.images.shape[2:]),
             checkpoint_ensemble.Steps(
                 radius, config.step_size / 255, config.pgd_steps, config.inner_steps
             ),
+            inner_stack=inner,
         )
         measured = Mean(loss, jnp.sum(chosen, dtype=jnp.float32))
         if axis_name is not None:

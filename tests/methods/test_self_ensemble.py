@@ -150,6 +150,25 @@ def test_variance_reduction_draws_other_checkpoints_for_every_batch_and_seed():
     )
 
 
+def test_the_released_code_aims_at_the_means_of_the_last_checkpoint_within_a_step():
+    settings: dict[str, Any] = {"inner_steps": 2, "checkpoints": 3}
+    own, last = (
+        _states(_small(preset, **settings))
+        for preset in ("variance_reduced", "authors_code")
+    )
+    # What is kept of the checkpoints is the same.
+    jax.tree.map(np.testing.assert_array_equal, own[0][-1].shared, last[0][-1].shared)
+    first, second = (
+        np.asarray(method.perturbation(states[-1])) for states, method in (own, last)
+    )
+    differing = (first != second).mean()
+    assert 0 < differing < 1, f"{differing:.1%} of the values differ"
+    # Where nothing is drawn the means are each checkpoint's own in both.
+    plain = _states(_small("feature_alignment"))[0][-1]
+    told = _states(_small("feature_alignment", inner_means="last"))[0][-1]
+    np.testing.assert_array_equal(plain.per_example.delta, told.per_example.delta)
+
+
 def test_presets_state_the_published_settings():
     reduced, aligned, plain = (
         PRESETS[name] for name in ("variance_reduced", "feature_alignment", "sep")
@@ -161,7 +180,9 @@ def test_presets_state_the_published_settings():
         "features",
         "cross_entropy",
     ]
+    assert PRESETS["authors_code"] == dataclasses.replace(reduced, inner_means="last")
     for config in (reduced, aligned, plain):
+        assert config.inner_means == "own"
         assert (config.epochs, config.pgd_steps, config.step_size) == (120, 30, 1.0)
         assert (config.radius, config.normalization) == (8, "cifar10")
 
@@ -172,6 +193,7 @@ def test_presets_state_the_published_settings():
         ({"checkpoints": 0}, "checkpoints is 0"),
         ({"epochs": 20}, r"checkpoints \(30\) must be at most one an epoch.* 20"),
         ({"objective": "logits"}, "objective is 'logits'; allowed: cross_entropy"),
+        ({"inner_means": "first"}, "inner_means is 'first'; allowed: own, last"),
         ({"inner_steps": -1}, "inner_steps is -1"),
         ({"pgd_steps": 0}, "pgd_steps is 0"),
         ({"step_size": 0.0}, r"step_size is 0\.0"),
