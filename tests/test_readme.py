@@ -5,10 +5,13 @@ import re
 
 import numpy as np
 
-README = pathlib.Path(__file__).parents[1] / "README.md"
+ROOT = pathlib.Path(__file__).parents[1]
+README = ROOT / "README.md"
 
 
-def test_the_python_in_the_readme_runs():
+def test_the_python_in_the_readme_runs(monkeypatch):
+    # Configurations of one's own import the scripts'.
+    monkeypatch.syspath_prepend(ROOT / "experiments")
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     assert len(blocks) == 6
     names: dict = {}
