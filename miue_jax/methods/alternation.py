@@ -5,45 +5,22 @@ moved by projected gradient so that an objective of the surrogate's outputs fall
 and MI-UE differ in the objective and in how often they alternate.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
-
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from miue_jax import learning, sampling
 from miue_jax.budget import Budget
-from miue_jax.learning import Learner
-from miue_jax.methods import perturbation_table, surrogate, views
+from miue_jax.methods import surrogate, views
 from miue_jax.methods.alternation_config import AlternationConfig
+from miue_jax.methods.alternation_state import PerExample, Shared, nothing
 from miue_jax.methods.method import Method
-from miue_jax.metrics import Mean, Metrics, mean_of
+from miue_jax.methods.visits import Objective, visits
+from miue_jax.metrics import Metrics, mean_of
 from miue_jax.parallel import State
 
 # Keys of a run are folded with these, so that no two uses share a stream.
 _INIT, _TRAIN_ORDER, _PERTURB_ORDER, _TRAIN_VIEW, _VISIT_VIEW = range(5)
-
-# (features (B, D), logits (B, K), labels (B,), axis_name) -> () loss
-Objective = Callable[[jax.Array, jax.Array, jax.Array, str | None], jax.Array]
-
-
-class _Shared(NamedTuple):
-    learner: Learner
-    class_delta: jax.Array | None  # (K, H, W, C) when every class has one
-    mistakes: Mean  # of the visit under way
-    finished: jax.Array  # () bool
-
-
-class _PerExample(NamedTuple):
-    delta: jax.Array | None  # (g, n, H, W, C) when every image has one
-    train_order: jax.Array  # (g, n) int32
-    perturb_order: jax.Array  # (g, n) int32
-
-
-def _nothing() -> Mean:
-    # The type is said, as it would be float64 with x64 enabled.
-    return Mean(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
 
 
 def alternation(
@@ -70,6 +47,7 @@ def alternation(
       both.
     """
     module = surrogate.create(config, num_classes=num_classes, axis_name=axis_name)
+    perturbed, visit = visits(config, module, objective, axis_name=axis_name)
     interleaved = config.schedule == "interleaved"
     per_class = config.perturbation == "class"
     train_share = config.batch_size // num_shards
@@ -111,87 +89,9 @@ def alternation(
         order = jnp.zeros(data.labels.shape, jnp.int32)
         return State(
             jnp.zeros((), jnp.int32),
-            _Shared(learner, class_delta, _nothing(), jnp.zeros((), bool)),
-            _PerExample(delta, order, order),
+            Shared(learner, class_delta, nothing(), jnp.zeros((), bool)),
+            PerExample(delta, order, order),
         )
-
-    def forward(variables: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        outputs: Any = module.apply(variables, images, train=False)
-        return outputs
-
-    def perturbed_by(
-        state: State, batch: sampling.Batch, carriers: jax.Array
-    ) -> jax.Array:
-        if per_class:
-            own = perturbation_table.of_classes(state.shared.class_delta, batch)
-            return perturbation_table.add_clipped(carriers, own)
-        return carriers + perturbation_table.of_images(state.per_example.delta, batch)
-
-    def descend(
-        state: State,
-        batch: sampling.Batch,
-        movable: jax.Array,
-        carriers: jax.Array,
-        loss_fn: perturbation_table.Loss,
-        step_size: jax.Array,
-    ) -> tuple[State, jax.Array]:
-        """Takes the steps of a visit; also returns the loss before each of them."""
-        options = {
-            "radius": radius,
-            "step_size": step_size,
-            "num_steps": config.pgd_steps,
-        }
-        if per_class:
-            delta, losses = perturbation_table.move_classes(
-                state.shared.class_delta,
-                *(batch, carriers, loss_fn),
-                axis_name=axis_name,
-                **options,
-            )
-            shared = state.shared._replace(class_delta=delta)
-            return state._replace(shared=shared), losses
-        delta, losses = perturbation_table.move_images(
-            state.per_example.delta,
-            *(batch, movable, carriers, loss_fn),
-            **options,
-        )
-        per_example = state.per_example._replace(delta=delta)
-        return state._replace(per_example=per_example), losses
-
-    def visit(
-        state: State,
-        batch: sampling.Batch,
-        view: views.View,
-        epoch: jax.Array,
-        movable: jax.Array,
-    ) -> tuple[State, jax.Array]:
-        """Moves the perturbations of a batch; also returns the objective before."""
-        labels = batch.labels.reshape(-1)
-        carriers, seen = view
-        variables = state.shared.learner.variables
-        progress = epoch / config.epochs
-        step_size = config.step_size + progress * (
-            config.step_size_end - config.step_size
-        )
-
-        def loss_fn(perturbed: jax.Array) -> jax.Array:
-            features, logits = forward(variables, seen(perturbed))
-            return objective(features, logits, labels, axis_name)
-
-        state, losses = descend(
-            state, batch, movable, carriers, loss_fn, step_size / 255
-        )
-        if config.stop_error is not None:
-            perturbed = perturbed_by(state, batch, carriers)
-            _, logits = forward(variables, seen(perturbed))
-            fresh = batch.fresh.reshape(-1)
-            wrong = (jnp.argmax(logits, -1) != labels) & fresh
-            found = Mean(*(jnp.sum(x, dtype=jnp.float32) for x in (wrong, fresh)))
-            if axis_name is not None:
-                found = lax.psum(found, axis_name)
-            mistakes = jax.tree.map(jnp.add, state.shared.mistakes, found)
-            state = state._replace(shared=state.shared._replace(mistakes=mistakes))
-        return state, losses[0]
 
     def train(
         state: State, batch: sampling.Batch, view: views.View
@@ -201,7 +101,7 @@ def alternation(
             state.shared.learner,
             module,
             optimizer,
-            seen(perturbed_by(state, batch, carriers)),
+            seen(perturbed(state, batch, carriers)),
             batch.labels.reshape(-1),
             axis_name=axis_name,
         )
@@ -240,13 +140,12 @@ def alternation(
         key: jax.Array, state: State, data: sampling.Shards
     ) -> tuple[State, Metrics]:
         cycle, position = jnp.divmod(state.step, cycle_steps)
-        nothing = _nothing()
 
         def train_one(state: State) -> tuple[State, Metrics]:
             count = cycle * train_steps + position
             state, batch, view = train_batch(key, state, data, count)
             state, metrics = train(state, batch, view)
-            return state, {**metrics, "perturbation_loss": nothing}
+            return state, {**metrics, "perturbation_loss": nothing()}
 
         def visit_one(state: State) -> tuple[State, Metrics]:
             count = cycle * visit_steps + position - train_steps
@@ -268,8 +167,8 @@ def alternation(
                 batch.fresh,
             )
             return state, {
-                "surrogate_loss": nothing,
-                "surrogate_accuracy": nothing,
+                "surrogate_loss": nothing(),
+                "surrogate_accuracy": nothing(),
                 "perturbation_loss": mean_of(loss),
             }
 
@@ -294,11 +193,10 @@ def alternation(
             return interleaved_step(key, state, data)
         if config.stop_error is None:
             return alternating_step(key, state, data)
-        nothing = _nothing()
         names = ("surrogate_loss", "surrogate_accuracy", "perturbation_loss")
         return lax.cond(
             state.shared.finished,
-            lambda state: (state, dict.fromkeys(names, nothing)),
+            lambda state: (state, dict.fromkeys(names, nothing())),
             lambda state: alternating_step(key, state, data),
             state,
         )
