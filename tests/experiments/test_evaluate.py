@@ -66,8 +66,8 @@ def _metrics(directory: pathlib.Path) -> list[dict]:
 
 def _stop_at(monkeypatch, steps: int) -> None:
     """Sends SIGTERM when a run has taken so many steps, in calls of one step."""
-    monkeypatch.setattr(runs, "_SECONDS_A_CALL", 0.0)
-    real = runs.runner.advance
+    monkeypatch.setattr(runs.loop, "_SECONDS_A_CALL", 0.0)
+    real = runs.loop.runner.advance
 
     def advance(step, mesh):
         compiled = real(step, mesh)
@@ -79,7 +79,7 @@ def _stop_at(monkeypatch, steps: int) -> None:
 
         return stopping
 
-    monkeypatch.setattr(runs.runner, "advance", advance)
+    monkeypatch.setattr(runs.loop.runner, "advance", advance)
 
 
 @pytest.mark.usefixtures("one_device")

@@ -115,7 +115,7 @@ def test_of_two_first_starters_with_other_configurations_one_is_refused(
         time.sleep(0.1)  # the other one looks meanwhile
         write(path, value)
 
-    monkeypatch.setattr(runs, "write_json", slowly)
+    monkeypatch.setattr(runs.directory, "write_json", slowly)
 
     def start(seed: int) -> bool:
         together.wait()
@@ -194,7 +194,7 @@ def test_a_stop_between_two_marks_keeps_the_sums_of_the_means(tmp_path, monkeypa
     advance = runner.advance(step, mesh)
 
     def go(directory, *, seconds_a_call, signal_at=None):
-        monkeypatch.setattr(runs, "_SECONDS_A_CALL", seconds_a_call)
+        monkeypatch.setattr(runs.loop, "_SECONDS_A_CALL", seconds_a_call)
         received = []
 
         def watched(key, state, data, stop, totals=None):
@@ -286,7 +286,7 @@ def test_a_second_signal_kills():
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    print('and now', flush=True)\n"
     )
-    folder = str(pathlib.Path(runs.__file__).parent)
+    folder = str(pathlib.Path(runs.__file__).parents[1])
     ended = subprocess.run(
         [sys.executable, "-c", script, folder], capture_output=True, text=True
     )
@@ -296,7 +296,7 @@ def test_a_second_signal_kills():
 
 def test_a_directory_that_others_do_not_see_is_refused(tmp_path, monkeypatch):
     # This process is not the first, and the first one writes elsewhere.
-    monkeypatch.setattr(runs.jax, "process_index", lambda: 1)
+    monkeypatch.setattr(runs.metrics_file.jax, "process_index", lambda: 1)
     with (
         pytest.raises(ValueError, match="not one and the same for all processes"),
         runs.open_directory(tmp_path / "run", {"a": 1}, resume=True),
