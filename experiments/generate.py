@@ -22,9 +22,9 @@ import runs
 from miue_jax import (
     checkpoints,
     data,
+    grey_levels,
     methods,
     parallel,
-    perturbation,
     runner,
     sampling,
 )
@@ -130,7 +130,7 @@ def prepare(config: Mapping[str, Any], clean: data.Dataset | None = None) -> Job
             f"checkpoint_every is {config['checkpoint_every']}; it must be positive"
         )
     runs.check_seeds("seed", (config["seed"],))
-    perturbation.check_export(config["export"])
+    grey_levels.check_export(config["export"])
     settings = dict(config["method"])
     name = settings.pop("name", None)
     method_config = methods.configure(name, settings)

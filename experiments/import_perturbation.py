@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import command_line
 from absl import app, flags
 
-from miue_jax import data, perturbation
+from miue_jax import data, grey_levels
 from miue_jax.budget import NORMS, Budget
 from miue_jax.data import exchange, protected
 
@@ -25,7 +25,7 @@ _RADIUS = flags.DEFINE_float(
 )
 _CLASS_WISE = flags.DEFINE_bool("class_wise", None, "One for every class, not image.")
 _EXPORT = flags.DEFINE_enum(
-    "export", "round", perturbation.EXPORTS, "How it becomes whole grey levels."
+    "export", "round", grey_levels.EXPORTS, "How it becomes whole grey levels."
 )
 _OUTPUT = flags.DEFINE_string("output", None, "The .npz file to write.")
 

@@ -5,6 +5,7 @@ from miue_jax import data as data
 from miue_jax import defenses as defenses
 from miue_jax import detection as detection
 from miue_jax import features as features
+from miue_jax import grey_levels as grey_levels
 from miue_jax import losses as losses
 from miue_jax import methods as methods
 from miue_jax import models as models

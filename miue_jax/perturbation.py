@@ -1,15 +1,13 @@
-"""Perturbations in a ball around images: projection, projected gradient, audit.
+"""Perturbations in a ball around images: projection, projected gradient.
 
-`project`, `clip_to_images` and `pgd` are pure JAX on images and perturbations in
-[0, 1] units. `quantize` and `audit` are NumPy on whole 8-bit data sets and speak of
-grey levels (1 grey level = 1/255).
+All are pure JAX on images and perturbations in [0, 1] units. What is published is in
+whole grey levels: see grey_levels.py.
 """
 
-import math
 import operator
 import sys
-from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -22,11 +20,7 @@ from miue_jax import names
 
 _NORMS = ("linf", "l2")
 _STEPS = ("sign", "normalized")
-# How `quantize` comes to whole grey levels.
-EXPORTS = ("round", "truncate", "drop_negative")
 _LARGEST = sys.float_info.max
-# Values a block of the NumPy functions: bounds their temporaries to some 50 MB.
-_BLOCK = 1 << 21
 
 
 def project(
@@ -202,156 +196,6 @@ def pgd_with_losses(
     return lax.scan(update, delta, None, length=num_steps)
 
 
-def quantize(
-    images: np.ndarray, delta: ArrayLike, *, radius: float, export: str = "round"
-) -> np.ndarray:
-    """Adds a perturbation to 8-bit images within the budget in grey levels.
-
-    The change is 255 * delta in whole grey levels, cut to the budget and to [0, 255]
-    afterwards. The budget is per value; for perturbations bounded in another norm give
-    the largest change of a value that is allowed.
-
-    Published implementations differ in how levels become whole, by half a level on
-    average, and one loses half of its perturbation:
-
-    - "round": to the nearest, halves to even, as images are commonly saved;
-    - "truncate": down, as where floats are cast to 8 bits;
-    - "drop_negative": down, and no value becomes darker, as in the code of EM, which
-      reads perturbations as 8-bit numbers before it adds them.
-
-    Args:
-      images: uint8, (N, H, W, C).
-      delta: floating point of the same shape, in [0, 1] units.
-      radius: in grey levels (8, not 8/255), >= 1; a fraction of a level is cut off.
-      export: one of `EXPORTS`.
-
-    Returns:
-      uint8 images with |result - images| <= floor(radius).
-
-    Raises:
-      ValueError: for a wrong dtype, shapes that differ, a perturbation that is not
-        finite, a radius that leaves no whole grey level, or an unknown export.
-    """
-    images, delta = np.asarray(images), np.asarray(delta)
-    if images.dtype != np.uint8:
-        raise ValueError(f"images must be uint8, got {images.dtype}")
-    if images.shape != delta.shape:
-        raise ValueError(
-            f"images and delta must have one shape, got {images.shape} and "
-            f"{delta.shape}"
-        )
-    _check_floating("delta", delta)
-    if not 1 <= radius <= 255:
-        raise ValueError(f"radius is in grey levels, from 1 to 255, got {radius}")
-    check_export(export)
-    levels = math.floor(radius)
-    protected = np.empty_like(images)
-    for block in _blocks(images):
-        part = delta[block].astype(np.float32)
-        if not np.all(np.isfinite(part)):
-            raise ValueError(
-                f"delta holds NaN or infinity in images {block.start} to "
-                f"{min(block.stop, len(images)) - 1}"
-            )
-        change = np.clip(_whole_levels(255 * part, export), -levels, levels)
-        perturbed = images[block].astype(np.int16) + change.astype(np.int16)
-        protected[block] = np.clip(perturbed, 0, 255)
-    return protected
-
-
-def check_export(export: str) -> None:
-    """Checks the name of a way to whole grey levels, see `quantize`.
-
-    Args:
-      export: the name.
-
-    Raises:
-      ValueError: if it is not one of `EXPORTS`.
-    """
-    _check_name("export", export, EXPORTS)
-
-
-class PerturbationAudit(NamedTuple):
-    """What a perturbation did to 8-bit images. A value is one channel of one pixel.
-
-    Attributes:
-      max_change: largest absolute change of a value, in grey levels.
-      mean_change: mean absolute change of all values, in grey levels.
-      max_l2: largest Euclidean norm of an image's perturbation, in [0, 1] units.
-      max_l0: largest number of pixels changed, in any channel, in one image.
-      saturated: share of the values of the protected images at 0 or 255.
-      at_max: share of the values changed by ``max_change``; 0 where nothing changed.
-    """
-
-    max_change: int
-    mean_change: float
-    max_l2: float
-    max_l0: int
-    saturated: float
-    at_max: float
-
-
-def audit(clean: np.ndarray, protected: np.ndarray) -> PerturbationAudit:
-    """Measures the perturbation between clean and protected 8-bit images.
-
-    Works through the images in blocks, so that it needs little memory beyond them.
-
-    Args:
-      clean: uint8, (N, H, W, C).
-      protected: uint8 of the same shape.
-
-    Returns:
-      The measurements, as Python numbers.
-
-    Raises:
-      ValueError: for arrays that are not uint8, not (N, H, W, C), empty, or of
-        different shapes.
-    """
-    clean, protected = np.asarray(clean), np.asarray(protected)
-    for name, array in (("clean", clean), ("protected", protected)):
-        if array.dtype != np.uint8 or array.ndim != 4:
-            raise ValueError(
-                f"{name} images must be uint8 (N, H, W, C), got {array.dtype} "
-                f"{array.shape}"
-            )
-    if clean.shape != protected.shape or clean.size == 0:
-        raise ValueError(
-            "clean and protected images must have one shape and not be empty, got "
-            f"{clean.shape} and {protected.shape}"
-        )
-    histogram = np.zeros(256, np.int64)
-    saturated = max_l2_squared = max_l0 = 0
-    for block in _blocks(clean):
-        low, high = (
-            f(clean[block], protected[block]) for f in (np.minimum, np.maximum)
-        )
-        change = high - low
-        histogram += np.bincount(change.ravel(), minlength=256)
-        saturated += np.count_nonzero(protected[block] % 255 == 0)
-        squares = np.square(change, dtype=np.uint32).sum(axis=(1, 2, 3), dtype=np.int64)
-        max_l2_squared = max(max_l2_squared, int(squares.max()))
-        pixels = np.count_nonzero(change.any(axis=3), axis=(1, 2))
-        max_l0 = max(max_l0, int(pixels.max()))
-    levels = np.flatnonzero(histogram)
-    largest = int(levels[-1])
-    return PerturbationAudit(
-        max_change=largest,
-        mean_change=float(histogram @ np.arange(256) / clean.size),
-        max_l2=math.sqrt(max_l2_squared) / 255,
-        max_l0=max_l0,
-        saturated=float(saturated / clean.size),
-        at_max=float(histogram[largest] / clean.size) if largest else 0.0,
-    )
-
-
-def _whole_levels(levels: np.ndarray, export: str) -> np.ndarray:
-    if export == "round":
-        return np.rint(levels)
-    # 255 * (8 / 255) in float32 may be a hair below 8.
-    down = np.floor(levels + 1e-4)
-    return np.maximum(down, 0) if export == "drop_negative" else down
-
-
 def _normalize(gradient: jax.Array) -> jax.Array:
     axes = tuple(range(1, gradient.ndim))
     # The gradients of a well fitted network are so small that their squares vanish.
@@ -359,12 +203,6 @@ def _normalize(gradient: jax.Array) -> jax.Array:
     scaled = gradient / jnp.where(largest > 0, largest, 1)
     squared = jnp.sum(jnp.square(scaled), axis=axes, keepdims=True)
     return scaled / jnp.sqrt(jnp.where(largest > 0, squared, 1))
-
-
-def _blocks(images: np.ndarray) -> Iterator[slice]:
-    size = max(1, _BLOCK // max(1, math.prod(images.shape[1:])))
-    for start in range(0, len(images), size):
-        yield slice(start, start + size)
 
 
 def _check_floating(name: str, array: jax.Array | np.ndarray) -> None:

@@ -211,7 +211,7 @@ def method(
       name: of the generator.
       preset: its name, the generator's first if left out.
       export: how the perturbation becomes whole grey levels, see `quantize` in
-        miue_jax/perturbation.py.
+        miue_jax/grey_levels.py.
       **changes: the settings that differ, by name.
 
     Returns:

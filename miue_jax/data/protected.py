@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
-from miue_jax import atomic, image_quality, perturbation
+from miue_jax import atomic, grey_levels, image_quality
 from miue_jax.budget import Budget
 from miue_jax.data import npz
 from miue_jax.data.dataset import Dataset, fingerprint, validate
@@ -32,7 +32,7 @@ class Protected(NamedTuple):
       metadata: what JSON can hold. The maker's own entries (method, settings, seed) and
         `format`, `norm` and `radius` (see `Budget`; without `norm` it is "linf"),
         `source_fingerprint` and `fingerprint` (of the clean and the protected data
-        set), `audit` (see `perturbation.audit`),
+        set), `audit` (see `grey_levels.audit`),
         `psnr` (decibels, null if nothing changed) and `ssim` (null if nothing changed
         or the images are below 11 pixels), both of the images that changed,
         `perturbed` (how many images changed, in all and by class), `delta_sha256` (of
@@ -60,7 +60,7 @@ def build(
         half a grey level, another export by up to a whole one, which "l2" allows on top
         of the radius.
       metadata: what made the perturbation: JSON values, NumPy scalars included.
-      export: how it becomes whole grey levels, see `perturbation.quantize`.
+      export: how it becomes whole grey levels, see `grey_levels.quantize`.
 
     Returns:
       The protected data set.
@@ -78,7 +78,7 @@ def build(
         nearest = float(np.rint(radius))
         radius = nearest if abs(radius - nearest) <= 1e-4 else float(radius)
     levels = radius if norm == "linf" and radius is not None else 255
-    images = perturbation.quantize(clean.images, delta, radius=levels, export=export)
+    images = grey_levels.quantize(clean.images, delta, radius=levels, export=export)
     if radius is not None:
         off = 0.5 if export == "round" else 1.0
         _check_within(clean.images, delta, images, Budget(norm, radius), off)
@@ -90,7 +90,7 @@ def build(
         "export": export,
         "source_fingerprint": fingerprint(clean),
         "fingerprint": fingerprint(dataset),
-        "audit": perturbation.audit(clean.images, images)._asdict(),
+        "audit": grey_levels.audit(clean.images, images)._asdict(),
         **_quality(clean.images, images),
         "perturbed": _perturbed(clean, images),
         "delta_sha256": delta_digest(delta),
