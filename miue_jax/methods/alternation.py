@@ -7,6 +7,7 @@ and MI-UE differ in the objective and in how often they alternate.
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import lax
 
 from miue_jax import learning, sampling
@@ -65,10 +66,13 @@ def alternation(
         cycles = config.epochs // config.perturb_every
     cycle_steps = train_steps + visit_steps
     radius = config.radius / 255
-    optimizer = learning.sgd(
-        learning.epochwise_cosine(
+    rate: optax.ScalarOrSchedule = config.learning_rate
+    if config.learning_rate_end is not None:
+        rate = learning.epochwise_cosine(
             config.learning_rate, config.learning_rate_end, config.epochs, epoch_steps
-        ),
+        )
+    optimizer = learning.sgd(
+        rate,
         momentum=config.momentum,
         weight_decay=config.weight_decay,
         clip_norm=config.clip_norm,

@@ -24,7 +24,8 @@ class AlternationConfig(SurrogateConfig):
       perturbation_batch_size: global batch of the visits (alternating).
       batches_per_visit: batches of a visit, in a new random order each time; None for
         as many as meet every image (alternating).
-      learning_rate_end: approached from `learning_rate` along a cosine over the epochs.
+      learning_rate_end: approached from `learning_rate` along a cosine over the epochs;
+        None for a constant rate.
       clip_norm: largest gradient norm of its SGD; None for no limit.
       flip: mirror images while generating: "none"; "joint", image and perturbation
         together as a victim does; "image_only", the image under the perturbation.
@@ -32,8 +33,9 @@ class AlternationConfig(SurrogateConfig):
         generating, as by a victim's random crop; 0 for none.
       perturbation: "sample", one for every image, or "class", one for every class,
         moved by the gradient of the whole batch.
-      stop_error: error in [0, 1] on the images of a visit, once they are moved, at
-        which the generator stops early; None never stops (alternating).
+      stop_error: error in [0, 1] on the images of a visit, each batch once it is moved
+        (which perturbations of classes are by later batches too), at which the
+        generator stops early; None never stops (alternating).
     """
 
     radius: float = 8.0
@@ -46,7 +48,7 @@ class AlternationConfig(SurrogateConfig):
     batches_per_epoch: int | None = None
     perturbation_batch_size: int = 512
     batches_per_visit: int | None = None
-    learning_rate_end: float = 0.1
+    learning_rate_end: float | None = None
     clip_norm: float | None = None
     flip: str = "none"
     crop: int = 0
@@ -64,7 +66,8 @@ class AlternationConfig(SurrogateConfig):
         check_number("perturbation_batch_size", size, "> 0", whole=True)
         for name in ("step_size", "step_size_end"):
             check_number(name, getattr(self, name), "> 0")
-        check_number("learning_rate_end", self.learning_rate_end, ">= 0")
+        if self.learning_rate_end is not None:
+            check_number("learning_rate_end", self.learning_rate_end, ">= 0")
         check_number("crop", self.crop, ">= 0", whole=True)
         for name in ("batches_per_epoch", "batches_per_visit"):
             if getattr(self, name) is not None:

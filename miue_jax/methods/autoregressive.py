@@ -66,7 +66,10 @@ class AutoregressiveConfig:
 
 # Of a hundred classes the published filters have to differ less than of ten. The
 # published search draws up to a million times and fails then; ours up to `max_draws`
-# for each class, and goes on with the best that it found, as `search` says.
+# for each class, and goes on with the best that it found, as `search` says. The
+# released search looks for values that are no numbers in the last trial only, and lets
+# processes through that grow without end, among them one of its hundred classes; here
+# all trials count.
 PRESETS: dict[str, AutoregressiveConfig] = {
     "published": AutoregressiveConfig(),
     "published_100_classes": AutoregressiveConfig(min_response=3.0),

@@ -1,4 +1,4 @@
-"""HYPO: small error-minimising noise of a robust surrogate, against robust training."""
+"""HYPO: error-minimising noise of a robust surrogate, against robust training."""
 
 import dataclasses
 from collections.abc import Callable

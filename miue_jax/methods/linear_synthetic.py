@@ -46,7 +46,8 @@ class LinearSyntheticConfig:
 
 
 # The radius is a root mean square of 6 grey levels in images of 32x32x3, 1.304. For
-# other sizes, scale it with the square root of the number of values.
+# other sizes, scale it with the square root of the number of values. The published
+# images are truncated to grey levels: the export "truncate".
 PRESETS: dict[str, LinearSyntheticConfig] = {"published": LinearSyntheticConfig()}
 
 

@@ -25,7 +25,7 @@ class MIUEConfig(AlternationConfig):
     normalization: str = "imagenet"
     step_size: float = 0.2
     step_size_end: float = 0.2
-    learning_rate_end: float = 1e-6
+    learning_rate_end: float | None = 1e-6
     weight_decay: float = 1e-4
     temperature: float = 0.1
     distance_weight: float = 0.1
@@ -40,7 +40,8 @@ class MIUEConfig(AlternationConfig):
 # "paper" is the text's loss and step, and mirrors image and perturbation together, of
 # which the text says nothing; "authors_code" is what the released command runs:
 # no distance loss, a step that grows to 4/(255 * 10), and perturbations that stay put
-# while the image under them is mirrored. "interleaved" is ours: it visits each batch
+# while the image under them is mirrored. Which of the two the paper's tables come from
+# is not known. "interleaved" is ours: it visits each batch
 # right before training on it, mirrors image and perturbation together as victims do,
 # and takes steps of a fifth of the radius because it has far fewer of them. It does not
 # crop as victims do: in 15 epochs on 5,000 CIFAR-10 images that gave the weaker poison.

@@ -22,7 +22,9 @@ class OnePixelConfig:
     """Settings of OPS.
 
     Attributes:
-      pixels: that are set in every image of a class.
+      pixels: that are set in every image of a class: the best positions, each in its
+        best colour. The released code takes the best pairs of a position and a colour,
+        of which two may fall on one position.
       spread: what the mean change of a pixel is divided by, its "deviation" or its
         "variance".
     """
@@ -41,6 +43,10 @@ PRESETS: dict[str, OnePixelConfig] = {
     "authors_code": OnePixelConfig(),
     "paper": OnePixelConfig(spread="variance"),
 }
+
+
+# Below every deviation and variance that 8-bit images of a class can have but 0.
+_SMALLEST = 1e-7
 
 
 class _Moments(NamedTuple):
@@ -100,21 +106,24 @@ def one_pixel(
         shape = data.images.shape[2:]
         positions = math.prod(shape[:2])
         colours = jnp.asarray(list(itertools.product((0, 1), repeat=shape[2])), bool)
-        moments = _moments(data, num_classes, axis_name)
+        moments, present = _moments(data, num_classes, axis_name)
         flat = jax.tree.map(lambda x: x.reshape(num_classes, positions, -1), moments)
 
         def choose(
-            used: jax.Array, moments: _Moments
+            used: jax.Array, own: tuple[_Moments, jax.Array]
         ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+            moments, present = own
             scores = jnp.where(used, -1, _scores(moments, colours, config.spread))
             # A position can be set only once: its best colour stands for it.
             best = jnp.argmax(scores, axis=1)
             _, where = lax.top_k(jnp.max(scores, axis=1), config.pixels)
             chosen = jnp.zeros(positions, bool).at[where].set(True)
-            return used.at[where, best[where]].set(True), (chosen, colours[best])
+            # A class without images takes nothing from the others.
+            used = used.at[where, best[where]].max(present)
+            return used, (chosen, colours[best])
 
         unused = jnp.zeros((positions, len(colours)), bool)
-        _, (chosen, targets) = lax.scan(choose, unused, flat)
+        _, (chosen, targets) = lax.scan(choose, unused, (flat, present))
         chosen = chosen.reshape(num_classes, *shape[:2], 1)
         targets = targets.reshape(num_classes, *shape).astype(jnp.float32)
         images = data.images.astype(jnp.float32) / 255
@@ -133,12 +142,16 @@ def _scores(moments: _Moments, colours: jax.Array, spread: str) -> jax.Array:
     variance = jnp.mean(moments.variance, axis=1, keepdims=True)
     variance += jnp.mean(jnp.square(change - overall[..., None]), axis=2)
     divisor = variance if spread == "variance" else jnp.sqrt(variance)
-    # Where the images agree the division is by 0: the best score, or no change at all.
-    return jnp.where(overall > 0, overall / divisor, 0)
+    # Where the images agree the score is best, and the larger change the better one.
+    return overall / jnp.maximum(divisor, _SMALLEST)
 
 
-def _moments(data: Shards, num_classes: int, axis_name: str | None) -> _Moments:
-    """Means and variances over all images, the same however they are dealt.
+def _moments(
+    data: Shards, num_classes: int, axis_name: str | None
+) -> tuple[_Moments, jax.Array]:
+    """Means and variances over all images, and the (K,) bool classes that have any.
+
+    They are the same however the images are dealt.
 
     All sums are of integers modulo 2^32, so no order of adding changes them. That of
     the squares around the rounded mean k is found as S2 - 2 k S1 + n k^2: its value is
@@ -164,4 +177,5 @@ def _moments(data: Shards, num_classes: int, axis_name: str | None) -> _Moments:
     size = size.astype(jnp.float32)
     off = rest.astype(jnp.float32) / size
     variance = around.astype(jnp.float32) / size - jnp.square(off)
-    return _Moments(centre.astype(jnp.float32) + off, jnp.maximum(variance, 0))
+    moments = _Moments(centre.astype(jnp.float32) + off, jnp.maximum(variance, 0))
+    return moments, (count > 0).reshape(-1)

@@ -75,7 +75,7 @@ def move_images(
       batch: of g times b images.
       movable: (g, b) bool; the other images keep what they have.
       carriers: (g * b, H, W, C) in [0, 1], what the perturbations are added to.
-      loss_fn: what is to fall.
+      loss_fn: what is to fall; images that are not selected stay as they are in it.
       radius: of the L-infinity ball, in [0, 1] units.
       step_size: in [0, 1] units.
       num_steps: of projected gradient.
@@ -83,8 +83,9 @@ def move_images(
     Returns:
       The perturbations (g, n, H, W, C), and (num_steps,) the loss before every step.
     """
+    selected = batch.selected.reshape(-1, 1, 1, 1)
     after, losses = perturbation.pgd_with_losses(
-        loss_fn,
+        lambda perturbed: loss_fn(jnp.where(selected, perturbed, carriers)),
         carriers,
         of_images(delta, batch),
         radius=radius,

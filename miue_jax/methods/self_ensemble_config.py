@@ -59,10 +59,12 @@ class SelfEnsembleConfig(SurrogateTrainingConfig):
             )
 
 
-# Tables that say SEP mean "variance_reduced"; "sep" is the paper's plain ensemble. The
-# published commands have radius 2, the tables 8 too. "authors_code" is
-# "variance_reduced" as released: the steps within a step aim at the means of the last
-# checkpoint, whichever is drawn, where the paper means its own.
+# Tables that say SEP mean the variant of reduced variance: "variance_reduced" as the
+# paper has it, "authors_code" as all released scripts of it have it, from which the
+# published figures presumably are: there the steps within a step aim at the means of
+# the last checkpoint, whichever is drawn. "sep" is the paper's plain ensemble. The
+# published commands have radius 2, the tables 8 too. Its images are truncated to grey
+# levels: the export "truncate".
 PRESETS: dict[str, SelfEnsembleConfig] = {
     "variance_reduced": SelfEnsembleConfig(checkpoints=15, inner_steps=15),
     "authors_code": SelfEnsembleConfig(

@@ -12,6 +12,8 @@ from miue_jax import metrics as means
 from miue_jax.budget import Budget
 from miue_jax.methods import autoregressive_filters, autoregressive_process
 from miue_jax.methods.autoregressive import (
+    _FILTERS,
+    _IMAGES,
     PRESETS,
     AutoregressiveConfig,
     autoregressive,
@@ -222,6 +224,44 @@ def test_images_of_a_class_follow_one_recursion_and_no_other():
             fits.append(weights)
         for a, b in ((0, 1), (0, 2), (1, 2)):
             assert np.abs(fits[a] - fits[b]).max() > 0.05
+
+
+def test_the_perturbation_is_the_recursion_without_its_first_rows_and_columns():
+    _, labels, delta, _, _ = _run(SMALL)
+    key = jax.random.key(0)
+    search = functools.partial(
+        autoregressive_filters.search,
+        num_classes=CLASSES,
+        image_shape=SHAPE,
+        burn_in=SMALL.burn_in,
+        trials=SMALL.trials,
+        max_norm=SMALL.max_norm,
+        min_response=SMALL.min_response,
+        max_draws=SMALL.max_draws,
+    )
+    filters = jax.jit(search)(jax.random.fold_in(key, _FILTERS)).filters
+    filters = np.asarray(filters, float)
+    height, width = (side + SMALL.burn_in for side in SHAPE[:2])
+    size = autoregressive_process.boundary_size(height, width)
+    # Twenty images on eight shards: three rows each.
+    image_key = jax.random.fold_in(key, _IMAGES)
+    drawn = np.stack(
+        [
+            jax.random.normal(
+                jax.random.fold_in(image_key, shard), (3, size, SHAPE[2]), jnp.float32
+            )
+            for shard in range(8)
+        ]
+    )
+    for label, boundary, found in zip(
+        labels, sampling.collect(drawn, 20), delta, strict=True
+    ):
+        start = np.zeros((height, width, SHAPE[2]))
+        start[:2] = boundary[: 2 * width].reshape(2, width, -1)
+        start[2:, :2] = boundary[2 * width :].reshape(height - 2, 2, -1)
+        want = _naive(filters[label], start)[SMALL.burn_in :, SMALL.burn_in :]
+        want *= SMALL.radius / np.linalg.norm(want)
+        np.testing.assert_allclose(found, want, atol=1e-5)
 
 
 @pytest.mark.slow

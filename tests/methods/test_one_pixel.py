@@ -146,9 +146,20 @@ def test_a_pixel_that_has_the_colour_already_is_no_choice():
 
 def test_a_class_without_images_takes_nothing_from_the_others():
     images, labels = _data(40, 2, (3, 4, 3))
+    # Without it both would choose white where the others never have any light.
+    images[:, 0, 0] = 0
     two, _ = _run(PRESETS["authors_code"], images, labels, 2)
-    three, _ = _run(PRESETS["authors_code"], images, labels, 3)
+    three, _ = _run(PRESETS["authors_code"], images, labels + 1, 3)
     np.testing.assert_array_equal(two, three)
+
+
+@pytest.mark.parametrize(("level", "colour"), [(3, 1), (250, 0)])
+def test_of_colours_on_a_steady_pixel_the_farther_one_is_taken(level, colour):
+    images, labels = _data(40, 2, (3, 4, 1))
+    images[labels == 0, 1, 2] = level
+    delta, _ = _run(PRESETS["authors_code"], images, labels, 2)
+    mine = images[labels == 0] / 255 + delta[labels == 0]
+    np.testing.assert_allclose(mine[:, 1, 2], colour, atol=1e-6)
 
 
 def test_eight_devices_and_unselected_images_change_no_choice():

@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from miue_jax import sampling
-from miue_jax.methods import surrogate
+from miue_jax.methods import checkpoint_ensemble, surrogate
 from miue_jax.methods.self_ensemble import self_ensemble
 from miue_jax.methods.self_ensemble_config import PRESETS
 
@@ -167,6 +167,25 @@ def test_the_released_code_aims_at_the_means_of_the_last_checkpoint_within_a_ste
     plain = _states(_small("feature_alignment"))[0][-1]
     told = _states(_small("feature_alignment", inner_means="last"))[0][-1]
     np.testing.assert_array_equal(plain.per_example.delta, told.per_example.delta)
+
+
+@pytest.mark.parametrize(
+    ("preset", "last"), [("variance_reduced", False), ("authors_code", True)]
+)
+def test_the_means_within_a_step_are_the_last_ones_or_each_its_own(
+    monkeypatch, preset, last
+):
+    def descend(key, cost, stack, images, steps, *, inner_stack):
+        wanted = stack.sums[-1:] if last else stack.sums
+        fits = jnp.all(inner_stack.sums == wanted) & jnp.any(
+            stack.sums[0] != stack.sums[-1]
+        )
+        return jnp.full_like(images, jnp.where(fits, 1, 2) / 255), jnp.float32(0)
+
+    monkeypatch.setattr(checkpoint_ensemble, "descend", descend)
+    states, method = _states.__wrapped__(_small(preset, inner_steps=2))
+    delta = sampling.collect(np.asarray(method.perturbation(states[-1])), SIZE)
+    np.testing.assert_allclose(delta[SELECTED], 1 / 255, rtol=1e-6)
 
 
 def test_presets_state_the_published_settings():
