@@ -145,9 +145,10 @@ def _compile(name: str, config: Any, num_devices: int = 8) -> _Compiled:
     return _Compiled(method, mesh, start, runner.advance(method.step, mesh))
 
 
-def _run(name, config, *, num_devices=8, selected=None, stops=(), seed=0):
+def _run(name, config, *, num_devices=8, selected=None, stops=(), seed=0, images=None):
     """Runs a generator in calls that end at `stops`, by default at its last step."""
-    images, labels = _data()
+    usual, labels = _data()
+    images = usual if images is None else images
     method, mesh, start, advance = _compile(name, config, num_devices)
     dealt = sampling.deal(images, labels, 8, selected=selected)
     placed = parallel.place(dealt, mesh, parallel.DATA_SPEC)
@@ -188,8 +189,10 @@ def test_perturbations_go_as_far_as_their_steps_and_respect_the_budget(case):
         share = 0.9 if norm == "l2" else 0.99
         assert sizes.max() > share * min(radius, steps)
     per_class = getattr(config, "perturbation", "sample") == "class"
-    # What stays put while the image is mirrored has two images to fit.
-    if not per_class and getattr(config, "flip", "none") != "image_only":
+    # Noise is cut when it is added, and what stays put while the image is mirrored has
+    # two images to fit.
+    free = name == "random_noise" or getattr(config, "flip", "none") == "image_only"
+    if not per_class and not free:
         shown = _data()[0] / 255 + delta
         assert -1e-6 <= shown.min() <= shown.max() <= 1 + 1e-6
     changed = np.abs(delta).max((1, 2, 3)) > 0
@@ -216,6 +219,25 @@ def test_published_images_keep_the_budget(case):
     # Less than half a grey level rounds to nothing.
     seen = np.abs(delta).max() * 255 > 0.51
     assert (made.metadata["audit"]["max_change"] > 0) == seen
+
+
+@each_method
+def test_no_image_and_no_seed_breaks_the_budget(case):
+    name, config = CASES[case]
+    budget = _compile(name, config).method.budget
+    _, labels = _data()
+    for seed, levels in enumerate(([0, 255], [0, 1, 2, 253, 254, 255], range(256))):
+        rng = np.random.default_rng(seed)
+        images = rng.choice(np.array(levels, np.uint8), (SIZE, 8, 8, 3))
+        images[:2] = levels[0]  # one of a single colour, and another one of its class
+        images[CLASSES] = levels[0]
+        delta, _, _ = _run(name, config, images=images, seed=seed)
+        assert np.isfinite(delta).all()
+        if budget.radius is not None:
+            assert _sizes(delta, budget.norm).max() <= budget.radius * (1 + 1e-5)
+        clean = data.Dataset(images, labels, tuple("abcd"))
+        # It refuses what goes beyond.
+        protected.build(clean, delta, budget=budget, metadata={})
 
 
 @pytest.mark.parametrize("case", ["random_noise", "random_noise/class"])
