@@ -31,7 +31,11 @@ _MODELS = flags.DEFINE_list("models", list(detection.MODELS), "The simple networ
 _WIDTH = flags.DEFINE_integer("width", None, "Hidden units; the network's own if none.")
 _EPOCHS = flags.DEFINE_integer("epochs", 100, "Of the simple networks.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Of the simple networks.")
-_STEPS = flags.DEFINE_integer("steps", 500, "Of the logistic regression at most.")
+_STEPS = flags.DEFINE_integer(
+    "steps",
+    detection.STEPS["orthogonal_projection"],
+    "Iterations of the logistic regression at most.",
+)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of what is held out and of the weights.")
 _JSON = flags.DEFINE_string("json", None, "A file for the results.")
 
@@ -96,6 +100,8 @@ def detect(
     if not changed.any():
         raise ValueError("the protected images equal the clean ones: nothing to detect")
     delta = given.images[changed].astype(np.int16) - clean.images[changed]
+    for config in configs:
+        detection.check_size(config, len(clean.labels))
     # First, as it finds what is too little before the networks are trained.
     separability = detection.linear_separability(
         key, delta, clean.labels[changed], num_classes, steps=_STEPS.value

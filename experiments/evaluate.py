@@ -19,9 +19,11 @@ import numpy as np
 import runs
 
 from miue_jax import (
+    atomic,
     checkpoints,
     data,
     defenses,
+    detection,
     parallel,
     protocols,
     runner,
@@ -32,6 +34,9 @@ from miue_jax import metrics as means
 from miue_jax.settings import check_number
 
 RESULTS = "results.json"
+
+# In the directory of a run that is under way.
+_PURIFIED = "purified.npy"
 
 # What others read in it.
 _RESULTS = (
@@ -69,7 +74,7 @@ def run(
         results_file = workdir / RESULTS
         if results_file.exists():
             return read_results(results_file, job.identity)
-        images = _purify(job.defense, train_set)
+        images = _purify(job.defense, train_set, workdir / _PURIFIED)
         placed = [
             parallel.place(dealt, mesh, parallel.DATA_SPEC)
             for dealt in (
@@ -98,9 +103,11 @@ def run(
             )
             for seed in job.identity["seeds"]
         }
-        results = {**job.identity, **_summary(curves)}
+        paths = {part: dict(config[part]) for part in ("train", "test")}
+        results = {**job.identity, **paths, **_summary(curves)}
         if jax.process_index() == 0:
             runs.write_json(results_file, results)
+            (workdir / _PURIFIED).unlink(missing_ok=True)
         # Other processes may go on to read it.
         parallel.barrier("results written")
         return results
@@ -176,10 +183,13 @@ def prepare(
         defense=defense,
     )
     identity = {
-        "train": dict(config["train"]),
-        "test": dict(config["test"]),
+        # Fingerprints say what the data are, and directories may be moved.
+        **{
+            part: {k: v for k, v in config[part].items() if k != "name_or_path"}
+            for part in ("train", "test")
+        },
         "victim": dict(config["victim"]),
-        "defense": _plain(config["defense"]),
+        "defense": defenses.settings_of(config["defense"]),
         "seeds": list(config["seeds"]),
         "evaluate_every": config["evaluate_every"],
         "num_shards": num_shards,
@@ -216,18 +226,38 @@ def read_results(
     return results
 
 
-def _plain(defense: str | Mapping[str, Any]) -> str | dict[str, Any]:
-    return defense if isinstance(defense, str) else dict(defense)
-
-
-def _purify(defense: defenses.Defense, train_set: data.Dataset) -> np.ndarray:
+def _purify(
+    defense: defenses.Defense, train_set: data.Dataset, file: pathlib.Path
+) -> np.ndarray:
+    """What a defence makes of the training images, kept until all victims are done."""
     if defense.purify is None:
         return train_set.images
     images, labels = train_set.images, train_set.labels
+    if file.exists():
+        return _read_purified(file, images)
+    # All processes have looked before the first one writes.
+    parallel.barrier("purified images looked for")
     try:
-        return np.asarray(defense.purify(jax.random.key(0), images, labels))
+        purified = np.asarray(defense.purify(jax.random.key(0), images, labels))
     except FloatingPointError as error:
         raise runs.Diverged(str(error)) from error
+    if jax.process_index() == 0:
+        with atomic.write_file(file) as writing:
+            np.save(writing, purified, allow_pickle=False)
+    return purified
+
+
+def _read_purified(file: pathlib.Path, images: np.ndarray) -> np.ndarray:
+    try:
+        purified = np.load(file, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
+    if purified.shape != images.shape or purified.dtype != images.dtype:
+        raise ValueError(
+            f"{file} holds {purified.dtype} {purified.shape}, the training images are "
+            f"{images.dtype} {images.shape}: remove it"
+        )
+    return purified
 
 
 def _check_match(train_set: data.Dataset, test_set: data.Dataset) -> None:
@@ -336,13 +366,15 @@ def _summary(curves: Mapping[int, list[dict[str, Any]]]) -> dict[str, Any]:
     """Final and best accuracy over seeds, and every curve."""
     lines = list(curves.values())
     tests = [[x["test_accuracy"] for x in c if "test_accuracy" in x] for c in lines]
-
+    epochs = [x["epoch"] for x in lines[0] if "test_accuracy" in x]
+    peaks = [detection.early_stopping(curve, epochs) for curve in tests]
     robust = [c[-1]["robust_accuracy"] for c in lines if "robust_accuracy" in c[-1]]
     return {
         **({"robust": runs.spread(robust)} if robust else {}),
         "final": runs.spread([curve[-1] for curve in tests]),
-        "best": runs.spread([max(curve) for curve in tests]),
-        "epochs_tested": [x["epoch"] for x in lines[0] if "test_accuracy" in x],
+        "best": runs.spread([peak.accuracy for peak in peaks]),
+        "best_epoch": [peak.epoch for peak in peaks],
+        "epochs_tested": epochs,
         "test_accuracy": tests,
         "train_accuracy": [[x["train_accuracy"] for x in curve] for curve in lines],
         "device": jax.devices()[0].device_kind,

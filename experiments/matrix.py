@@ -82,7 +82,7 @@ def run(
             for cell in left:
                 if _finished(config, workdir, cell) is not None:
                     continue
-                if _failure(workdir, cell) is not None:
+                if _failure(config, workdir, cell) is not None:
                     continue
                 try:
                     if cell not in told:
@@ -126,22 +126,30 @@ def _note_failure(
 ) -> None:
     """Leaves a mark of a run that came to nothing, so that nobody tries it again."""
     logging.warning("%s", error)
+    note: dict[str, Any] = {"why": str(error)}
     folder, artefact = cell.folder(workdir), settings.artefact(workdir, cell.method)
     if config["methods"][cell.method] is not None and not artefact.exists():
         folder = artefact.parent
+    else:
+        note["training"] = settings.victim(config, workdir, cell)
     folder.mkdir(parents=True, exist_ok=True)
-    runs.write_json(folder / _FAILED, {"why": str(error)})
+    runs.write_json(folder / _FAILED, note)
 
 
-def _failure(workdir: pathlib.Path, cell: Cell) -> str | None:
-    """Why a cell came to nothing, if it or its generator did."""
-    for folder in (
-        settings.artefact(workdir, cell.method).parent,
-        cell.folder(workdir),
-    ):
-        if (folder / _FAILED).exists():
-            return runs.read_json(folder / _FAILED, needed=("why",))["why"]
-    return None
+def _failure(
+    config: Mapping[str, Any], workdir: pathlib.Path, cell: Cell
+) -> str | None:
+    """Why a cell came to nothing, if it or its generator did, in this way."""
+    generator = settings.artefact(workdir, cell.method).parent / _FAILED
+    if config["methods"][cell.method] is not None and generator.exists():
+        # Of the settings that are meant, as was checked in the beginning.
+        return runs.read_json(generator, needed=("why",))["why"]
+    file = cell.folder(workdir) / _FAILED
+    if not file.exists():
+        return None
+    note = runs.read_json(file, needed=("why", "training"))
+    runs.check_same(file, note["training"], settings.victim(config, workdir, cell))
+    return note["why"]
 
 
 def _finished(
@@ -151,17 +159,7 @@ def _finished(
     file = cell.folder(workdir) / evaluate.RESULTS
     if not file.exists():
         return None
-    training = settings.training(
-        config, cell, settings.train_data(config, workdir, cell)
-    )
-    kept = ("train", "test", "victim", "defense", "seeds", "evaluate_every")
-    meant = {name: training[name] for name in kept}
-    if config["methods"][cell.method] is not None:
-        # Directories may have been moved since.
-        meant["train"] = {
-            k: v for k, v in meant["train"].items() if k != settings.SOURCE
-        }
-    return evaluate.read_results(file, meant)
+    return evaluate.read_results(file, settings.victim(config, workdir, cell))
 
 
 def _report(
@@ -182,7 +180,9 @@ def _report(
             made[method] = protected.load(artefact).metadata
             if not made[method].keys() >= set(summary.KEPT):
                 raise ValueError(f"{artefact} was not made by this script")
-    failed = {cell: _failure(workdir, cell) for cell in planned if cell not in done}
+    failed = {
+        cell: _failure(config, workdir, cell) for cell in planned if cell not in done
+    }
     failed = {cell: why for cell, why in failed.items() if why is not None}
     results = summary.summarize(config, made, done, failed, planned)
     if (done or failed) and jax.process_index() == 0:

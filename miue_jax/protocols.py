@@ -64,10 +64,13 @@ class VictimConfig:
         check_choice("victim dtype", self.dtype, ("float32", "bfloat16"))
 
 
-# The adversarial ones go with the attacks of the same names in
-# `defenses.adversarial_training`. What was not found is assumed: a weight decay of 5e-4
-# for APBench and HYPO, batches of 128 but for APBench. The 40,000 batches of REM are
-# 102 epochs of CIFAR-10.
+# The adversarial ones go with the attacks in `defenses.adversarial_training` of the
+# same names, "authors_adversarial" with "miue". "ueraser" is its script's; its authors
+# write of a learning rate of 0.1 beside it. "orthogonal_projection" is that of victims
+# behind this defence, without their augmentations (CutMix of every second image,
+# rotation, shear, scale and jitter). What was not found is assumed: a weight decay of
+# 5e-4 for APBench, HYPO and UEraser, batches of 128 but for APBench. The 40,000 batches
+# of REM are 102 epochs of CIFAR-10.
 PROTOCOLS: dict[str, VictimConfig] = {
     # MI-UE's own.
     "authors": VictimConfig(epochs=200, learning_rate=0.5, weight_decay=1e-4),
@@ -76,6 +79,12 @@ PROTOCOLS: dict[str, VictimConfig] = {
     "pil": VictimConfig(epochs=30, batch_size=512, weight_decay=1e-4),
     "apbench": VictimConfig(
         epochs=200, batch_size=256, schedule="steps", milestones=(0.5,), drop=0.5
+    ),
+    "ueraser": VictimConfig(
+        epochs=200, learning_rate=0.01, schedule="steps", milestones=(0.5, 0.75)
+    ),
+    "orthogonal_projection": VictimConfig(
+        epochs=50, schedule="steps", milestones=(0.5, 0.74), weight_decay=1e-4
     ),
     "quick": VictimConfig(model="resnet10", epochs=30),
     "authors_adversarial": VictimConfig(

@@ -28,15 +28,23 @@ def heat_map(path: pathlib.Path, results: Mapping[str, Any]) -> None:
       results: what experiments/matrix.py wrote.
     """
     victims = list(results["victims"])
-    methods, defenses = table.axes(results)
-    width = 4 + 0.95 * len(defenses) * len(victims)
+    columns = {victim: table.axes(results, victim)[1] for victim in victims}
+    methods, _ = table.axes(results, victims[0])
+    counts = [len(columns[victim]) for victim in victims]
+    width = 4 + 0.95 * sum(counts)
     caption = textwrap.wrap(table.origin(results), int(16 * width))
     size = (width, 1.8 + 0.42 * len(methods) + 0.14 * len(caption))
     figure, axes = pyplot.subplots(
-        1, len(victims), figsize=size, squeeze=False, sharey=True, layout="constrained"
+        *(1, len(victims)),
+        figsize=size,
+        squeeze=False,
+        sharey=True,
+        layout="constrained",
+        width_ratios=counts,
     )
     shown = None
     for panel, victim in zip(axes[0], victims, strict=True):
+        defenses = columns[victim]
         values = np.full((len(methods), len(defenses)), np.nan)
         for cell in results["cells"]:
             if cell["victim"] == victim:

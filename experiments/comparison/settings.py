@@ -9,7 +9,7 @@ import generate
 import runs
 from comparison.plan import Cell
 
-from miue_jax import data, parallel
+from miue_jax import data, defenses, parallel
 
 # Of the settings of data.
 SOURCE = "name_or_path"
@@ -127,6 +127,29 @@ def training(
         "evaluate_every": config["evaluate_every"],
         "checkpoint_every": config["evaluate_every"],
     }
+
+
+def victim(
+    config: Mapping[str, Any], workdir: pathlib.Path, cell: Cell
+) -> dict[str, Any]:
+    """What the results of a victim say of how it was trained.
+
+    Args:
+      config: as in experiments/configs/matrix.py.
+      workdir: the directory of the matrix.
+      cell: the victim.
+
+    Returns:
+      The entries of its results that depend on the configuration alone. Paths are not
+      among them, since directories may have been moved.
+    """
+    meant = training(config, cell, train_data(config, workdir, cell))
+    kept = ("train", "test", "victim", "defense", "seeds", "evaluate_every")
+    entries = {name: meant[name] for name in kept}
+    entries["defense"] = defenses.settings_of(meant["defense"])
+    for part in ("train", "test"):
+        entries[part] = {k: v for k, v in meant[part].items() if k != SOURCE}
+    return entries
 
 
 def artefact(workdir: pathlib.Path, method: str) -> pathlib.Path:

@@ -10,6 +10,7 @@ from typing import Any
 from comparison.plan import Cell
 from runs import spread
 
+from miue_jax import defenses
 from miue_jax.budget import Budget
 
 # Of the metadata of a protected data set.
@@ -40,6 +41,8 @@ def summarize(
     for cell in planned:
         if cell in done:
             groups.setdefault(cell[:3], {})[cell.seed] = done[cell]
+    # With all their settings, those left out at the defaults of today.
+    defended = {k: defenses.settings_of(v) for k, v in config["defenses"].items()}
     return {
         "command": shlex.join(["python", *sys.argv]),
         "data": config["data_name"] or config["data"]["name_or_path"],
@@ -55,7 +58,13 @@ def summarize(
         "failed": {"-".join(map(str, cell)): why for cell, why in failed.items()},
         # In the order in which they run; what is not done has its place too.
         "methods": list(dict.fromkeys(cell.method for cell in planned)),
-        "defenses": _named(config["defenses"], (cell.defense for cell in planned)),
+        "defenses": _named(defended, (cell.defense for cell in planned)),
+        "columns": {
+            victim: list(
+                dict.fromkeys(cell.defense for cell in planned if cell.victim == victim)
+            )
+            for victim in dict.fromkeys(cell.victim for cell in planned)
+        },
         "victims": _named(config["victims"], (cell.victim for cell in planned)),
         "cells": [_join(key, by_seed) for key, by_seed in groups.items()],
     }

@@ -34,7 +34,7 @@ def _victim(results: Mapping[str, Any], victim: str) -> str:
         for cell in results["cells"]
         if cell["victim"] == victim
     }
-    methods, defenses = axes(results)
+    methods, defenses = axes(results, victim)
     if "methods" not in results:
         # Of a comparison, whose victims had a defence each.
         defenses = [name for name in defenses if any(key[1] == name for key in cells)]
@@ -48,17 +48,19 @@ def _victim(results: Mapping[str, Any], victim: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def axes(results: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """The rows and columns, those of which nothing is done included.
+def axes(results: Mapping[str, Any], victim: str) -> tuple[list[str], list[str]]:
+    """The rows and columns of a victim, those of which nothing is done included.
 
     Args:
       results: what experiments/matrix.py wrote.
+      victim: its name there.
 
     Returns:
       Names of methods and of defences.
     """
     found = dict.fromkeys(cell["method"] for cell in results["cells"])
-    return list(results.get("methods", found)), list(results["defenses"])
+    columns = results.get("columns", {}).get(victim, results["defenses"])
+    return list(results.get("methods", found)), list(columns)
 
 
 def label(results: Mapping[str, Any], method: str) -> str:
@@ -118,13 +120,15 @@ def origin(results: Mapping[str, Any]) -> str:
         f"{name}: {p['model']}"
         + (f" of width {p['width']}" if p["width"] is not None else "")
         + f", {p['epochs']} epochs, batch {p['batch_size']}, learning rate "
-        f"{p['learning_rate']:g}{_drops(p)}, weight decay {p['weight_decay']:g}"
+        f"{p['learning_rate']:g}{_schedule(p)}, weight decay {p['weight_decay']:g}"
+        f"{_rest(p)}"
         for name, p in results["victims"].items()
     )
     defenses = "".join(
-        f" {name}: {', '.join(f'{k} {v}' for k, v in spec.items())}."
+        f" {name}: {_settings(spec)}."
         for name, spec in results["defenses"].items()
-        if not isinstance(spec, str)
+        # Comparisons of before have names only.
+        if not isinstance(spec, str) and spec["name"] != "none"
     )
     seeds = sorted({seed for cell in results["cells"] for seed in cell["seeds"]})
     failed = "".join(f" {c}: {why}." for c, why in results.get("failed", {}).items())
@@ -140,15 +144,30 @@ def origin(results: Mapping[str, Any]) -> str:
         "(number of seeds of the victim), without spread where there is one seed; an "
         f"empty cell was not run. {results['done']} of {results['planned']} victims "
         f"are done, seeds {', '.join(map(str, seeds))}.{failed} {protocols}.{defenses} "
-        f"The settings of the generators are in results.json. {results['data']}; "
+        "The settings of the generators are in results.json, and the peaks of the "
+        f"accuracy curves, as early stopping would have them. {results['data']}; "
         f"{results['processor']}, {devices}{split}, jax {versions}. "
         f"`{results['command']}`{note}"
     )
 
 
-def _drops(protocol: Mapping[str, Any]) -> str:
+def _settings(spec: Mapping[str, Any]) -> str:
+    own = {k: v for k, v in spec.items() if k != "name" and v is not None}
+    return f"{spec['name']}" + "".join(f", {k} {v}" for k, v in own.items())
+
+
+def _rest(protocol: Mapping[str, Any]) -> str:
+    told = [f"momentum {protocol['momentum']:g}"] if "momentum" in protocol else []
+    if protocol.get("clip_norm") is not None:
+        told.append(f"gradient norm at most {protocol['clip_norm']:g}")
+    if "dtype" in protocol:
+        told.append(protocol["dtype"])
+    return "".join(f", {text}" for text in told)
+
+
+def _schedule(protocol: Mapping[str, Any]) -> str:
     if protocol.get("schedule", "cosine") == "cosine":
-        return ""
+        return " (cosine)"
     shares = " and ".join(f"{100 * share:g} %" for share in protocol["milestones"])
     return f" x {protocol['drop']:g} at {shares}" if shares else " (constant)"
 

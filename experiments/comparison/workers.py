@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 _SECONDS_TO_WAIT = 1.0
 
+# Where NVIDIA's driver has a file for every GPU.
+_DEVICE_FILES = pathlib.Path("/dev")
+
 
 def run(
     count: int,
@@ -31,7 +34,8 @@ def run(
       report: called about once a second while they run.
 
     Raises:
-      ValueError: if there are fewer cores than processes, or devices listed.
+      ValueError: if there are fewer cores than processes, GPUs where there are any, or
+        devices listed.
       SystemExit: with the status of the first process that did not end with 0, whose
         last line is printed; of 128 + n after signal n.
     """
@@ -42,6 +46,10 @@ def run(
         )
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     visible = listed.split(",") if listed else None
+    found = len(list(_DEVICE_FILES.glob("nvidia[0-9]*")))
+    if listed is None and 0 < found < count:
+        # Those beyond would work on the processor, and nobody would be told.
+        raise ValueError(f"devices is {count}; there are {found} GPUs")
     if visible is not None and count > len(visible):
         raise ValueError(
             f"devices is {count}; CUDA_VISIBLE_DEVICES lists {len(visible)}: {listed}"

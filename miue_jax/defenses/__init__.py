@@ -1,7 +1,7 @@
 """Defences against protected data, by name.
 
 A defence of your own is named module:function. The function is called as those here
-are, with `image_shape`, `num_classes` and its settings as keywords, and returns a
+are, with `image_shape`, `num_classes` and its settings, all as keywords, and returns a
 `Defense`.
 """
 
@@ -86,11 +86,7 @@ def create(
       ValueError: if a name is unknown (with the nearest ones), a setting is missing or
         out of range, or the defence does not fit such images.
     """
-    if isinstance(spec, str):
-        name, settings = _parse(spec)
-    else:
-        settings = dict(spec)
-        name = settings.pop("name", None)
+    name, settings = _name_and_settings(spec)
     build, number = _entry(name)
     known = parameters(name)
     for field in settings:
@@ -100,7 +96,25 @@ def create(
         if parameter.default is parameter.empty and field not in settings:
             hint = f", as in '{name}-<{field}>'" if field == number else ""
             raise ValueError(f"defence {name!r} needs its {field}{hint}")
-    return build(tuple(image_shape), num_classes, **settings)
+    return build(image_shape=tuple(image_shape), num_classes=num_classes, **settings)
+
+
+def settings_of(spec: str | Mapping[str, Any]) -> dict[str, Any]:
+    """All settings of a defence, those that were left out at their defaults.
+
+    Args:
+      spec: as for `create`.
+
+    Returns:
+      The `name` and the settings.
+
+    Raises:
+      ValueError: if the name is unknown.
+    """
+    name, given = _name_and_settings(spec)
+    known = parameters(name).items()
+    defaults = {k: v.default for k, v in known if v.default is not v.empty}
+    return {"name": name, **defaults, **given}
 
 
 def parameters(name: str) -> dict[str, inspect.Parameter]:
@@ -117,6 +131,11 @@ def parameters(name: str) -> dict[str, inspect.Parameter]:
     """
     found = inspect.signature(_entry(name).build).parameters
     common = ("image_shape", "num_classes")
+    if not set(common) <= found.keys():
+        raise ValueError(
+            f"defence {name!r} needs the parameters {' and '.join(common)}, it has "
+            f"{', '.join(found) or 'none'}"
+        )
     return {field: value for field, value in found.items() if field not in common}
 
 
@@ -126,6 +145,13 @@ def _entry(name: object) -> _Entry:
     if isinstance(name, str) and ":" in name:
         return _Entry(names.imported("defence", name))
     raise names.unknown("defence", name, _REGISTRY, allowed=NAMES)
+
+
+def _name_and_settings(spec: str | Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    if isinstance(spec, str):
+        return _parse(spec)
+    settings = dict(spec)
+    return settings.pop("name", None), settings
 
 
 def _parse(spec: str) -> tuple[str, dict[str, Any]]:

@@ -73,6 +73,8 @@ def adversarial_training(
     `protocols.PROTOCOLS` has "rem_adversarial" and so on ("authors_adversarial" for
     miue).
 
+    APBench also trains within L2 balls, which is not offered.
+
     The accuracy under attack is reported for `eval_steps` steps of a quarter of the
     radius from a uniform start, whatever the protocol, so that the defences of one
     radius are compared under one attack.

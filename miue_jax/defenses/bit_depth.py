@@ -12,7 +12,8 @@ def bit_depth(image_shape: tuple[int, ...], num_classes: int, *, bits: int) -> D
     """Keeps the highest bits of every value and sets the others to 0.
 
     Equal to `posterize` of Pillow's `ImageOps`: 2 bits leave the levels 0, 64, 128 and
-    192, so that images get darker. Deterministic: the key is not used.
+    192, so that images get darker. Deterministic: the key is not used. Test images stay
+    as they are, as in the publication (its code has an option to reduce them too).
 
     Args:
       image_shape: (H, W, C) of the images.

@@ -22,8 +22,10 @@ def gaussian_blur(
 
     along both axes, with weights that sum to 1 and images reflected at the border
     without repeating the outermost pixels. Each image has a width of its own. The
-    defaults are the evaluation of MI-UE. Two benchmarks of the field fix kernel_size 3
-    and sigma 0.1, which is the identity: the neighbours' weights are exp(-50), 2e-22.
+    defaults are the evaluation of MI-UE, which blurs before it crops and mirrors; here
+    that comes first, and the black of a crop's border is blurred too. Two benchmarks of
+    the field fix kernel_size 3 and sigma 0.1, which is the identity: the neighbours'
+    weights are exp(-50), 2e-22.
 
     Args:
       image_shape: (H, W, C) of the images.

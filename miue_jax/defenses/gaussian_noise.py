@@ -12,8 +12,9 @@ def gaussian_noise(
 ) -> Defense:
     """Adds independent normal noise to every value, anew in every step.
 
-    The result is clipped to [0, 1] and, unlike that of pipelines which add noise to
-    8-bit images, not rounded to grey levels.
+    It comes after crops and mirroring, the black of a crop's border included. The
+    result is clipped to [0, 1]. MI-UE's evaluation adds it to the whole 8-bit image,
+    and truncates the result to grey levels.
 
     Args:
       image_shape: unused.

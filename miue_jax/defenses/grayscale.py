@@ -17,7 +17,8 @@ def grayscale(image_shape: tuple[int, ...], num_classes: int) -> Defense:
     .. math:: Y = 0.299\, R + 0.587\, G + 0.114\, B,
 
     rounded to a grey level, three times. Equal to Pillow's mode "L". Deterministic: the
-    key is not used. Test images stay in colour, as in the publication.
+    key is not used. Test images stay in colour, as in the publication (its code has an
+    option to turn them too).
 
     Args:
       image_shape: (H, W, 3) of the images.

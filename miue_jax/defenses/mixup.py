@@ -20,7 +20,8 @@ def mixup(
        \lambda \sim \mathrm{Beta}(\alpha, \alpha)
 
     Partners j are a permutation of the images of a shard's batch; each image has a
-    weight of its own, where the authors' code draws one for the batch.
+    weight of its own, where the authors' code draws one for the batch. EM, ISS and PIL
+    mix every image twice, each time with probability one half.
 
     Args:
       image_shape: unused.

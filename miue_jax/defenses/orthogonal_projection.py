@@ -50,7 +50,8 @@ def orthogonal_projection(
     of one random order, so that a data set sorted by class is no special case. The last
     batch may be smaller.
 
-    The key seeds the weights and the order. Test images are not projected.
+    The key seeds the weights and the order. Test images are not projected. Victims of
+    the publication train by `protocols.PROTOCOLS["orthogonal_projection"]`.
 
     Args:
       image_shape: (H, W, C) of the images.

@@ -44,8 +44,9 @@ def ueraser(
     afterwards it is the cross-entropy of one augmentation. The variants differ in when
     that is: "standard" after a quarter of the training, as in the authors' scripts;
     "readme" after 30 %, as they write beside the code; "lite" from the start; "max"
-    never. The columns "U-max" of a common benchmark are not the authors' settings but
-    "max" with `probability` 1, or with 0.8 and `compression` "before".
+    never. Its victims train by `protocols.PROTOCOLS["ueraser"]`. The columns "U-max" of
+    a common benchmark are not the authors' settings but "max" with `probability` 1, or
+    with 0.8 and `compression` "before".
 
     Against AP and AR the authors compress an augmentation as JPEG of quality 10
     ("after"); the benchmark compresses the image, with a quality drawn from 10 to 99,

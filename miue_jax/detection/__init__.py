@@ -12,4 +12,5 @@ from miue_jax.detection.simple_network import SimpleNetwork as SimpleNetwork
 from miue_jax.detection.simple_network import (
     SimpleNetworkConfig as SimpleNetworkConfig,
 )
+from miue_jax.detection.simple_network import check_size as check_size
 from miue_jax.detection.simple_network import simple_network as simple_network

@@ -77,6 +77,28 @@ class SimpleNetwork(NamedTuple):
     validation_accuracy: float
 
 
+def check_size(config: SimpleNetworkConfig, size: int) -> int:
+    """Checks that a data set has enough images for `simple_network`.
+
+    Args:
+      config: the protocol.
+      size: N, the number of its images.
+
+    Returns:
+      The steps of an epoch.
+
+    Raises:
+      ValueError: if a part is empty or smaller than a batch.
+    """
+    count = round(config.validation * size)
+    if not 0 < count < size:
+        raise ValueError(
+            f"validation {config.validation} of {size} images leaves {size - count} to "
+            f"train on and {count} to validate; both must be positive"
+        )
+    return sampling.steps_per_pass(size - count, 1, config.batch_size)
+
+
 def simple_network(
     key: jax.Array,
     images: np.ndarray,
@@ -108,15 +130,10 @@ def simple_network(
       detection by simple networks.
     """
     size = len(images)
+    steps = check_size(config, size)
     count = round(config.validation * size)
-    if not 0 < count < size:
-        raise ValueError(
-            f"validation {config.validation} of {size} images leaves {size - count} to "
-            f"train on and {count} to validate; both must be positive"
-        )
     split = jax.random.permutation(jax.random.fold_in(key, _SPLIT), size)
     held_out, rest = np.split(np.asarray(split), [count])
-    steps = sampling.steps_per_pass(len(rest), 1, config.batch_size)
     train, validation = (
         jax.tree.map(jnp.asarray, sampling.deal(images[part], labels[part], 1))
         for part in (rest, held_out)

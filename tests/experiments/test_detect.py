@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from absl import flags
 
+from miue_jax import detection
 from miue_jax.budget import Budget
 from miue_jax.data import load, protected
 
@@ -92,7 +93,10 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_one_line_and_status_two(run, tmp_path, case):
+def test_bad_input_is_one_line_and_status_two(run, tmp_path, monkeypatch, case):
+    monkeypatch.setattr(
+        detection, "linear_separability", lambda *a, **k: pytest.fail("computed")
+    )
     arguments, message = BAD[case]
     arguments = [argument.format(tmp_path) for argument in arguments]
     source = _protect(tmp_path, 60) if arguments else []

@@ -18,7 +18,7 @@ import runs
 from configs import evaluate as evaluate_config
 from configs import generate as generate_config
 
-from miue_jax import parallel
+from miue_jax import defenses, parallel
 from miue_jax.data import protected
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -99,6 +99,43 @@ def test_a_victim_stopped_within_an_epoch_goes_on_as_if_it_had_not(
     for directory in ("whole", "stopped"):
         assert len(_metrics(tmp_path / directory / "seed_0")) == 3
     assert _metrics(tmp_path / "stopped/seed_0") == _metrics(tmp_path / "whole/seed_0")
+
+
+@pytest.mark.usefixtures("one_device")
+def test_purified_images_are_made_once_and_kept_until_all_is_done(
+    tmp_path, data, monkeypatch
+):
+    made = []
+
+    def purify(key, images, labels):
+        made.append(1)
+        return 255 - images
+
+    inverted = defenses.Defense(purify=purify)
+    monkeypatch.setattr(defenses, "create", lambda *_, **__: inverted)
+    config, workdir = _training(data), tmp_path / "run"
+    config["seeds"] = (0, 1)
+    whole = evaluate.run(config, tmp_path / "whole", quiet=True)
+    assert len(made) == 1
+    kept = workdir / "purified.npy"
+    with monkeypatch.context() as patch:
+        _stop_at(patch, 7)
+        with pytest.raises(runs.Stopped):
+            evaluate.run(config, workdir, quiet=True)
+    with np.load(data) as arrays:
+        np.testing.assert_array_equal(np.load(kept), 255 - arrays["x_train"])
+    content = kept.read_bytes()
+    for wrong, message in ((content[:50], "is damaged"), (None, "holds uint8")):
+        if wrong is None:
+            np.save(kept, np.zeros((3, 8, 8, 3), np.uint8))
+        else:
+            kept.write_bytes(wrong)
+        with pytest.raises(ValueError, match=message):
+            evaluate.run(config, workdir, quiet=True)
+    kept.write_bytes(content)
+    assert evaluate.run(config, workdir, quiet=True) == whole
+    assert len(made) == 2, "what was kept is made again"
+    assert not kept.exists()
 
 
 @pytest.mark.usefixtures("one_device")

@@ -190,7 +190,10 @@ def test_a_larger_matrix_goes_on_in_the_same_directory(tmp_path, config, monkeyp
     [
         (lambda c: c["victims"]["small"].update(learning_rate=0.2), "learning_rate"),
         (lambda c: c["methods"]["random_noise"].update(radius=4.0), "method.radius"),
-        (lambda c: c["defenses"].update(cutout_4="cutout-3"), "defense is 'cutout-4'"),
+        (
+            lambda c: c["defenses"].update(cutout_4="cutout-3"),
+            "defense.size is 4 there and 3",
+        ),
         (lambda c: c.update(generator_seed=1), "generator_seed is 0 there and 1"),
     ],
 )
@@ -236,6 +239,27 @@ def test_a_directory_that_was_moved_goes_on(tmp_path, config, monkeypatch):
     assert matrix.run(config, tmp_path / "there")["cells"] == whole["cells"]
 
 
+def test_a_cell_stopped_in_its_midst_goes_on_where_the_directory_was_moved(
+    tmp_path, config, monkeypatch
+):
+    config["order"] = ("rest",)
+    whole = matrix.run(config, tmp_path / "whole")
+    train = runs.run_until
+
+    def stop(mark, *arguments, step, received, **options):
+        if step and mark == 10:  # the second epoch of five steps
+            received.append(signal.SIGTERM)
+        return train(mark, *arguments, step=step, received=received, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "run_until", stop)
+        with pytest.raises(runs.Stopped):
+            matrix.run(config, tmp_path / "here")
+    assert not list((tmp_path / "here" / "cells").glob("*/results.json"))
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert matrix.run(config, tmp_path / "there")["cells"] == whole["cells"]
+
+
 def test_the_data_are_named_by_their_source_or_as_is_said(tmp_path, config):
     config["order"] = ("first",)
     source = config["data"]["name_or_path"]
@@ -266,6 +290,10 @@ def test_one_that_diverges_is_marked_and_does_not_stop_the_others(
     assert "clean-none-small-0: loss is nan" in table.render(results)
     matrix.run(config, workdir)
     assert len(tried) == 1, "it was tried again"
+    config["victims"]["small"]["learning_rate"] = 1e-3
+    config["order"] = ("first",)
+    with pytest.raises(ValueError, match=r"learning_rate is 0\.\d+ there and 0\.001"):
+        matrix.run(config, workdir)
 
 
 def test_a_generator_that_fails_leaves_the_others_to_go_on(
@@ -373,9 +401,10 @@ def _done(mean, **extra):
 def results():
     victim = {"model": "mlp2", "width": 8, "epochs": 2, "batch_size": 8}
     victim |= {"learning_rate": 0.1, "weight_decay": 5e-4}
+    at = {"name": "adversarial_training", "radius": 8, "protocol": "pil"}
     config = {
         "data_name": "noise",
-        "defenses": {"none": "none", "at": {"name": "at", "radius": 8}, "gray": "gray"},
+        "defenses": {"none": "none", "at": at, "gray": "grayscale"},
         "victims": {"small": victim},
     }
     made = dict.fromkeys(summary.KEPT)
@@ -432,7 +461,9 @@ def test_comma_separated_values_hold_every_cell(results):
     assert rows[1]["final_std"] == rows[1]["robust_mean"] == ""
     assert rows[1]["budget"] == "l2 1.3"
     assert float(rows[2]["robust_mean"]) == 0.3
-    assert json.loads(rows[2]["settings"]) == {"name": "at", "radius": 8}
+    settings = json.loads(rows[2]["settings"])
+    assert (settings["radius"], settings["protocol"]) == (8, "pil")
+    assert settings["eval_steps"] == 20, "what was left to defaults is not told"
     assert json.loads(rows[2]["protocol"])["epochs"] == 2
 
 
@@ -442,6 +473,33 @@ def test_a_heat_map_is_drawn_where_little_is_done(tmp_path, results):
     plot.heat_map(tmp_path / "empty.png", nothing)
     sizes = [(tmp_path / f"{name}.png").stat().st_size for name in ("map", "empty")]
     assert sizes[0] > sizes[1] > 1000
+
+
+def test_a_heat_map_shows_every_number_in_its_place(tmp_path, results, monkeypatch):
+    # Not as many columns as rows.
+    results["columns"]["small"] = ["none", "at"]
+    drawn = []
+    monkeypatch.setattr(plot.pyplot, "close", drawn.append)
+    plot.heat_map(tmp_path / "map.png", results)
+    (figure,) = drawn
+    panel = figure.axes[0]
+    rows = [label.get_text() for label in panel.get_yticklabels()]
+    columns = [label.get_text() for label in panel.get_xticklabels()]
+    assert rows == ["clean", "lsp (l2 1.3)", "em"]
+    assert columns == ["none", "at"]
+    shown = panel.images[0].get_array().filled(np.nan)
+    want = np.array([[60.0, np.nan], [12.3, 40.0], [np.nan, np.nan]])
+    np.testing.assert_allclose(shown, want)
+    texts = {text.get_position(): text.get_text() for text in panel.texts}
+    assert texts == {(0, 0): "60\n±14.1 (2)", (0, 1): "12", (1, 1): "40"}
+
+
+def test_a_victim_has_the_columns_that_were_planned_for_it(results):
+    results["victims"]["large"] = results["victims"]["small"]
+    results["columns"] = {"small": ["none", "gray"], "large": ["at"]}
+    text = table.render(results)
+    assert "| trained on | none | gray |" in text
+    assert "| trained on | at |" in text
 
 
 # Several processes.
@@ -473,6 +531,16 @@ def test_no_more_workers_than_devices_that_are_listed(tmp_path, monkeypatch):
     script = "import os; print(repr(os.environ['CUDA_VISIBLE_DEVICES']))"
     workers.run(1, _script(script), tmp_path, lambda: None)
     assert (tmp_path / "worker_0.log").read_text() == "''\n", "hidden GPUs were shown"
+
+
+def test_no_more_workers_than_gpus(tmp_path, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for name in ("nvidia0", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(workers, "_DEVICE_FILES", tmp_path)
+    with pytest.raises(ValueError, match="devices is 2; there are 1 GPUs"):
+        workers.run(2, _script(""), tmp_path, lambda: None)
+    workers.run(1, _script(""), tmp_path, lambda: None)
 
 
 def test_a_worker_that_fails_is_reported(tmp_path, capsys):
@@ -519,8 +587,14 @@ def test_two_processes_killed_and_continued_finish_the_matrix(tmp_path, config):
     while not list((tmp_path / "run").glob("cells/*/results.json")):
         assert time.monotonic() < deadline, "no cell was done"
         time.sleep(0.2)
-    os.killpg(process.pid, signal.SIGKILL)
+    children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    killed = [int(child) for child in children.read_text().split()]
+    assert len(killed) == 2
+    # They are in the midst of the other cells.
+    for pid in (process.pid, *killed):
+        os.kill(pid, signal.SIGKILL)
     process.wait()
+    assert len(list((tmp_path / "run").glob("cells/*/results.json"))) < 5
     subprocess.run(command, check=True, timeout=240)
     results = runs.read_json(tmp_path / "run" / evaluate.RESULTS)
     assert results["done"] == 5

@@ -61,6 +61,19 @@ OWN = """
         pass
 
 
+    def swapped(num_classes, image_shape):
+        assert num_classes == 10
+        return defenses.Defense()
+
+
+    def by_keyword(*, num_classes, image_shape):
+        return defenses.Defense()
+
+
+    def of_shape(image_shape):
+        return defenses.Defense()
+
+
     number = 5
 """
 
@@ -116,6 +129,11 @@ def test_the_defence_does_what_it_says(own):
     np.testing.assert_array_equal(made.purify(None, images, labels), 255 - images)
 
 
+@pytest.mark.parametrize("name", ["swapped", "by_keyword"])
+def test_a_defence_gets_what_it_needs_by_keyword(own, name):
+    defenses.create(f"own_parts:{name}", image_shape=(8, 8, 3), num_classes=10)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -139,6 +157,12 @@ def test_the_defence_does_what_it_says(own):
             "did you mean 'strength'",
         ),
         (lambda: defenses.parameters("own_parts:none"), "no attribute 'none'"),
+        (
+            lambda: defenses.create(
+                "own_parts:of_shape", image_shape=(8, 8, 3), num_classes=2
+            ),
+            "needs the parameters image_shape and num_classes, it has image_shape",
+        ),
     ],
 )
 def test_what_cannot_be_used_is_refused(own, call, message):
