@@ -73,6 +73,7 @@ def run(
     with runs.open_directory(workdir, job.identity, resume=resume):
         results_file = workdir / RESULTS
         if results_file.exists():
+            (workdir / _PURIFIED).unlink(missing_ok=True)
             return read_results(results_file, job.identity)
         images = _purify(job.defense, train_set, workdir / _PURIFIED)
         placed = [
@@ -251,7 +252,7 @@ def _read_purified(file: pathlib.Path, images: np.ndarray) -> np.ndarray:
     try:
         purified = np.load(file, allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise ValueError(f"{file} is damaged: {error}") from error
+        raise ValueError(f"{file} is damaged: {error}; remove it") from error
     if purified.shape != images.shape or purified.dtype != images.dtype:
         raise ValueError(
             f"{file} holds {purified.dtype} {purified.shape}, the training images are "

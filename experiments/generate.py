@@ -82,8 +82,8 @@ def run(
         )
         if result.metadata["audit"]["max_change"] == 0:
             raise runs.Failed(
-                f"{workdir}: the perturbation rounds to 0 in every image, so nothing "
-                "is protected and nothing written; take larger or more steps"
+                f"{workdir}: the perturbation is 0 grey levels in every image, so "
+                "nothing is protected and nothing written; take larger or more steps"
             )
         if jax.process_index() == 0:
             protected.save(artefact, result, delta=delta)

@@ -147,7 +147,9 @@ def _failure(
     file = cell.folder(workdir) / _FAILED
     if not file.exists():
         return None
-    note = runs.read_json(file, needed=("why", "training"))
+    note = runs.read_json(file, needed=("why",))
+    if "training" not in note:
+        return None  # of a version that did not write them down
     runs.check_same(file, note["training"], settings.victim(config, workdir, cell))
     return note["why"]
 

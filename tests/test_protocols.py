@@ -16,31 +16,43 @@ def _rates(config, epochs):
     return [float(schedule(jnp.int32(round(epoch * STEPS)))) for epoch in epochs]
 
 
+_PUBLISHED = [
+    # The rate in the first epoch, right before and at each drop, and in the last.
+    ("authors", 200, 1e-4, 128, {0: 0.5, 100: 0.25, 199: 0.5 * 6.17e-5}),
+    ("em", 60, 5e-4, 128, {0: 0.1, 30: 0.05, 20: 0.075}),
+    ("iss", 60, 5e-4, 128, {0: 0.1, 30: 0.05, 20: 0.075}),
+    ("pil", 30, 1e-4, 512, {0: 0.1, 15: 0.05}),
+    ("apbench", 200, 5e-4, 256, {0: 0.1, 99.9: 0.1, 100: 0.05, 199: 0.05}),
+    (
+        "authors_adversarial",
+        *(100, 5e-4, 128),
+        {0: 0.1, 39.9: 0.1, 40: 0.01, 79.9: 0.01, 80: 0.001, 99: 0.001},
+    ),
+    ("em_adversarial", 100, 5e-4, 128, {0: 0.1, 50: 0.05}),
+    ("pil_adversarial", 100, 1e-4, 128, {0: 0.1, 50: 0.05}),
+    ("apbench_adversarial", 200, 5e-4, 256, {99.9: 0.1, 100: 0.05}),
+    ("rem_adversarial", 102, 5e-4, 128, {40.7: 0.1, 40.8: 0.01, 81.6: 0.001}),
+    ("dune_adversarial", 80, 0.0, 128, {0: 0.1, 79: 0.1}),
+    (
+        "hypo_adversarial",
+        *(100, 5e-4, 128),
+        {74.9: 0.1, 75: 0.01, 89.9: 0.01, 90: 0.001},
+    ),
+    ("ueraser", 200, 5e-4, 128, {99.9: 0.01, 100: 1e-3, 149.9: 1e-3, 150: 1e-4}),
+    (
+        "orthogonal_projection",
+        *(50, 1e-4, 128),
+        {24.9: 0.1, 25: 0.01, 36.9: 0.01, 37: 0.001},
+    ),
+]
+
+
+def test_every_protocol_is_here():
+    assert {row[0] for row in _PUBLISHED} | {"quick"} == set(PROTOCOLS)
+
+
 @pytest.mark.parametrize(
-    ("name", "epochs", "weight_decay", "batch_size", "rates"),
-    [
-        # The rate in the first epoch, right before and at each drop, and in the last.
-        ("authors", 200, 1e-4, 128, {0: 0.5, 100: 0.25, 199: 0.5 * 6.17e-5}),
-        ("em", 60, 5e-4, 128, {0: 0.1, 30: 0.05, 20: 0.075}),
-        ("iss", 60, 5e-4, 128, {0: 0.1, 30: 0.05, 20: 0.075}),
-        ("pil", 30, 1e-4, 512, {0: 0.1, 15: 0.05}),
-        ("apbench", 200, 5e-4, 256, {0: 0.1, 99.9: 0.1, 100: 0.05, 199: 0.05}),
-        (
-            "authors_adversarial",
-            *(100, 5e-4, 128),
-            {0: 0.1, 39.9: 0.1, 40: 0.01, 79.9: 0.01, 80: 0.001, 99: 0.001},
-        ),
-        ("em_adversarial", 100, 5e-4, 128, {0: 0.1, 50: 0.05}),
-        ("pil_adversarial", 100, 1e-4, 128, {0: 0.1, 50: 0.05}),
-        ("apbench_adversarial", 200, 5e-4, 256, {99.9: 0.1, 100: 0.05}),
-        ("rem_adversarial", 102, 5e-4, 128, {40.7: 0.1, 40.8: 0.01, 81.6: 0.001}),
-        ("dune_adversarial", 80, 0.0, 128, {0: 0.1, 79: 0.1}),
-        (
-            "hypo_adversarial",
-            *(100, 5e-4, 128),
-            {74.9: 0.1, 75: 0.01, 89.9: 0.01, 90: 0.001},
-        ),
-    ],
+    ("name", "epochs", "weight_decay", "batch_size", "rates"), _PUBLISHED
 )
 def test_protocols_are_the_published_ones(
     name, epochs, weight_decay, batch_size, rates

@@ -42,7 +42,10 @@ def summarize(
         if cell in done:
             groups.setdefault(cell[:3], {})[cell.seed] = done[cell]
     # With all their settings, those left out at the defaults of today.
-    defended = {k: defenses.settings_of(v) for k, v in config["defenses"].items()}
+    defended = {
+        name: defenses.settings_of(config["defenses"][name])
+        for name in dict.fromkeys(cell.defense for cell in planned)
+    }
     return {
         "command": shlex.join(["python", *sys.argv]),
         "data": config["data_name"] or config["data"]["name_or_path"],

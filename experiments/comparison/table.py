@@ -185,12 +185,14 @@ def to_csv(results: Mapping[str, Any]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     measures = ("final", "best", "robust")
     writer.writerow(
-        ["method", "budget", "defense", "victim", "seeds", "settings", "protocol"]
+        ["method", "budget", "export", "defense", "victim"]
+        + ["seeds", "settings", "protocol"]
         + [f"{measure}_{part}" for measure in measures for part in ("mean", "std")]
     )
     for cell in results["cells"]:
         made = results["protected"].get(cell["method"], {"budget": "none"})
-        row = [cell["method"], made["budget"], cell["defense"], cell["victim"]]
+        row = [cell["method"], made["budget"], made.get("export", "round")]
+        row += [cell["defense"], cell["victim"]]
         row.append(" ".join(map(str, cell["seeds"])))
         row.append(json.dumps(results["defenses"][cell["defense"]]))
         row.append(json.dumps(results["victims"][cell["victim"]]))

@@ -34,8 +34,8 @@ def run(
       report: called about once a second while they run.
 
     Raises:
-      ValueError: if there are fewer cores than processes, GPUs where there are any, or
-        devices listed.
+      ValueError: if there are fewer cores than processes, or fewer GPUs where there are
+        any, or fewer that CUDA_VISIBLE_DEVICES lists.
       SystemExit: with the status of the first process that did not end with 0, whose
         last line is printed; of 128 + n after signal n.
     """
@@ -47,9 +47,14 @@ def run(
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     visible = listed.split(",") if listed else None
     found = len(list(_DEVICE_FILES.glob("nvidia[0-9]*")))
-    if listed is None and 0 < found < count:
+    platforms = os.environ.get("JAX_PLATFORMS")
+    on_gpus = not platforms or {"cuda", "gpu"} & set(platforms.split(","))
+    if on_gpus and listed is None and 0 < found < count:
         # Those beyond would work on the processor, and nobody would be told.
-        raise ValueError(f"devices is {count}; there are {found} GPUs")
+        raise ValueError(
+            f"devices is {count}, and there are {found} GPUs; set JAX_PLATFORMS=cpu to "
+            "work on the processor"
+        )
     if visible is not None and count > len(visible):
         raise ValueError(
             f"devices is {count}; CUDA_VISIBLE_DEVICES lists {len(visible)}: {listed}"

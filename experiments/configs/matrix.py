@@ -13,7 +13,8 @@ minutes of one core for a victim without costly defence. Generators that train a
 surrogate are cut down to some tens of passes over the data; they are far from their
 published strength, and comparisons hold for this budget only. `cifar10_gpu` is the
 published setting: ResNet-18, all images of the data, generators as published but for
-AP, which takes one restart of its eight, in bfloat16; victims train by EM's protocol,
+AP, which takes one restart of its eight, in bfloat16, SEP as its paper has it, and all
+perturbations rounded to grey levels; victims train by EM's protocol,
 behind adversarial training by MI-UE's and behind UEraser by its own; not run yet. It
 takes any data.
 
@@ -262,7 +263,8 @@ def block(
       rows: names of methods.
       columns: names of defences.
       seeds: of the victims.
-      victims: names of victims; None for all that there are.
+      victims: names of victims; None for all that there are. Those of `cifar10_gpu` but
+        `resnet18` belong to defences.
 
     Returns:
       What `blocks` of the configuration holds.

@@ -1,4 +1,4 @@
-"""Run directories: one configuration each, and one process at a time."""
+"""Run directories: of one configuration each, locked while someone works in them."""
 
 import contextlib
 import fcntl

@@ -32,7 +32,8 @@ class Protected(NamedTuple):
       metadata: what JSON can hold. The maker's own entries (method, settings, seed) and
         `format`, `norm` and `radius` (see `Budget`; without `norm` it is "linf"),
         `source_fingerprint` and `fingerprint` (of the clean and the protected data
-        set), `audit` (see `grey_levels.audit`),
+        set), `export` (see `grey_levels.quantize`; without it, it is "round"), `audit`
+        (see `grey_levels.audit`),
         `psnr` (decibels, null if nothing changed) and `ssim` (null if nothing changed
         or the images are below 11 pixels), both of the images that changed,
         `perturbed` (how many images changed, in all and by class), `delta_sha256` (of
@@ -327,7 +328,8 @@ def _check_within(
     off: float,
 ) -> None:
     # `quantize` cuts to the budget. More than rounding errors to cut means that the
-    # perturbation was made for another budget. Levels are made whole `off` by as much.
+    # perturbation was made for another budget. Making levels whole moves each value by
+    # up to `off` of a level.
     norm, radius = budget.norm, budget.radius
     assert radius is not None
     change = np.maximum(images, clean) - np.minimum(images, clean)

@@ -6,8 +6,11 @@ are, with `image_shape`, `num_classes` and its settings, all as keywords, and re
 """
 
 import inspect
+import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from miue_jax import names
 from miue_jax.defenses.adversarial_training import (
@@ -106,15 +109,17 @@ def settings_of(spec: str | Mapping[str, Any]) -> dict[str, Any]:
       spec: as for `create`.
 
     Returns:
-      The `name` and the settings.
+      The `name` and the settings, as JSON can hold them.
 
     Raises:
-      ValueError: if the name is unknown.
+      ValueError: if the name is unknown, its number is none, or JSON cannot hold a
+        setting.
     """
     name, given = _name_and_settings(spec)
     known = parameters(name).items()
     defaults = {k: v.default for k, v in known if v.default is not v.empty}
-    return {"name": name, **defaults, **given}
+    settings = {"name": name, **defaults, **given}
+    return {k: _plain(v, f"{k} of defence {name!r}") for k, v in settings.items()}
 
 
 def parameters(name: str) -> dict[str, inspect.Parameter]:
@@ -127,14 +132,16 @@ def parameters(name: str) -> dict[str, inspect.Parameter]:
       The arguments of its function, by name, in their order.
 
     Raises:
-      ValueError: if the name is unknown.
+      ValueError: if the name is unknown, or its function has not the parameters that
+        all have, by keyword.
     """
     found = inspect.signature(_entry(name).build).parameters
     common = ("image_shape", "num_classes")
-    if not set(common) <= found.keys():
+    named = {k for k, v in found.items() if v.kind != v.POSITIONAL_ONLY}
+    if not set(common) <= named or len(named) < len(found):
         raise ValueError(
-            f"defence {name!r} needs the parameters {' and '.join(common)}, it has "
-            f"{', '.join(found) or 'none'}"
+            f"defence {name!r} needs the parameters {' and '.join(common)}, by "
+            f"keyword; it has ({', '.join(map(str, found.values()))})"
         )
     return {field: value for field, value in found.items() if field not in common}
 
@@ -152,6 +159,19 @@ def _name_and_settings(spec: str | Mapping[str, Any]) -> tuple[Any, dict[str, An
         return _parse(spec)
     settings = dict(spec)
     return settings.pop("name", None), settings
+
+
+def _plain(value: Any, what: str) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{what} is {value!r}; allowed: what JSON can hold (finite numbers, text, "
+            "true, false, lists)"
+        ) from error
+    return value
 
 
 def _parse(spec: str) -> tuple[str, dict[str, Any]]:

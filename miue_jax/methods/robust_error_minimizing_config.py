@@ -1,4 +1,4 @@
-"""The settings of REM and SEM."""
+"""The settings of REM, and of SEM and EM as special cases."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ from miue_jax.settings import check_number
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RobustErrorMinimizingConfig(SurrogateConfig):
-    """Settings of REM and SEM; the surrogate's settings are inherited.
+    """Settings of REM, SEM and EM; the surrogate's settings are inherited.
 
     Attributes:
       radius: largest change of a channel, in grey levels.
@@ -62,7 +62,7 @@ class RobustErrorMinimizingConfig(SurrogateConfig):
 
 
 # "sem" replaces the adversary's steps by noise, in training and in generation, which
-# takes about a tenth of the time. Unlike the published script both visit every image
+# takes about a tenth of the time. Unlike the published script all visit every image
 # after training (the script leaves out the last, incomplete batch), and give the
 # network values in [0, 1], not in [-0.5, 0.5]; perturbations stay in the image box
 # throughout. "em" is EM as in REM's code, from which several papers took theirs: the

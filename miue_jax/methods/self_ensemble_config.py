@@ -26,7 +26,8 @@ class SelfEnsembleConfig(SurrogateTrainingConfig):
       pgd_steps: steps on each image.
       inner_steps: steps of variance reduction within each of them; 0 for none.
       inner_means: whose class means the inner steps aim at, the drawn checkpoint's
-        "own" or the "last" one's; the other steps take its own always.
+        "own" or the "last" one's; the other steps take its own always. Of no effect
+        without inner steps, or towards no means.
       perturbation_batch_size: global batch of the visits.
     """
 

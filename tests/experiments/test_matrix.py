@@ -290,6 +290,13 @@ def test_one_that_diverges_is_marked_and_does_not_stop_the_others(
     assert "clean-none-small-0: loss is nan" in table.render(results)
     matrix.run(config, workdir)
     assert len(tried) == 1, "it was tried again"
+    note = next(workdir.glob("cells/*/.failed.json"))
+    kept = note.read_text()
+    # A note of a version that did not write the settings down.
+    note.write_text('{"why": "loss was nan"}')
+    assert matrix.run(config, workdir)["done"] == 4
+    assert len(tried) == 2, "it was not tried with the settings of today"
+    assert note.read_text() == kept
     config["victims"]["small"]["learning_rate"] = 1e-3
     config["order"] = ("first",)
     with pytest.raises(ValueError, match=r"learning_rate is 0\.\d+ there and 0\.001"):
@@ -454,7 +461,9 @@ def test_a_row_may_have_an_export_of_its_own():
 
 
 def test_comma_separated_values_hold_every_cell(results):
+    results["protected"]["lsp"]["export"] = "truncate"
     rows = list(csv.DictReader(io.StringIO(table.to_csv(results))))
+    assert [row["export"] for row in rows] == ["round", "truncate", "truncate"]
     assert [row["method"] for row in rows] == ["clean", "lsp", "lsp"]
     assert rows[0]["seeds"] == "0 2"
     assert float(rows[0]["final_mean"]) == pytest.approx(0.6)
@@ -538,8 +547,11 @@ def test_no_more_workers_than_gpus(tmp_path, monkeypatch):
     for name in ("nvidia0", "nvidiactl", "nvidia-uvm"):
         (tmp_path / name).touch()
     monkeypatch.setattr(workers, "_DEVICE_FILES", tmp_path)
-    with pytest.raises(ValueError, match="devices is 2; there are 1 GPUs"):
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    with pytest.raises(ValueError, match="devices is 2, and there are 1 GPUs"):
         workers.run(2, _script(""), tmp_path, lambda: None)
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    workers.run(2, _script(""), tmp_path, lambda: None)
     workers.run(1, _script(""), tmp_path, lambda: None)
 
 

@@ -18,6 +18,7 @@ OWN = """
 
     import jax
     import jax.numpy as jnp
+    import numpy as np
 
     from miue_jax import Budget, defenses, methods
     from miue_jax.metrics import mean_of
@@ -71,6 +72,18 @@ OWN = """
 
 
     def of_shape(image_shape):
+        return defenses.Defense()
+
+
+    def by_place(image_shape, num_classes, /, *, strength=1):
+        return defenses.Defense()
+
+
+    def endless(image_shape, num_classes, *, strength=float("inf")):
+        return defenses.Defense()
+
+
+    def exact(image_shape, num_classes, *, strength=np.float32(0.5)):
         return defenses.Defense()
 
 
@@ -129,6 +142,15 @@ def test_the_defence_does_what_it_says(own):
     np.testing.assert_array_equal(made.purify(None, images, labels), 255 - images)
 
 
+def test_settings_are_told_as_json_can_hold_them(own):
+    told = defenses.settings_of("own_parts:exact")
+    assert told == {"name": "own_parts:exact", "strength": 0.5}
+    assert type(told["strength"]) is float
+    told = defenses.settings_of({"name": "own_parts:inverted", "strength": 2})
+    assert told == {"name": "own_parts:inverted", "strength": 2}
+    assert defenses.settings_of("jpeg-10") == {"name": "jpeg", "quality": 10}
+
+
 @pytest.mark.parametrize("name", ["swapped", "by_keyword"])
 def test_a_defence_gets_what_it_needs_by_keyword(own, name):
     defenses.create(f"own_parts:{name}", image_shape=(8, 8, 3), num_classes=10)
@@ -158,10 +180,15 @@ def test_a_defence_gets_what_it_needs_by_keyword(own, name):
         ),
         (lambda: defenses.parameters("own_parts:none"), "no attribute 'none'"),
         (
+            lambda: defenses.settings_of("own_parts:endless"),
+            "strength of defence 'own_parts:endless' is inf; allowed: what JSON",
+        ),
+        (lambda: defenses.parameters("own_parts:by_place"), "by keyword; it has"),
+        (
             lambda: defenses.create(
                 "own_parts:of_shape", image_shape=(8, 8, 3), num_classes=2
             ),
-            "needs the parameters image_shape and num_classes, it has image_shape",
+            "image_shape and num_classes, by keyword; it has .image_shape.",
         ),
     ],
 )

@@ -443,7 +443,7 @@ def test_an_export_is_part_of_a_run_and_told(tmp_path, data):
 def test_a_perturbation_of_nothing_is_an_error_and_no_artefact(tmp_path, data):
     # A step that rounds to nothing in 8 bits.
     config = _generate_config(data, step_size=0.1, step_size_end=0.1, epochs=1)
-    with pytest.raises(ValueError, match="rounds to 0 in every image"):
+    with pytest.raises(ValueError, match="is 0 grey levels in every image"):
         generate.run(config, tmp_path / "run", quiet=True)
     assert not list((tmp_path / "run").glob("protected*"))
 
