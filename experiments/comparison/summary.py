@@ -41,11 +41,6 @@ def summarize(
     for cell in planned:
         if cell in done:
             groups.setdefault(cell[:3], {})[cell.seed] = done[cell]
-    # With all their settings, those left out at the defaults of today.
-    defended = {
-        name: defenses.settings_of(config["defenses"][name])
-        for name in dict.fromkeys(cell.defense for cell in planned)
-    }
     return {
         "command": shlex.join(["python", *sys.argv]),
         "data": config["data_name"] or config["data"]["name_or_path"],
@@ -61,22 +56,23 @@ def summarize(
         "failed": {"-".join(map(str, cell)): why for cell, why in failed.items()},
         # In the order in which they run; what is not done has its place too.
         "methods": list(dict.fromkeys(cell.method for cell in planned)),
-        "defenses": _named(defended, (cell.defense for cell in planned)),
+        # With all their settings, those left out at the defaults of today.
+        "defenses": {
+            name: defenses.settings_of(config["defenses"][name])
+            for name in dict.fromkeys(cell.defense for cell in planned)
+        },
         "columns": {
             victim: list(
                 dict.fromkeys(cell.defense for cell in planned if cell.victim == victim)
             )
             for victim in dict.fromkeys(cell.victim for cell in planned)
         },
-        "victims": _named(config["victims"], (cell.victim for cell in planned)),
+        "victims": {
+            # As it will be read again: JSON has no tuples.
+            name: json.loads(json.dumps(config["victims"][name]))
+            for name in dict.fromkeys(cell.victim for cell in planned)
+        },
         "cells": [_join(key, by_seed) for key, by_seed in groups.items()],
-    }
-
-
-def _named(entries: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    # As it will be read again: JSON has no tuples.
-    return {
-        name: json.loads(json.dumps(entries[name])) for name in dict.fromkeys(names)
     }
 
 

@@ -165,13 +165,13 @@ def _plain(value: Any, what: str) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     try:
-        json.dumps(value, allow_nan=False)
+        # Tuples become the lists that they will be read as.
+        return json.loads(json.dumps(value, allow_nan=False))
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"{what} is {value!r}; allowed: what JSON can hold (finite numbers, text, "
             "true, false, lists)"
         ) from error
-    return value
 
 
 def _parse(spec: str) -> tuple[str, dict[str, Any]]:

@@ -34,6 +34,7 @@ class ConvolutionFilterConfig:
             )
 
 
+# The published images are truncated to grey levels: the export "truncate".
 PRESETS: dict[str, ConvolutionFilterConfig] = {"published": ConvolutionFilterConfig()}
 
 
