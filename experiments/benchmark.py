@@ -34,7 +34,6 @@ from typing import Any
 # PyTorch has to find memory on the same device.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
-import command_line
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,7 +41,9 @@ from absl import app, flags
 from flax import linen as nn
 from jax import lax
 
-from miue_jax import atomic, learning, losses, models, parallel, perturbation
+from miue_jax import cli, losses, models, projected_gradient
+from miue_jax.data import atomic
+from miue_jax.train import classifier, parallel
 
 _CLASSES = 10
 _IMAGE_SHAPE = (32, 32, 3)
@@ -144,8 +145,8 @@ def run(
 
 def _jax_runs(module, mesh, images, labels, steps) -> dict[tuple[str, str], Run]:
     key = jax.random.key(0)
-    optimizer = learning.sgd(0.01, weight_decay=5e-4)
-    learner = jax.jit(learning.init_learner, static_argnums=(1, 2, 3))(
+    optimizer = classifier.sgd(0.01, weight_decay=5e-4)
+    learner = jax.jit(classifier.init_learner, static_argnums=(1, 2, 3))(
         key, module, optimizer, _IMAGE_SHAPE
     )
     learner = parallel.place(learner, mesh, parallel.COPIED_SPEC)
@@ -153,7 +154,7 @@ def _jax_runs(module, mesh, images, labels, steps) -> dict[tuple[str, str], Run]
 
     def train(learner, images, labels):
         def step(_, learner):
-            return learning.train_step(
+            return classifier.train_step(
                 learner, module, optimizer, images, labels, axis_name=parallel.AXIS
             )[0]
 
@@ -164,7 +165,7 @@ def _jax_runs(module, mesh, images, labels, steps) -> dict[tuple[str, str], Run]
             features, _ = module.apply(learner.variables, perturbed, train=False)
             return losses.similarity_loss(features, labels, axis_name=parallel.AXIS)
 
-        return perturbation.pgd(
+        return projected_gradient.pgd(
             loss,
             images,
             jnp.zeros_like(images),
@@ -289,7 +290,7 @@ def _forward_flops(module: nn.Module) -> float:
     lowered = jax.jit(lambda v, x: module.apply(v, x, train=False)).lower(
         variables, image
     )
-    # Before optimisation: a GPU's library calls count for nothing afterwards.
+    # Before optimization: a GPU's library calls count for nothing afterwards.
     analysis: Any = lowered.cost_analysis()
     return float(analysis["flops"])
 
@@ -312,7 +313,7 @@ def _hardware(num_devices: int) -> dict[str, Any]:
         "num_devices": num_devices,
         "processor": processor,
         "cores_used": _cores(),
-        # Above the number of cores used, neighbours were busy.
+        # Above the number of cores used, neighbors were busy.
         "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
     }
 
@@ -383,6 +384,6 @@ if __name__ == "__main__":
     flags.DEFINE_integer("steps", 3, "Steps in a loop.")
     flags.DEFINE_string("json", None, "File for the results.")
     try:
-        app.run(main, flags_parser=command_line.parse)
+        app.run(main, flags_parser=cli.parse)
     except (ValueError, OSError) as error:
-        command_line.fail(error)
+        cli.fail(error)

@@ -24,13 +24,14 @@ import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import command_line
 import jax
-import runs
-from accuracy import cell_log, measuring, plot, speed, summary, table
+from accuracy import cell_log, measuring, plot, speed, summary
 
-from miue_jax import atomic, names
+from miue_jax import _checks, cli
+from miue_jax.data import atomic
 from miue_jax.information import tasks
+from miue_jax.train import loop, run_directory
+from miue_jax.workflows import estimator_table
 
 RESULTS = "results.json"
 TABLE = "table.md"
@@ -69,11 +70,13 @@ def run(
     work = prepare(config)
     with contextlib.ExitStack() as stack:
         stack.enter_context(
-            runs.open_directory(workdir, dict(config), resume=resume, shared=True)
+            run_directory.open_directory(
+                workdir, dict(config), resume=resume, shared=True
+            )
         )
         log = cell_log.CellLog(workdir, stack)
-        received = stack.enter_context(runs.stop_signals())
-        bar = stack.enter_context(runs.progress(len(work.cells), len(log.rows)))
+        received = stack.enter_context(loop.stop_signals())
+        bar = stack.enter_context(loop.progress(len(work.cells), len(log.rows)))
         compiled: _Compiled = {label: set() for label in work.calls}
         left = dict(enumerate(work.cells))
         while left:
@@ -83,7 +86,7 @@ def run(
                     print(
                         "stopped by a signal; the same command goes on", file=sys.stderr
                     )
-                    raise runs.Stopped(128 + received[0])
+                    raise loop.Stopped(128 + received[0])
                 with log.claim(index) as mine:
                     if mine:
                         _finish(cell, config, work, log, workdir, compiled)
@@ -108,7 +111,7 @@ def prepare(config: Mapping[str, Any]) -> _Work:
     Raises:
       ValueError: naming what is wrong.
     """
-    runs.check_seeds("seeds", config["seeds"])
+    run_directory.check_seeds("seeds", config["seeds"])
     for name in ("rows", "tasks", "sizes"):
         given = config[name]
         if not isinstance(given, list | tuple) or not given:
@@ -130,7 +133,7 @@ def prepare(config: Mapping[str, Any]) -> _Work:
     calls = {}
     for label in config["rows"]:
         if label not in config["estimators"]:
-            raise names.unknown("row", label, config["estimators"])
+            raise _checks.unknown("row", label, config["estimators"])
         calls[label] = measuring.prepare(label, config["estimators"][label], **samples)
     draws: dict[str, measuring.Draw] = {}
     for name, task in made.items():
@@ -150,8 +153,8 @@ def _speed(config: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
     file = workdir / "conditional_ksg.json"
     if not file.exists():
         measured = speed.conditional_ksg(config["speed"])
-        runs.write_json(file, {**measured, "hardware": _hardware()})
-    return runs.read_json(file, needed=("first_seconds", "median_seconds"))
+        run_directory.write_json(file, {**measured, "hardware": _hardware()})
+    return run_directory.read_json(file, needed=("first_seconds", "median_seconds"))
 
 
 def _finish(
@@ -176,7 +179,7 @@ def _finish(
         compiled=compiled[cell.estimator],
     )
     log.append({**cell._asdict(), **measured, "hardware": _hardware()})
-    runs.write_json(workdir / RESULTS, _collect(config, work, log))
+    run_directory.write_json(workdir / RESULTS, _collect(config, work, log))
 
 
 @functools.cache
@@ -197,16 +200,16 @@ def _collect(
         "float": "float64" if jax.config.values["jax_enable_x64"] else "float32",
         "sizes": sorted(config["sizes"]),
         "seeds": list(config["seeds"]),
-        **summary.summarise(config, work.cells, log.rows),
+        **summary.summarize(config, work.cells, log.rows),
     }
 
 
 def _write(
     results: dict[str, Any], log: cell_log.CellLog, workdir: pathlib.Path
 ) -> dict[str, Any]:
-    runs.write_json(workdir / RESULTS, results)
+    run_directory.write_json(workdir / RESULTS, results)
     with atomic.write_file(workdir / TABLE) as file:
-        file.write(table.render(results).encode())
+        file.write(estimator_table.render(results).encode())
     for size in results["sizes"]:
         rows = [row for cell, row in log.rows.items() if cell.size == size]
         titles = {e["label"]: e["title"] for e in results["estimators"]}
@@ -217,12 +220,12 @@ def _write(
 def main(config: dict[str, Any], workdir: pathlib.Path, resume: bool) -> None:
     """Runs and prints the table."""
     results = run(config, workdir, resume=resume)
-    print(table.render(results))
+    print(estimator_table.render(results))
     print(f"{workdir}/{RESULTS}: {results['finished']} of {results['planned']} cells")
 
 
 if __name__ == "__main__":
-    command_line.run(
+    cli.run(
         main,
         config_file="experiments/configs/estimators.py",
         description="Which estimators, tasks, sizes and seeds.",

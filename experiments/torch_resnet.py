@@ -66,7 +66,7 @@ def _conv_and_norm(
 def similarity_loss(
     features: torch.Tensor, labels: torch.Tensor, temperature: float = 0.1
 ) -> torch.Tensor:
-    """The soft-nearest-neighbour loss of `miue_jax.losses`, without its floor."""
+    """The soft-nearest-neighbor loss of `miue_jax.losses`, without its floor."""
     unit = functional.normalize(features, dim=1)
     similarities = unit @ unit.T / temperature
     same = labels[:, None] == labels[None, :]

@@ -14,9 +14,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-import command_line
 import jax
-import runs
 from absl import app, flags
 from theory import (
     channels,
@@ -33,6 +31,9 @@ from theory import (
     samples,
 )
 
+from miue_jax import cli
+from miue_jax.train import run_directory
+
 FAILED = 1
 RESULTS = "theory.json"
 
@@ -46,7 +47,7 @@ CHECKS = (
     check.Check("T7", samples.cosine_bounds, 200, 60),
     check.Check("T8", labels.label_information, 200, 40),
     check.Check("T9", channels.one_gaussian_side, 18, 18),
-    check.Check("T10", finite.generalisation, 4000, 400),
+    check.Check("T10", finite.generalization, 4000, 400),
     check.Check("T11", finite.depth, 4000, 400),
     check.Check("T12", mixtures.pairing, 50, 10),
     check.Check("T13", finite_samples.plug_in, 4000, 800),
@@ -138,7 +139,7 @@ def run(workdir: pathlib.Path, *, seed: int = 0, quick: bool = False) -> bool:
         draw(workdir, seed, quick=quick)
     seconds = time.perf_counter() - began
     failed = [result for result in results if not result.passed]
-    runs.write_json(
+    run_directory.write_json(
         workdir / RESULTS,
         {
             "command": shlex.join(["python", *sys.argv]),
@@ -180,7 +181,7 @@ def _plain(result: check.Result) -> dict[str, object]:
 def main(rest: Sequence[str]) -> None:
     """Runs the verification; status 1 if a claim fails."""
     del rest
-    command_line.keep_compiled()
+    cli.keep_compiled()
     values = flags.FLAGS
     if not run(pathlib.Path(values.workdir), seed=values.seed, quick=values.quick):
         sys.exit(FAILED)
@@ -191,6 +192,6 @@ if __name__ == "__main__":
     flags.DEFINE_bool("quick", False, "Fewer instances: under a minute on two cores.")
     flags.DEFINE_integer("seed", 0, "Seed of the random instances.")
     try:
-        app.run(main, flags_parser=command_line.parse)
+        app.run(main, flags_parser=cli.parse)
     except (ValueError, OSError) as error:
-        command_line.fail(error)
+        cli.fail(error)

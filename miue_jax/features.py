@@ -16,7 +16,7 @@ from flax import linen as nn
 from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from miue_jax import names
+from miue_jax import _checks
 
 
 def extract(
@@ -46,7 +46,7 @@ def extract(
     """
     layers = _run(module, variables, images)
     if layer not in layers:
-        raise names.unknown("layer", layer, layers)
+        raise _checks.unknown("layer", layer, layers)
     values = layers[layer].astype(jnp.float32)
     if pool:
         values = values.mean(tuple(range(1, values.ndim - 1)))

@@ -9,7 +9,7 @@ Gradients across devices: where ``psum`` is transposed to ``psum`` (``pmap``, an
 ``shard_map`` with ``check_vma=False``), differentiating on every device with respect to
 that device's features gives the device count times the gradient of the global loss.
 This is what makes the usual ``lax.pmean`` of parameter gradients the gradient of the
-global loss. A signed or normalised step on the inputs does not see the factor. With
+global loss. A signed or normalized step on the inputs does not see the factor. With
 ``check_vma=True`` the gradients with respect to features carry no factor.
 """
 
@@ -21,7 +21,7 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from miue_jax import names
+from miue_jax import _checks
 
 _AxisName = str | tuple[str, ...]
 
@@ -37,7 +37,7 @@ def similarity_loss(
     temperature: ArrayLike = 0.1,
     axis_name: _AxisName | None = None,
 ) -> jax.Array:
-    r"""Soft-nearest-neighbour loss with cosine similarity (intra-class similarity).
+    r"""Soft-nearest-neighbor loss with cosine similarity (intra-class similarity).
 
     With :math:`s_{ij} = \cos(z_i, z_j) / t` and :math:`P_i` the samples of the class of
     `i`, `i` itself included,
@@ -93,7 +93,7 @@ def distance_loss(
     about 1e19 on the loss is NaN.
 
     Args:
-      features: (B, D), floating point, not normalised; computed in float32 or wider.
+      features: (B, D), floating point, not normalized; computed in float32 or wider.
       labels: (B,) integers.
       per_dimension: whether the sum of distances is divided by D.
       axis_name: mesh axis (or axes) over which the batch is sharded.
@@ -123,7 +123,7 @@ def mi_ue_loss(
     """The MI-UE objective: `similarity_loss` + ``distance_weight`` * `distance_loss`.
 
     Args:
-      features: (B, D), floating point, not normalised; computed in float32 or wider.
+      features: (B, D), floating point, not normalized; computed in float32 or wider.
       labels: (B,) integers.
       temperature: of the similarity, > 0, a scalar.
       distance_weight: a scalar >= 0; 0.1 in the paper, 0 in the command the authors
@@ -206,7 +206,7 @@ def conditional_covariance_loss(
     _check_positive("num_classes", num_classes)
     _check_integer("num_classes", num_classes)
     if statistic not in _STATISTICS:
-        raise names.unknown("statistic", statistic, _STATISTICS)
+        raise _checks.unknown("statistic", statistic, _STATISTICS)
     features, labels = _check_batch(features, labels)
     valid = (labels >= 0) & (labels < num_classes)
     features = jnp.where(valid[:, None], features, jnp.nan)
@@ -217,16 +217,16 @@ def conditional_covariance_loss(
         rows, row_labels = columns, column_labels
     same = row_labels[:, None] == column_labels
     counts = jnp.sum(same, axis=1, dtype=rows.dtype)
-    centred = rows - _matmul(same / counts[:, None], columns)
+    centered = rows - _matmul(same / counts[:, None], columns)
     unbiased = jnp.where(counts > 1, 1 / jnp.maximum(counts - 1, 1), 0)
     if statistic == "trace":
-        loss = jnp.mean(counts * unbiased * jnp.sum(jnp.square(centred), axis=1))
+        loss = jnp.mean(counts * unbiased * jnp.sum(jnp.square(centered), axis=1))
     else:
         # det(I + X'X) = det(I + XX'). With the entries between classes zero, the Gram
         # matrix and its Cholesky factor are block diagonal up to order, so the factor's
         # diagonal holds every class's determinant.
         scale = jnp.sqrt(unbiased / jnp.asarray(noise_variance, rows.dtype))
-        scaled = centred * scale[:, None]
+        scaled = centered * scale[:, None]
         gram = jnp.where(same, _matmul(scaled, scaled.T), 0)
         factor = jnp.linalg.cholesky(gram + jnp.eye(len(gram), dtype=gram.dtype))
         loss = jnp.mean(counts * jnp.log(jnp.diagonal(factor)))

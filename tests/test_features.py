@@ -15,7 +15,7 @@ class _Block(nn.Module):
     @nn.compact
     def __call__(self, x, *, train):
         x = nn.BatchNorm(use_running_average=not train, axis_name="data")(x)
-        self.sow("intermediates", "normalised", x)
+        self.sow("intermediates", "normalized", x)
         return x
 
 
@@ -31,7 +31,7 @@ class _Net(nn.Module):
 
 
 def _draw(module, shape):
-    """Variables drawn by NumPy: initialising compiles for seconds."""
+    """Variables drawn by NumPy: initializing compiles for seconds."""
     shapes = jax.eval_shape(
         lambda: module.init(jax.random.key(0), jnp.zeros((1, *shape)), train=False)
     )
@@ -91,7 +91,7 @@ def test_bfloat16_layers_come_in_float32(images):
 def test_nested_layers_see_running_statistics(net, images):
     module, variables = net
     wave = features.extract(module, variables, images, layer="wave")
-    inner = features.extract(module, variables, images, layer="inner/normalised")
+    inner = features.extract(module, variables, images, layer="inner/normalized")
     stats = variables["batch_stats"]["inner"]["BatchNorm_0"]
     params = variables["params"]["inner"]["BatchNorm_0"]
     expected = (wave - stats["mean"]) / np.sqrt(stats["var"] + 1e-5)
@@ -161,7 +161,7 @@ def test_floating_images_of_any_width_and_none_at_all(net, images):
 def test_layer_names_are_in_order(net):
     module, variables = net
     names = features.layer_names(module, variables, (6, 6, 3))
-    assert names == ("features", "logits", "wave", "inner/normalised")
+    assert names == ("features", "logits", "wave", "inner/normalized")
     vit = VisionTransformer(2, depth=10, width=8)
     shapes = jax.eval_shape(
         lambda: vit.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False)

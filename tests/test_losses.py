@@ -46,8 +46,8 @@ def batch(size=16, dim=6, seed=0, dtype=np.float64):
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 3, size).astype(np.int32)
     labels[size // 2] = 3
-    centres = rng.standard_normal((CLASSES, dim))
-    features = centres[labels] + rng.standard_normal((size, dim))
+    centers = rng.standard_normal((CLASSES, dim))
+    features = centers[labels] + rng.standard_normal((size, dim))
     return features.astype(dtype), labels
 
 
@@ -154,8 +154,8 @@ def test_the_papers_distance_is_not_divided():
 def test_distance_in_tight_far_clusters_is_accurate_in_float32():
     rng = np.random.default_rng(0)
     labels = np.arange(40) % 4
-    centres = 100 * rng.standard_normal((4, 32))
-    features = centres[labels] + 0.01 * rng.standard_normal((40, 32))
+    centers = 100 * rng.standard_normal((4, 32))
+    features = centers[labels] + 0.01 * rng.standard_normal((40, 32))
     features = features.astype(np.float32)
     exact = features.astype(np.float64)
     distances = np.linalg.norm(exact[:, None] - exact, axis=2)
@@ -174,8 +174,8 @@ def test_distance_of_copies_away_from_the_reference_has_no_gradient(dim):
     apart = np.linalg.norm(features[0].astype(np.float64) - features[1])
     want = (np.log1p(14 * apart / dim) + 14 * np.log1p(apart / dim)) / 15
     np.testing.assert_allclose(value, want, rtol=1e-5)
-    towards = features[1] - features[0]
-    cosine = gradient[1] @ towards / np.linalg.norm(gradient[1]) / apart
+    toward = features[1] - features[0]
+    cosine = gradient[1] @ toward / np.linalg.norm(gradient[1]) / apart
     np.testing.assert_allclose(cosine, 1, rtol=1e-5)
 
 
@@ -322,8 +322,8 @@ DEGENERATE = {
 def test_degenerate_features_have_finite_gradients(name, kind):
     features, labels = batch(dtype=np.float32)
     features = DEGENERATE[kind](features)
-    for labelling in (labels, np.zeros_like(labels), labels % 2):
-        value, gradient = COMPILED[name](features, labelling)
+    for labeling in (labels, np.zeros_like(labels), labels % 2):
+        value, gradient = COMPILED[name](features, labeling)
         assert np.isfinite(value), f"{kind}: {value}"
         assert np.all(np.isfinite(gradient)), f"{kind}: {gradient}"
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from miue_jax import names
+from miue_jax import _checks
 from miue_jax.information import Estimate, estimators, tasks
 
 Call = Callable[..., Estimate]
@@ -74,7 +74,7 @@ def _fit_config(values: Mapping[str, Any]) -> estimators.FitConfig:
     known = [field.name for field in dataclasses.fields(estimators.FitConfig)]
     for name in values:
         if name not in known:
-            raise names.unknown("option of FitConfig", name, known)
+            raise _checks.unknown("option of FitConfig", name, known)
     return estimators.FitConfig(**values)
 
 

@@ -12,7 +12,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
-from miue_jax import atomic
+from miue_jax.data import atomic
 
 _COLUMNS = 3
 _GROUPS = (("at most 5 dimensions", "o", "tab:blue"), ("more", "s", "tab:orange"))

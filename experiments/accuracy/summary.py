@@ -21,10 +21,10 @@ _PUBLISHED_SIZE = 5000
 Rows = Mapping[Cell, Mapping[str, Any]]
 
 
-def summarise(
+def summarize(
     config: Mapping[str, Any], planned: Sequence[Cell], rows: Rows
 ) -> dict[str, Any]:
-    """Summarises the cells that are done.
+    """Summarizes the cells that are done.
 
     A failure has no error and no time: it is counted, and left out of the means.
 

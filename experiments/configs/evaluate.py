@@ -1,7 +1,7 @@
 """Trains victims by one protocol.
 
-The argument names the protocol (`miue_jax.protocols`: em, iss, authors, ...), `quick`
-when left out, and after a slash perhaps the defence, all settings of which can then be
+The argument names the protocol (`miue_jax.victims.presets`: em, iss, authors, ...), `quick`
+when left out, and after a slash perhaps the defense, all settings of which can then be
 set:
 
     python experiments/evaluate.py --workdir runs/cifar10-victims \
@@ -18,29 +18,30 @@ set:
 from configs.generate import as_config
 from ml_collections import ConfigDict, config_dict
 
-from miue_jax import defenses, names, protocols
+from miue_jax import _checks, defenses
+from miue_jax.victims import presets
 
 
 def get_config(argument: str = "quick") -> ConfigDict:
     """Returns the configuration of a run.
 
     Args:
-      argument: "protocol" or "protocol/defence".
+      argument: "protocol" or "protocol/defense".
 
     Returns:
       The configuration.
 
     Raises:
-      ValueError: if there is no such protocol or defence.
+      ValueError: if there is no such protocol or defense.
     """
     protocol, _, defense = argument.partition("/")
-    if protocol not in protocols.PROTOCOLS:
-        raise names.unknown("protocol", protocol, protocols.PROTOCOLS)
+    if protocol not in presets.PROTOCOLS:
+        raise _checks.unknown("protocol", protocol, presets.PROTOCOLS)
     return ConfigDict(
         {
             "train": _source("train"),
             "test": _source("test"),
-            "victim": as_config(protocols.PROTOCOLS[protocol]),
+            "victim": as_config(presets.PROTOCOLS[protocol]),
             "defense": _defense(defense) if defense else "none",
             "seeds": (0, 1, 2),
             "num_shards": config_dict.placeholder(int),

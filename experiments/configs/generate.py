@@ -15,7 +15,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from miue_jax import methods
+from miue_jax import generators
 
 _OPTIONAL = {"int | None": int, "float | None": float}
 
@@ -45,7 +45,7 @@ def get_config(argument: str = "mi_ue/interleaved") -> ConfigDict:
       The configuration.
     """
     name, _, preset = argument.partition("/")
-    settings = as_config(methods.preset(name, preset or None))
+    settings = as_config(generators.preset(name, preset or None))
     method = ConfigDict({"name": name})
     method.update(settings)
     return ConfigDict(
@@ -63,7 +63,7 @@ def get_config(argument: str = "mi_ue/interleaved") -> ConfigDict:
                 "classes": config_dict.placeholder(tuple),
                 "seed": 0,
             },
-            # How the perturbation becomes whole grey levels: "round", "truncate" or, as
+            # How the perturbation becomes whole gray levels: "round", "truncate" or, as
             # in the code of EM, "drop_negative".
             "export": "round",
             "seed": 0,

@@ -1,4 +1,4 @@
-"""Generators, defences, victims and seeds of a matrix, by preset.
+"""Generators, defenses, victims and seeds of a matrix, by preset.
 
 The argument names the preset, `cifar10_cpu` when left out:
 
@@ -9,12 +9,12 @@ The argument names the preset, `cifar10_cpu` when left out:
 DIR is CIFAR-10: `cifar10` (TFDS), an image folder, the original binary archive or a
 .npz file of its arrays. `cifar10_cpu` has 5,000 training and 5,000 test images, a
 ResNet-10 of width 16 as surrogate and as victim, ten epochs in batches of 32: about two
-minutes of one core for a victim without costly defence. Generators that train a
+minutes of one core for a victim without costly defense. Generators that train a
 surrogate are cut down to some tens of passes over the data; they are far from their
 published strength, and comparisons hold for this budget only. `cifar10_gpu` is the
 published setting: ResNet-18, all images of the data, generators as published but for
 AP, which takes one restart of its eight, in bfloat16, SEP as its paper has it, and all
-perturbations rounded to grey levels; victims train by EM's protocol,
+perturbations rounded to gray levels; victims train by EM's protocol,
 behind adversarial training by MI-UE's and behind UEraser by its own; not run yet. It
 takes any data.
 
@@ -32,7 +32,8 @@ from typing import Any
 from configs.generate import as_config
 from ml_collections import ConfigDict, config_dict
 
-from miue_jax import methods, names, protocols
+from miue_jax import _checks, generators
+from miue_jax.victims import presets
 
 
 def get_config(argument: str = "cifar10_cpu") -> ConfigDict:
@@ -48,7 +49,7 @@ def get_config(argument: str = "cifar10_cpu") -> ConfigDict:
       ValueError: if there is no such preset.
     """
     if argument not in _PRESETS:
-        raise names.unknown("preset", argument, _PRESETS)
+        raise _checks.unknown("preset", argument, _PRESETS)
     return ConfigDict(_PRESETS[argument]())
 
 
@@ -112,7 +113,7 @@ def _cifar10_cpu() -> dict[str, Any]:
     )
     # In 390 batches of 128 a victim does not find what OPS, LSP and PIL offer it.
     victim = dataclasses.replace(
-        protocols.PROTOCOLS["quick"], epochs=10, batch_size=32, learning_rate=0.05
+        presets.PROTOCOLS["quick"], epochs=10, batch_size=32, learning_rate=0.05
     )
     adversarial = {
         "name": "adversarial_training",
@@ -199,7 +200,7 @@ def _cifar10_gpu() -> dict[str, Any]:
         },
         "victims": {
             name: as_config(
-                dataclasses.replace(protocols.PROTOCOLS[protocol], dtype="bfloat16")
+                dataclasses.replace(presets.PROTOCOLS[protocol], dtype="bfloat16")
             )
             for name, protocol in victims.items()
         },
@@ -225,8 +226,8 @@ def method(
     Args:
       name: of the generator.
       preset: its name, the generator's first if left out.
-      export: how the perturbation becomes whole grey levels, see `quantize` in
-        miue_jax/grey_levels.py.
+      export: how the perturbation becomes whole gray levels, see `quantize` in
+        miue_jax/gray_levels.py.
       **changes: the settings that differ, by name.
 
     Returns:
@@ -235,7 +236,7 @@ def method(
     Raises:
       ValueError: if a name is unknown or a setting is not allowed.
     """
-    settings = dataclasses.replace(methods.preset(name, preset), **changes)
+    settings = dataclasses.replace(generators.preset(name, preset), **changes)
     row = ConfigDict({"name": name, "export": export})
     row.update(as_config(settings))
     return row
@@ -261,10 +262,10 @@ def block(
 
     Args:
       rows: names of methods.
-      columns: names of defences.
+      columns: names of defenses.
       seeds: of the victims.
       victims: names of victims; None for all that there are. Those of `cifar10_gpu` but
-        `resnet18` belong to defences.
+        `resnet18` belong to defenses.
 
     Returns:
       What `blocks` of the configuration holds.

@@ -100,7 +100,7 @@ def get_config(argument: str = "runs/mi") -> ConfigDict:
             "estimators": {
                 # Principal components of the class-conditional Gaussian.
                 "components": 16,
-                # Directions of nearest neighbours within classes, and how many.
+                # Directions of nearest neighbors within classes, and how many.
                 "ksg_components": 8,
                 "neighbors": 5,
                 "critic_steps": 1000,

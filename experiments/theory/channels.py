@@ -19,8 +19,8 @@ def _channels() -> tuple[jax.Array, jax.Array]:
     def one(y: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
         # Scaling the signal instead of the noise keeps the noise that is built in.
         y = y * jnp.sqrt(NOISE / noise)
-        centred = y - law @ y
-        squared = (law @ (centred * x)) ** 2 / (law @ centred**2 + NOISE)
+        centered = y - law @ y
+        squared = (law @ (centered * x)) ** 2 / (law @ centered**2 + NOISE)
         return -jnp.log1p(-squared) / 2, point_information(law, y[:, None], lines)
 
     pairs = (

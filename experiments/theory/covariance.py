@@ -53,7 +53,7 @@ def logdet_algebra(key: jax.Array, count: int) -> dict[str, Slack]:
 
 
 def _library_chain(draw: np.random.Generator) -> dict[str, Slack]:
-    """The same chain as the library computes it from labelled features."""
+    """The same chain as the library computes it from labeled features."""
     labels = np.arange(60) % 3
     rows = []
     for _ in range(5):

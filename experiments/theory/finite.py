@@ -87,7 +87,7 @@ def decomposition(key: jax.Array, count: int) -> dict[str, Slack]:
     }
 
 
-def generalisation(key: jax.Array, count: int) -> dict[str, Slack]:
+def generalization(key: jax.Array, count: int) -> dict[str, Slack]:
     """T10: information about the label limits accuracy."""
     q = jax.device_get(_quantities(key, count))
     residual = q["y"] - q["yp"]

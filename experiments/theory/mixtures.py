@@ -69,8 +69,8 @@ def _quantities(
 
 
 def _logdet(points: jax.Array, law: jax.Array) -> jax.Array:
-    centred = points - law @ points
-    covariance = (centred * law[:, None]).T @ centred
+    centered = points - law @ points
+    covariance = (centered * law[:, None]).T @ centered
     eye = jnp.eye(points.shape[1])
     return jnp.linalg.slogdet(eye + covariance / NOISE)[1] / 2
 

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from theory import finite, path, samples
 
-from miue_jax import atomic
+from miue_jax.data import atomic
 from miue_jax.information import bounds
 
 _EXACT = {"color": "black", "fmt": "o", "markersize": 5, "capsize": 3, "zorder": 5}

@@ -3,10 +3,10 @@
 import os
 import pathlib
 
-from miue_jax import names
+from miue_jax import _checks
+from miue_jax._checks import check_number
 from miue_jax.data import arrays, cifar_archive, folder, shapes, tfds
 from miue_jax.data.dataset import Dataset, fingerprint, subset, validate
-from miue_jax.settings import check_number
 
 __all__ = ["SPLITS", "Dataset", "fingerprint", "load", "subset", "validate"]
 
@@ -84,16 +84,16 @@ def _load_path(path: pathlib.Path, split: str) -> Dataset:
             return cifar_archive.load(path, split)
         return folder.load(path, split)
     if path.suffix == ".npz":
-        from miue_jax.data import protected
+        from miue_jax.data import artifact
 
-        if not protected.is_artefact(path):
+        if not artifact.is_artifact(path):
             return arrays.load(path, split)
         if split != "train":
             raise ValueError(
                 f"{path}: a protected data set has only a 'train' split; evaluate on "
                 "the clean test images"
             )
-        return protected.load(path).dataset
+        return artifact.load(path).dataset
     if cifar_archive.is_archive(path):
         return cifar_archive.load(path, split)
     raise ValueError(
@@ -114,4 +114,4 @@ def _looks_like_path(name: str) -> bool:
 def _unknown(name: str) -> ValueError:
     install = "" if tfds.installed() else f" ({tfds.INSTALL})"
     allowed = ("'shapes'", "an existing path", f"a TFDS name{install}")
-    return names.unknown("data set", name, ("shapes", *tfds.names()), allowed=allowed)
+    return _checks.unknown("data set", name, ("shapes", *tfds.names()), allowed=allowed)

@@ -27,7 +27,7 @@ def load(path: str | os.PathLike[str], split: str = "train") -> Dataset:
     classes are called "0", "1", ... and none may be missing.
 
     Args:
-      path: the file. Images are (N, H, W, C) or, grey, (N, H, W): integers in [0, 255],
+      path: the file. Images are (N, H, W, C) or, gray, (N, H, W): integers in [0, 255],
         or floats in [0, 1], which are rounded to 8 bits. Labels are (N,) or (N, 1)
         integers.
       split: "train" or "test".
@@ -94,7 +94,7 @@ def _to_uint8(key: str, images: np.ndarray) -> np.ndarray:
             f"to {high}"
         )
     if images.dtype.kind == "f":
-        # float16 cannot resolve the grey levels near 255.
+        # float16 cannot resolve the gray levels near 255.
         images = np.rint(images.astype(np.float32) * 255)
     return images.astype(np.uint8)
 

@@ -93,7 +93,7 @@ def load(path: str | os.PathLike[str], split: str = "train") -> Dataset:
     """
     path = pathlib.Path(path)
     files = _read_folder(path, split) if path.is_dir() else _read_tar(path, split)
-    layout = _recognise(path, files)
+    layout = _recognize(path, files)
     images, labels = [], []
     for name in getattr(layout, split):
         image, label = _parse(path, name, _get(path, files, name), layout, split)
@@ -178,7 +178,7 @@ def _is_tar(path: pathlib.Path) -> bool:
         return False
 
 
-def _recognise(path: pathlib.Path, files: dict[str, bytes | None]) -> _Layout:
+def _recognize(path: pathlib.Path, files: dict[str, bytes | None]) -> _Layout:
     for layout in _LAYOUTS:
         if set(files) & {*layout.train, *layout.test}:
             return layout

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from miue_jax.settings import check_number
+from miue_jax._checks import check_number
 
 
 class Dataset(NamedTuple):

@@ -11,11 +11,10 @@ import numpy as np
 from jax.typing import ArrayLike
 from PIL import Image
 
-from miue_jax import atomic
-from miue_jax.data import npz, torch_file
-from miue_jax.data import protected as artefact
+from miue_jax.data import artifact as artifact
+from miue_jax.data import atomic, npz, torch_file
+from miue_jax.data.artifact import Protected
 from miue_jax.data.dataset import Dataset, validate
-from miue_jax.data.protected import Protected
 
 _SUFFIXES = (".npy", ".npz", ".pt", ".pth")
 
@@ -80,23 +79,23 @@ def read_delta(path: str | os.PathLike[str], protected: Protected) -> np.ndarray
     """Reads the float perturbation that lies beside a protected data set.
 
     Args:
-      path: the artefact.
-      protected: the artefact, loaded.
+      path: the artifact.
+      protected: the artifact, loaded.
 
     Returns:
       (N, H, W, C) float32 in [0, 1] units.
 
     Raises:
-      ValueError: naming the file, if it is missing, damaged, or of another artefact.
+      ValueError: naming the file, if it is missing, damaged, or of another artifact.
     """
-    file = artefact.delta_path(path)
+    file = artifact.delta_path(path)
     if not file.is_file():
         raise ValueError(f"{file} is missing: it holds the float perturbation")
     delta = _read_npy(file)
     try:
         if delta.dtype != np.float32:
             raise ValueError(f"the perturbation must be float32, got {delta.dtype}")
-        artefact.check_delta(protected, delta)
+        artifact.check_delta(protected, delta)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
     return delta
@@ -150,8 +149,8 @@ def import_perturbation(
     """Reads a perturbation of a data set that was made elsewhere.
 
     - ``.npy``; ``.npz`` or ``.pt`` with one array of four axes; a protected data set.
-      Axes (N, H, W, C) or (N, C, H, W). Signed integers are grey levels. Floats are in
-      [0, 1] units if no value is beyond 1 and grey levels otherwise.
+      Axes (N, H, W, C) or (N, C, H, W). Signed integers are gray levels. Floats are in
+      [0, 1] units if no value is beyond 1 and gray levels otherwise.
     - a folder of protected images ``<class>/<index>.png`` or ``<index>.png``: the
       difference from the clean image of that index.
 
@@ -179,10 +178,10 @@ def import_perturbation(
     if path.suffix == ".npy":
         delta = _read_npy(path)
     elif path.suffix == ".npz":
-        if artefact.is_artefact(path):
-            protected = artefact.load(path)
+        if artifact.is_artifact(path):
+            protected = artifact.load(path)
             try:
-                artefact.check_source(protected, clean)
+                artifact.check_source(protected, clean)
             except ValueError as error:
                 raise ValueError(f"{path}: {error}") from error
             return _difference(protected.dataset.images, clean.images)
@@ -239,7 +238,7 @@ def _scaled(delta: np.ndarray) -> np.ndarray:
     if delta.dtype == np.uint8:
         raise ValueError(
             "uint8 holds images or has lost the negative values; a perturbation is "
-            "float, or a signed integer in grey levels"
+            "float, or a signed integer in gray levels"
         )
     integer = np.issubdtype(delta.dtype, np.signedinteger)
     if not integer and not jnp.issubdtype(delta.dtype, jnp.floating):
@@ -253,7 +252,7 @@ def _scaled(delta: np.ndarray) -> np.ndarray:
         )
     largest = max(delta.max(), -delta.min())
     if largest > 255:
-        raise ValueError(f"a change of {largest:g} exceeds 255 grey levels")
+        raise ValueError(f"a change of {largest:g} exceeds 255 gray levels")
     return delta / np.float32(255) if integer or largest > 1 else delta
 
 

@@ -17,7 +17,7 @@ def load(root: str | os.PathLike[str], split: str = "train") -> Dataset:
     """Reads ``root/class/*.png|jpg|jpeg`` or ``root/train|test/class/...``.
 
     Classes and files come in sorted order. With split folders the classes of ``train``
-    give the labels of both. Grey images become RGB unless all are grey (then C is 1);
+    give the labels of both. Gray images become RGB unless all are gray (then C is 1);
     the orientation in a photograph's EXIF data is applied.
 
     Args:
@@ -120,22 +120,22 @@ def _image_files(folder: pathlib.Path) -> list[pathlib.Path]:
 def _decode(paths: list[pathlib.Path]) -> np.ndarray:
     first, _ = _read(paths[0])
     images = np.empty((len(paths), *first.shape), np.uint8)
-    all_grey = True
+    all_gray = True
     # Pillow releases the interpreter lock while it decodes; threads beyond the cores
     # would only compete for it.
     pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
     try:
-        for index, (image, grey) in enumerate(pool.map(_read, paths)):
+        for index, (image, gray) in enumerate(pool.map(_read, paths)):
             if image.shape != first.shape:
                 raise ValueError(
                     f"{paths[index]}: is {_size(image)}, but {paths[0]} is "
                     f"{_size(first)}; all images must have one size"
                 )
             images[index] = image
-            all_grey = all_grey and grey
+            all_gray = all_gray and gray
     finally:
         pool.shutdown(cancel_futures=True)
-    return np.ascontiguousarray(images[..., :1]) if all_grey else images
+    return np.ascontiguousarray(images[..., :1]) if all_gray else images
 
 
 def _read(path: pathlib.Path) -> tuple[np.ndarray, bool]:

@@ -1,7 +1,7 @@
 """The default data set: ten procedural shapes, made in a second, nothing to download.
 
-Each image shows one shape of random place, size, rotation and colour, lighter than the
-smooth random background. All classes have the same distribution of areas and colours:
+Each image shows one shape of random place, size, rotation and color, lighter than the
+smooth random background. All classes have the same distribution of areas and colors:
 only the outline tells them apart. The constants set the difficulty: where classes are
 learned too easily no perturbation hides them, where they are too hard a clean model
 fails as well.
@@ -11,21 +11,21 @@ from collections.abc import Callable
 
 import numpy as np
 
+from miue_jax._checks import check_number
 from miue_jax.data.dataset import Dataset
-from miue_jax.settings import check_number
 
 SIZE = 32
 # Radius in pixels of the disc that has the shape's area.
 RADIUS = (5.5, 8.5)
 # Largest rotation either way, in degrees.
 ROTATION = 180.0
-# Distance in RGB, [0, 1] units, between the shape's and the background's mean colour.
+# Distance in RGB, [0, 1] units, between the shape's and the background's mean color.
 CONTRAST = (0.12, 0.3)
 # How far the direction of that step may turn from white: at 0 shapes are lighter than
-# the background by grey, at infinity any direction is as likely as its opposite.
-COLOUR_SPREAD = 0.5
-# The range of the background's mean colour in each channel.
-BASE_COLOUR = (0.1, 0.3)
+# the background by gray, at infinity any direction is as likely as its opposite.
+COLOR_SPREAD = 0.5
+# The range of the background's mean color in each channel.
+BASE_COLOR = (0.1, 0.3)
 # Standard deviation of the smooth field added to the background, and to the shape.
 BACKGROUND_AMPLITUDE = 0.05
 TEXTURE_AMPLITUDE = 0.03
@@ -83,18 +83,18 @@ def _draw(rng: np.random.Generator) -> np.ndarray:
     radius = uniform(*RADIUS)
     angle = np.deg2rad(uniform(-ROTATION, ROTATION))
     # The disc of equal area lies wholly inside the image; a star's tips may leave it.
-    centre = SIZE / 2 + uniform(-1, 1, 2) * (SIZE / 2 - radius[:, None])
-    mask = _masks(np.arange(count) % len(CLASS_NAMES), centre, radius, angle)
+    center = SIZE / 2 + uniform(-1, 1, 2) * (SIZE / 2 - radius[:, None])
+    mask = _masks(np.arange(count) % len(CLASS_NAMES), center, radius, angle)
 
-    base = uniform(*BASE_COLOUR, 3)
-    direction = 1 + COLOUR_SPREAD * rng.standard_normal((count, 3), np.float32)
+    base = uniform(*BASE_COLOR, 3)
+    direction = 1 + COLOR_SPREAD * rng.standard_normal((count, 3), np.float32)
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
     # Kept off the ends of the range, so that a perturbation has room.
-    colour = np.clip(base + uniform(*CONTRAST, 1) * direction, 0.05, 0.95)
+    color = np.clip(base + uniform(*CONTRAST, 1) * direction, 0.05, 0.95)
 
     # Planes, channels before rows: the order in which NumPy is fastest here.
     images = base[:, :, None, None] + BACKGROUND_AMPLITUDE * _fields(rng)
-    shape = colour[:, :, None, None] + TEXTURE_AMPLITUDE * _fields(rng)
+    shape = color[:, :, None, None] + TEXTURE_AMPLITUDE * _fields(rng)
     images += mask[:, None] * (shape - images)
     images += NOISE * rng.standard_normal(images.shape, dtype=np.float32)
     images = np.rint(255 * np.clip(images, 0, 1)).astype(np.uint8)
@@ -102,12 +102,12 @@ def _draw(rng: np.random.Generator) -> np.ndarray:
 
 
 def _masks(
-    labels: np.ndarray, centre: np.ndarray, radius: np.ndarray, angle: np.ndarray
+    labels: np.ndarray, center: np.ndarray, radius: np.ndarray, angle: np.ndarray
 ) -> np.ndarray:
     """How much of each pixel the shape covers, in [0, 1]: (B, SIZE, SIZE)."""
     pixels = np.arange(SIZE, dtype=np.float32) + 0.5
-    x = (pixels[None, None, :] - centre[:, 0, None, None]) / radius[:, None, None]
-    y = (pixels[None, :, None] - centre[:, 1, None, None]) / radius[:, None, None]
+    x = (pixels[None, None, :] - center[:, 0, None, None]) / radius[:, None, None]
+    y = (pixels[None, :, None] - center[:, 1, None, None]) / radius[:, None, None]
     cos, sin = np.cos(angle)[:, None, None], np.sin(angle)[:, None, None]
     x, y = cos * x + sin * y, cos * y - sin * x
     distance = np.empty_like(x)
@@ -132,7 +132,7 @@ def _interpolation() -> np.ndarray:
 
 
 def _polygon(*vertices: tuple[float, float]) -> _Distance:
-    """Signed distance to a polygon, scaled to the unit disc's area and centred."""
+    """Signed distance to a polygon, scaled to the unit disc's area and centered."""
     corners = np.asarray(vertices, np.float64)
     following = np.roll(corners, -1, axis=0)
     cross = corners[:, 0] * following[:, 1] - following[:, 0] * corners[:, 1]

@@ -48,7 +48,7 @@ def load(
 
     Raises:
       ValueError: if TFDS is not installed or does not know the name, if the data are
-        not prepared for random access, or are not labelled images of one size.
+        not prepared for random access, or are not labeled images of one size.
     """
     if not installed():
         raise ValueError(f"{name!r}: {INSTALL}")

@@ -1,6 +1,6 @@
-"""Defences against protected data, by name.
+"""Defenses against protected data, by name.
 
-A defence of your own is named module:function. The function is called as those here
+A defense of your own is named module:function. The function is called as those here
 are, with `image_shape`, `num_classes` and its settings, all as keywords, and returns a
 `Defense`.
 """
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from miue_jax import names
+from miue_jax import _checks
 from miue_jax.defenses.adversarial_training import (
     adversarial_training as adversarial_training,
 )
@@ -37,7 +37,7 @@ NONE = Defense()
 
 
 class _Entry(NamedTuple):
-    # (image_shape, num_classes, *, settings) -> defence
+    # (image_shape, num_classes, *, settings) -> defense
     build: Callable[..., Defense]
     number: str | None = None  # the setting that "name-<number>" sets
 
@@ -73,37 +73,37 @@ def create(
     image_shape: tuple[int, ...],
     num_classes: int,
 ) -> Defense:
-    """Makes a defence from its name and settings.
+    """Makes a defense from its name and settings.
 
     Args:
       spec: a name such as "none" or, with its main setting, "jpeg-10", or
-        module:function; or a mapping with the `name` and the settings of the defence,
+        module:function; or a mapping with the `name` and the settings of the defense,
         the arguments of its function.
       image_shape: (H, W, C) of the images that it has to fit.
       num_classes: classes.
 
     Returns:
-      The defence.
+      The defense.
 
     Raises:
       ValueError: if a name is unknown (with the nearest ones), a setting is missing or
-        out of range, or the defence does not fit such images.
+        out of range, or the defense does not fit such images.
     """
     name, settings = _name_and_settings(spec)
     build, number = _entry(name)
     known = parameters(name)
     for field in settings:
         if field not in known:
-            raise names.unknown(f"setting of {name}", field, known)
+            raise _checks.unknown(f"setting of {name}", field, known)
     for field, parameter in known.items():
         if parameter.default is parameter.empty and field not in settings:
             hint = f", as in '{name}-<{field}>'" if field == number else ""
-            raise ValueError(f"defence {name!r} needs its {field}{hint}")
+            raise ValueError(f"defense {name!r} needs its {field}{hint}")
     return build(image_shape=tuple(image_shape), num_classes=num_classes, **settings)
 
 
 def settings_of(spec: str | Mapping[str, Any]) -> dict[str, Any]:
-    """All settings of a defence, those that were left out at their defaults.
+    """All settings of a defense, those that were left out at their defaults.
 
     Args:
       spec: as for `create`.
@@ -119,14 +119,14 @@ def settings_of(spec: str | Mapping[str, Any]) -> dict[str, Any]:
     known = parameters(name).items()
     defaults = {k: v.default for k, v in known if v.default is not v.empty}
     settings = {"name": name, **defaults, **given}
-    return {k: _plain(v, f"{k} of defence {name!r}") for k, v in settings.items()}
+    return {k: _plain(v, f"{k} of defense {name!r}") for k, v in settings.items()}
 
 
 def parameters(name: str) -> dict[str, inspect.Parameter]:
-    """The settings of a defence: their types, and what they are if nothing is said.
+    """The settings of a defense: their types, and what they are if nothing is said.
 
     Args:
-      name: of the defence, without a number, or module:function.
+      name: of the defense, without a number, or module:function.
 
     Returns:
       The arguments of its function, by name, in their order.
@@ -140,7 +140,7 @@ def parameters(name: str) -> dict[str, inspect.Parameter]:
     named = {k for k, v in found.items() if v.kind != v.POSITIONAL_ONLY}
     if not set(common) <= named or len(named) < len(found):
         raise ValueError(
-            f"defence {name!r} needs the parameters {' and '.join(common)}, by "
+            f"defense {name!r} needs the parameters {' and '.join(common)}, by "
             f"keyword; it has ({', '.join(map(str, found.values()))})"
         )
     return {field: value for field, value in found.items() if field not in common}
@@ -150,8 +150,8 @@ def _entry(name: object) -> _Entry:
     if isinstance(name, str) and name in _REGISTRY:
         return _REGISTRY[name]
     if isinstance(name, str) and ":" in name:
-        return _Entry(names.imported("defence", name))
-    raise names.unknown("defence", name, _REGISTRY, allowed=NAMES)
+        return _Entry(_checks.imported("defense", name))
+    raise _checks.unknown("defense", name, _REGISTRY, allowed=NAMES)
 
 
 def _name_and_settings(spec: str | Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -180,10 +180,10 @@ def _parse(spec: str) -> tuple[str, dict[str, Any]]:
         return spec, {}
     number = _REGISTRY[name].number
     if number is None:
-        raise ValueError(f"defence {name!r} takes no number, got {spec!r}")
+        raise ValueError(f"defense {name!r} takes no number, got {spec!r}")
     for kind in (int, float):
         try:
             return name, {number: kind(text)}
         except ValueError:
             continue
-    raise ValueError(f"defence {spec!r}: {text!r} is not a number")
+    raise ValueError(f"defense {spec!r}: {text!r} is not a number")

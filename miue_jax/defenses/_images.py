@@ -8,7 +8,7 @@ def check_images(images: np.ndarray, image_shape: tuple[int, ...]) -> np.ndarray
 
     Args:
       images: (N, H, W, C) uint8.
-      image_shape: (H, W, C), those that the defence was made for.
+      image_shape: (H, W, C), those that the defense was made for.
 
     Returns:
       The images as a NumPy array.
@@ -20,7 +20,7 @@ def check_images(images: np.ndarray, image_shape: tuple[int, ...]) -> np.ndarray
     if images.dtype != np.uint8 or images.shape[1:] != tuple(image_shape):
         size = ", ".join(map(str, image_shape))
         raise ValueError(
-            f"the defence was made for uint8 images (N, {size}), got {images.dtype} "
+            f"the defense was made for uint8 images (N, {size}), got {images.dtype} "
             f"{images.shape}"
         )
     return images

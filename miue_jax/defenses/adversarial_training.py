@@ -6,19 +6,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from miue_jax import names, perturbation
+from miue_jax import _checks, projected_gradient
+from miue_jax._checks import check_number
 from miue_jax.defenses.base import Defense, Predict
 from miue_jax.defenses.freeze import freeze
-from miue_jax.learning import Forward, cross_entropy
-from miue_jax.settings import check_number
+from miue_jax.train.classifier import Forward, cross_entropy
 
 
 class _Protocol(NamedTuple):
     num_steps: int
-    # Radius -> length of a step, both in grey levels.
+    # Radius -> length of a step, both in gray levels.
     step_size: Callable[[float], float]
     start: str  # "uniform" in the ball, "gaussian" of one step's deviation, or "none"
-    train: bool = False  # whether batch statistics normalise during the attack
+    train: bool = False  # whether batch statistics normalize during the attack
 
 
 _PROTOCOLS = {
@@ -57,7 +57,7 @@ def adversarial_training(
     em        10     0.226 of radius     Gaussian, one step's deviation
     apbench   10     a quarter           Gaussian, one step's deviation
     rem       10     a fifth             uniform in the ball
-    miue      10     2 grey levels       uniform in the ball
+    miue      10     2 gray levels       uniform in the ball
     dune      7      a quarter           uniform in the ball
     pil       7      a quarter           the image
     hypo      10     a quarter           uniform in the ball
@@ -65,7 +65,7 @@ def adversarial_training(
 
     Where a step was published for one radius only (em 0.007 for 0.031, apbench 2/255
     for 8/255, rem 0.8/255 for 4/255), it keeps its share of other radii. That of miue
-    is 2 grey levels at every radius, as its authors have it: at radius 2 one step
+    is 2 gray levels at every radius, as its authors have it: at radius 2 one step
     crosses half of the ball, and at 16 all ten do not cross it. Set `step_size` for a
     sweep in which the attacks are alike. The attack sees running statistics, but with
     pil those of the attacked batch; which of them hypo takes is not known. Learning
@@ -76,26 +76,26 @@ def adversarial_training(
     APBench also trains within L2 balls, which is not offered.
 
     The accuracy under attack is reported for `eval_steps` steps of a quarter of the
-    radius from a uniform start, whatever the protocol, so that the defences of one
+    radius from a uniform start, whatever the protocol, so that the defenses of one
     radius are compared under one attack.
 
     Args:
       image_shape: unused, as any images will do.
       num_classes: unused.
-      radius: of the ball, in grey levels (8, not 8/255), in (0, 255].
+      radius: of the ball, in gray levels (8, not 8/255), in (0, 255].
       protocol: whose attack to train with: em, apbench, rem, miue, dune, pil or hypo.
-      step_size: in grey levels; None for the protocol's.
+      step_size: in gray levels; None for the protocol's.
       num_steps: of the attack in training; None for the protocol's.
       eval_steps: of the attack on the trained victim.
 
     Returns:
-      A defence with `loss` and `attack`.
+      A defense with `loss` and `attack`.
 
     Raises:
       ValueError: for an unknown protocol or a number out of range.
 
     References:
-      Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, 2018,
+      Madry et al., Toward Deep Learning Models Resistant to Adversarial Attacks, 2018,
       section 2.1. Protocols: Huang et al., Unlearnable Examples, 2021 (em); Qin et al.,
       APBench, 2023; Fu et al., Robust Unlearnable Examples, 2022 (rem); Tao et al.,
       Can Adversarial Training Be Manipulated By Non-Robust Features?, 2022 (hypo).
@@ -103,9 +103,9 @@ def adversarial_training(
     del image_shape, num_classes
     check_number("radius", radius, "> 0")
     if radius > 255:
-        raise ValueError(f"radius is {radius!r}; allowed: up to 255 grey levels")
+        raise ValueError(f"radius is {radius!r}; allowed: up to 255 gray levels")
     if not isinstance(protocol, str) or protocol not in _PROTOCOLS:
-        raise names.unknown("protocol", protocol, _PROTOCOLS)
+        raise _checks.unknown("protocol", protocol, _PROTOCOLS)
     steps, step_size_of, start, train = _PROTOCOLS[protocol]
     if step_size is None:
         step_size = step_size_of(radius)
@@ -151,8 +151,8 @@ def _start(
             return step_size * jax.random.normal(key, shape, dtype)
         return jnp.zeros(shape, dtype)
 
-    delta = perturbation.project(jax.vmap(draw)(keys), radius=radius)
-    return perturbation.clip_to_images(images, delta)
+    delta = projected_gradient.project(jax.vmap(draw)(keys), radius=radius)
+    return projected_gradient.clip_to_images(images, delta)
 
 
 def _ascend(
@@ -164,7 +164,7 @@ def _ascend(
     step_size: float,
     num_steps: int,
 ) -> jax.Array:
-    return perturbation.pgd(
+    return projected_gradient.pgd(
         lambda attacked: cross_entropy(predict(attacked), labels),
         images,
         delta,

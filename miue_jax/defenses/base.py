@@ -1,4 +1,4 @@
-"""The interface of a defence: pure functions around a victim's training."""
+"""The interface of a defense: pure functions around a victim's training."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from miue_jax.learning import Forward
+from miue_jax.train.classifier import Forward
 
 Purify = Callable[[jax.Array, np.ndarray, np.ndarray], np.ndarray]
 Augment = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
@@ -21,7 +21,7 @@ Attack = Callable[[jax.Array, Predict, jax.Array, jax.Array], jax.Array]
 class Defense(NamedTuple):
     """What someone who trains on protected images may do against the protection.
 
-    Each function is optional; ``Defense()`` is no defence. All are deterministic
+    Each function is optional; ``Defense()`` is no defense. All are deterministic
     functions of their arguments, the PRNG keys among them.
 
     Attributes:
@@ -35,7 +35,7 @@ class Defense(NamedTuple):
       loss: ``loss(keys, progress, forward, images, labels) -> (value, (logits,
         state))`` in place of cross-entropy in every training step, traced. ``keys``
         (B,), one an image; ``progress`` () float32, the share of the training done, in
-        [0, 1); the rest is a `miue_jax.learning.Objective`.
+        [0, 1); the rest is a `miue_jax.train.classifier.Objective`.
       attack: ``attack(keys, predict, images, labels) -> images`` that the trained
         victim is to withstand, traced; its accuracy on what this returns is reported as
         robust accuracy. ``keys`` (B,), one an image; ``predict(images) -> logits`` is

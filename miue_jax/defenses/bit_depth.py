@@ -1,11 +1,11 @@
-"""Fewer grey levels, as a purification."""
+"""Fewer gray levels, as a purification."""
 
 import jax
 import numpy as np
 
+from miue_jax._checks import check_number
 from miue_jax.defenses._images import check_images
 from miue_jax.defenses.base import Defense
-from miue_jax.settings import check_number
 
 
 def bit_depth(image_shape: tuple[int, ...], num_classes: int, *, bits: int) -> Defense:
@@ -22,7 +22,7 @@ def bit_depth(image_shape: tuple[int, ...], num_classes: int, *, bits: int) -> D
         changes nothing.
 
     Returns:
-      A defence whose `purify` takes and returns (N, H, W, C) uint8.
+      A defense whose `purify` takes and returns (N, H, W, C) uint8.
 
     Raises:
       ValueError: if `bits` is not an integer in [1, 8].

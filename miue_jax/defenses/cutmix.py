@@ -36,7 +36,7 @@ def cutmix(
       probability: that an image is mixed.
 
     Returns:
-      A defence whose `augment` returns (B, classes) class probabilities.
+      A defense whose `augment` returns (B, classes) class probabilities.
 
     Raises:
       ValueError: if `alpha` is not above 0 or `probability` not in [0, 1].

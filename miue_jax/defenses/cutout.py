@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from miue_jax._checks import check_number
 from miue_jax.defenses.base import Defense
-from miue_jax.settings import check_number
 
 
 def cutout(
@@ -21,7 +21,7 @@ def cutout(
       size: side of the square in pixels; 16 is the field's choice for 32x32 images.
 
     Returns:
-      A defence whose `augment` leaves the labels alone.
+      A defense whose `augment` leaves the labels alone.
 
     Raises:
       ValueError: if `size` is not a whole number above 0 or larger than a side.

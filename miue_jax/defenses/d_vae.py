@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from miue_jax import sampling
+from miue_jax._checks import check_number
 from miue_jax.defenses import disentangling
 from miue_jax.defenses._images import check_images
 from miue_jax.defenses.base import Defense
 from miue_jax.models.disentangling_vae import Disentangled, DisentanglingVAE
-from miue_jax.settings import check_number
+from miue_jax.train import sampling
 
 
 def d_vae(
@@ -33,7 +33,7 @@ def d_vae(
     Two stages, each with an autoencoder trained from scratch on what it is to purify
     (`disentangling_loss`; Adam, cosine over epochs, gradients cut to norm 5). The
     first, of the lower rate, gives a perturbation p of each image; images become
-    clip(x - p), in grey levels. The second subtracts its own perturbation in the same
+    clip(x - p), in gray levels. The second subtracts its own perturbation in the same
     way, then the images are replaced by its reconstructions of the result.
 
     The defaults are those of the published code for 32x32 images. ``width`` is to be
@@ -45,9 +45,9 @@ def d_vae(
     lower weight of the divergence, 0.5, cannot be reached at rates above 0.99 and is
     left out, as are a trained classifier whose results nothing uses, and an evaluation
     after the first stage. Two things are not as there: the last batch of an epoch is
-    filled from the epoch's start, and values are rounded to grey levels. What it leaves
+    filled from the epoch's start, and values are rounded to gray levels. What it leaves
     open is taken as follows: the latent is drawn, not replaced by its mean, in
-    purification too, and batches are then normalised with running statistics.
+    purification too, and batches are then normalized with running statistics.
 
     Args:
       image_shape: (H, W, C) of the images.
@@ -60,7 +60,7 @@ def d_vae(
       second_rate: the same of the second stage.
 
     Returns:
-      A defence whose `purify` takes and returns (N, H, W, C) uint8. It raises
+      A defense whose `purify` takes and returns (N, H, W, C) uint8. It raises
       FloatingPointError if a training diverges.
 
     Raises:

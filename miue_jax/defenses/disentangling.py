@@ -9,9 +9,9 @@ import optax
 from jax import lax
 from jax.typing import ArrayLike
 
-from miue_jax import sampling
-from miue_jax.learning import epochwise_cosine
 from miue_jax.models.disentangling_vae import Disentangled, DisentanglingVAE
+from miue_jax.train import sampling
+from miue_jax.train.classifier import epochwise_cosine
 
 _CLIP_NORM = 5.0
 _RATE_WEIGHT = 0.01
@@ -45,7 +45,7 @@ def disentangling_loss(
     rate: ArrayLike,
     restrained: ArrayLike,
 ) -> jax.Array:
-    """What the autoencoder minimises.
+    """What the autoencoder minimizes.
 
     With reconstruction r, perturbation p and the mean over all values: mean (r - x)^2 +
     mean (clip(r + p) - x)^2 + 0.01 max(KL, rate), and max(mean p^2, 0.002) where

@@ -6,7 +6,7 @@ import jax
 from jax import lax
 
 from miue_jax.defenses.base import Predict
-from miue_jax.learning import Forward
+from miue_jax.train.classifier import Forward
 
 
 def freeze(forward: Forward, images: jax.Array, *, train: bool) -> Predict:
@@ -21,7 +21,7 @@ def freeze(forward: Forward, images: jax.Array, *, train: bool) -> Predict:
       forward: the network under training.
       images: (B, H, W, C) float, of the shape and dtype of those to come; their values
         are not used.
-      train: whether to normalise with the statistics of the batch; the updated running
+      train: whether to normalize with the statistics of the batch; the updated running
         ones are dropped.
 
     Returns:

@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from miue_jax._checks import check_number
 from miue_jax.defenses.base import Defense
-from miue_jax.settings import check_number
 
 
 def gaussian_blur(
@@ -24,7 +24,7 @@ def gaussian_blur(
     without repeating the outermost pixels. Each image has a width of its own. The
     defaults are the evaluation of MI-UE, which blurs before it crops and mirrors; here
     that comes first, and the black of a crop's border is blurred too. Two benchmarks of
-    the field fix kernel_size 3 and sigma 0.1, which is the identity: the neighbours'
+    the field fix kernel_size 3 and sigma 0.1, which is the identity: the neighbors'
     weights are exp(-50), 2e-22.
 
     Args:
@@ -35,7 +35,7 @@ def gaussian_blur(
       max_sigma: largest; the same as the smallest for a fixed one.
 
     Returns:
-      A defence whose `augment` leaves the labels alone.
+      A defense whose `augment` leaves the labels alone.
 
     Raises:
       ValueError: if `kernel_size` is even, not above 0 or too large to reflect the

@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from miue_jax._checks import check_number
 from miue_jax.defenses.base import Defense
-from miue_jax.settings import check_number
 
 
 def gaussian_noise(
@@ -14,16 +14,16 @@ def gaussian_noise(
 
     It comes after crops and mirroring, the black of a crop's border included. The
     result is clipped to [0, 1]. MI-UE's evaluation adds it to the whole 8-bit image,
-    and truncates the result to grey levels.
+    and truncates the result to gray levels.
 
     Args:
       image_shape: unused.
       num_classes: unused.
-      sigma: standard deviation in grey levels; 8, the usual radius of protections, is
+      sigma: standard deviation in gray levels; 8, the usual radius of protections, is
         the evaluation of MI-UE.
 
     Returns:
-      A defence whose `augment` leaves the labels alone.
+      A defense whose `augment` leaves the labels alone.
 
     Raises:
       ValueError: if `sigma` is not a finite number of at least 0.

@@ -1,4 +1,4 @@
-"""Grey images in place of coloured ones, as a purification."""
+"""Gray images in place of colored ones, as a purification."""
 
 import jax
 import numpy as np
@@ -16,8 +16,8 @@ def grayscale(image_shape: tuple[int, ...], num_classes: int) -> Defense:
 
     .. math:: Y = 0.299\, R + 0.587\, G + 0.114\, B,
 
-    rounded to a grey level, three times. Equal to Pillow's mode "L". Deterministic: the
-    key is not used. Test images stay in colour, as in the publication (its code has an
+    rounded to a gray level, three times. Equal to Pillow's mode "L". Deterministic: the
+    key is not used. Test images stay in color, as in the publication (its code has an
     option to turn them too).
 
     Args:
@@ -25,7 +25,7 @@ def grayscale(image_shape: tuple[int, ...], num_classes: int) -> Defense:
       num_classes: unused.
 
     Returns:
-      A defence whose `purify` takes and returns (N, H, W, 3) uint8.
+      A defense whose `purify` takes and returns (N, H, W, 3) uint8.
 
     Raises:
       ValueError: if the images have not three channels.

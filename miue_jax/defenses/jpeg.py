@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from miue_jax import jpeg as codec
 from miue_jax.defenses._images import check_images
 from miue_jax.defenses.base import Defense
+from miue_jax.image import jpeg as codec
 
 # The size of a block of 4:2:0 JPEG; smaller images would be mostly padding.
 _SMALLEST = 16
@@ -19,19 +19,19 @@ _AT_ONCE = 1 << 21
 def jpeg(image_shape: tuple[int, ...], num_classes: int, *, quality: int) -> Defense:
     """Compresses every training image once and decodes it again, on the device.
 
-    Equal to Pillow's default, with colour subsampled 4:2:0, to the last bit; see
-    `miue_jax.jpeg`. Deterministic: the key is not used. Test images stay as they are,
+    Equal to Pillow's default, with color subsampled 4:2:0, to the last bit; see
+    `miue_jax.image.jpeg`. Deterministic: the key is not used. Test images stay as they are,
     as in the publication (its code has an option to compress them too). DUNE's
     evaluation compresses after crops and mirroring, on other blocks, which is another
-    defence.
+    defense.
 
     Args:
       image_shape: (H, W, C) of the images.
       num_classes: unused.
-      quality: libjpeg's quality, an integer in [1, 100]; 10 is usual as a defence.
+      quality: libjpeg's quality, an integer in [1, 100]; 10 is usual as a defense.
 
     Returns:
-      A defence whose `purify` takes and returns (N, H, W, C) uint8.
+      A defense whose `purify` takes and returns (N, H, W, C) uint8.
 
     Raises:
       ValueError: if `quality` is not an integer in [1, 100], C other than 1 or 3, or a

@@ -3,14 +3,14 @@
 import jax
 import jax.numpy as jnp
 
-from miue_jax.settings import check_number
+from miue_jax._checks import check_number
 
 
 def check_settings(name: str, alpha: float, probability: float) -> None:
-    """Checks the settings of a defence that mixes images.
+    """Checks the settings of a defense that mixes images.
 
     Args:
-      name: of the defence, for the message.
+      name: of the defense, for the message.
       alpha: parameter of the Beta distribution of the weights.
       probability: that an image is mixed.
 

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from miue_jax._checks import check_number
 from miue_jax.defenses._images import check_images
 from miue_jax.defenses.base import Defense
-from miue_jax.learning import cross_entropy
-from miue_jax.settings import check_number
+from miue_jax.train.classifier import cross_entropy
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 # Values of a block of images that go through the device together.
@@ -61,7 +61,7 @@ def orthogonal_projection(
       learning_rate: of SGD in its first epoch.
 
     Returns:
-      A defence whose `purify` takes and returns (N, H, W, C) uint8.
+      A defense whose `purify` takes and returns (N, H, W, C) uint8.
 
     Raises:
       ValueError: if a setting is out of range, or an image has no more values than

@@ -14,14 +14,14 @@ def plasma(key: jax.Array, size: tuple[int, int], roughness: ArrayLike) -> jax.A
     and 2^|a - b| along the longer one. With c the corners of a cell, uniform in [0, 1],
     and m their mean, the first grid is
 
-        corners c / 3, centres m / 3, middles of border edges (c + c' + m) / 3,
+        corners c / 3, centers m / 3, middles of border edges (c + c' + m) / 3,
 
     where c and c' are the ends of the edge; the middle of an edge between two cells is
     u / 3, u uniform in [0, 1]. Then the resolution doubles until the grid is whole. A
     point that is new at doubling n becomes (1 - s) m + s u: u is uniform in [0, 1],
-    s = roughness^n, and m is the mean of the point's neighbours, which are the four
-    corners for the centre of a cell, and after that the two ends and the centres on
-    both sides for the middle of an edge. On the border, where there is only one centre
+    s = roughness^n, and m is the mean of the point's neighbors, which are the four
+    corners for the center of a cell, and after that the two ends and the centers on
+    both sides for the middle of an edge. On the border, where there is only one center
     z to the ends e and e', m is (e + e' + 2 z) / 3 instead.
 
     The weights of the latter sum to 4/3, so that the cloud may exceed 1 near its
@@ -126,11 +126,11 @@ def _first(noise: jax.Array) -> jax.Array:
 def _first_rows(noise: jax.Array) -> jax.Array:
     corners = noise[::2, ::2]
     ends = corners[:, :-1] + corners[:, 1:]
-    centres = jnp.sum(ends, 0) / 4
-    left = corners[0, 0] + corners[1, 0] + centres[0]
+    centers = jnp.sum(ends, 0) / 4
+    left = corners[0, 0] + corners[1, 0] + centers[0]
     # corners[1, 0] is kornia's; by the algorithm it is corners[0, -1].
-    right = corners[1, -1] + corners[1, 0] + centres[-1]
-    grid = noise.at[1, 1::2].set(centres).at[::2, 1::2].set(ends + centres)
+    right = corners[1, -1] + corners[1, 0] + centers[-1]
+    grid = noise.at[1, 1::2].set(centers).at[::2, 1::2].set(ends + centers)
     return grid.at[1, 0].set(left).at[1, -1].set(right) / 3
 
 
@@ -143,10 +143,10 @@ def _double(grid: jax.Array, noise: jax.Array, share: jax.Array) -> jax.Array:
 
     around = jnp.pad(grid, 1)
     corners = around[:-2, :-2] + around[:-2, 2:] + around[2:, :-2] + around[2:, 2:]
-    centres = (1 - share) * corners / 4 + share * noise
-    grid = jnp.where(row_is_new & column_is_new, centres, grid)
+    centers = (1 - share) * corners / 4 + share * noise
+    grid = jnp.where(row_is_new & column_is_new, centers, grid)
 
-    # Reflected, the border has four neighbours too, yet their sum is divided by 3.
+    # Reflected, the border has four neighbors too, yet their sum is divided by 3.
     around = jnp.pad(grid, 1, mode="reflect")
     beside = around[:-2, 1:-1] + around[2:, 1:-1] + around[1:-1, :-2] + around[1:-1, 2:]
     at_border = (row % (len(grid) - 1) == 0) | (column % (len(column) - 1) == 0)

@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 
+from miue_jax._checks import check_number
 from miue_jax.defenses.base import Defense
-from miue_jax.image_operations import apply_chosen
-from miue_jax.settings import check_number
+from miue_jax.image.operations import apply_chosen
 
 _LARGEST = 30
 # Largest translation in AutoAugment, a share of a side: 150 pixels of 331.
@@ -23,9 +23,9 @@ def rand_augment(
 
     Each image draws `num_ops` times from 14 operations: identity, autocontrast,
     equalize, and, scaled by m = magnitude / 30, rotate by 30 m degrees, shear by 0.3 m,
-    translate by 150/331 m of the side (whole pixels), brightness, contrast, colour and
+    translate by 150/331 m of the side (whole pixels), brightness, contrast, color and
     sharpness by the factor 1 plus 0.9 m, posterize to 8 - 4 m bits (rounded), solarize
-    at 256 (1 - m) grey levels. Rotations, shears, translations and the four factors
+    at 256 (1 - m) gray levels. Rotations, shears, translations and the four factors
     have random signs. Shears leave the middle of an image in place, and what is drawn
     anew is bilinear; the usual implementation shears from a corner and takes the
     nearest pixel.
@@ -37,7 +37,7 @@ def rand_augment(
       magnitude: of all of them, in [0, 30].
 
     Returns:
-      A defence whose `augment` leaves the labels alone.
+      A defense whose `augment` leaves the labels alone.
 
     Raises:
       ValueError: if `num_ops` is not a whole number above 0, `magnitude` not in

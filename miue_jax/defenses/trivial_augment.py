@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from miue_jax.image_operations import apply_chosen
+from miue_jax.image.operations import apply_chosen
 
 
 def trivial_augment(keys: jax.Array, images: jax.Array) -> jax.Array:

@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from miue_jax import jpeg, names
+from miue_jax import _checks
+from miue_jax._checks import check_choice, check_number
 from miue_jax.defenses.base import Defense, Predict
 from miue_jax.defenses.freeze import freeze
 from miue_jax.defenses.plasma import plasma_brightness, plasma_contrast
 from miue_jax.defenses.trivial_augment import trivial_augment
-from miue_jax.learning import Forward, cross_entropy
-from miue_jax.settings import check_choice, check_number
+from miue_jax.image import jpeg
+from miue_jax.train.classifier import Forward, cross_entropy
 
 # The share of the training in which several augmentations compete.
 _SHARES = {"standard": 50 / 200, "readme": 60 / 200, "lite": 0.0, "max": 1.0}
@@ -51,16 +52,16 @@ def ueraser(
     Against AP and AR the authors compress an augmentation as JPEG of quality 10
     ("after"); the benchmark compresses the image, with a quality drawn from 10 to 99,
     before it is augmented ("before"). Here every image is compressed by itself; the
-    authors compress the whole batch as one picture, whose colours bleed over the edges
+    authors compress the whole batch as one picture, whose colors bleed over the edges
     between images.
 
     The worst augmentation of each image is found by passes that are not differentiated,
     one after another, in training mode as the authors' are. The loss, its gradient and
-    the statistics of batch normalisation are those of one more pass, which sees the
+    the statistics of batch normalization are those of one more pass, which sees the
     chosen augmentations together; without competition it is the only one. Of a network
-    without batch normalisation this is the loss above and its gradient, at the memory
-    of a single pass. With it, the batch that normalises is the chosen one, where the
-    authors normalise each image with the batch of its augmentation, and the running
+    without batch normalization this is the loss above and its gradient, at the memory
+    of a single pass. With it, the batch that normalizes is the chosen one, where the
+    authors normalize each image with the batch of its augmentation, and the running
     statistics move once in a step, not `repeats` times.
 
     Args:
@@ -72,7 +73,7 @@ def ueraser(
       compression: as JPEG, "none", "after" the augmentation or "before" it.
 
     Returns:
-      A defence with `loss`.
+      A defense with `loss`.
 
     Raises:
       ValueError: for an unknown variant or compression, a number out of range, or
@@ -84,7 +85,7 @@ def ueraser(
     """
     del num_classes
     if not isinstance(variant, str) or variant not in _SHARES:
-        raise names.unknown("variant of UEraser", variant, _SHARES)
+        raise _checks.unknown("variant of UEraser", variant, _SHARES)
     share = _SHARES[variant]
     check_number("repeats", repeats, "> 0", whole=True)
     if repeats < 2:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from miue_jax.settings import check_number
+from miue_jax._checks import check_number
 
 # Iterations of the two publications that report it, by the method of each: 500 and 50
 # calls of PyTorch's L-BFGS, each of up to 20.
@@ -45,7 +45,7 @@ def linear_separability(
     """Fits multinomial logistic regressions to perturbations.
 
     The perturbations are scaled to [0, 1] by the smallest and the largest value of all;
-    L-BFGS minimises the mean cross-entropy, from weights of 0, until it has converged.
+    L-BFGS minimizes the mean cross-entropy, from weights of 0, until it has converged.
     Here it searches along each direction; the publications take half of every step.
 
     Beware of the accuracy on the perturbations that were fitted, the published figure:

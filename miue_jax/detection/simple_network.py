@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from miue_jax import models, sampling
-from miue_jax.learning import (
+from miue_jax import models
+from miue_jax._checks import check_choice, check_number
+from miue_jax.train import sampling
+from miue_jax.train.classifier import (
     Learner,
     accuracy_of,
     init_learner,
@@ -16,7 +18,6 @@ from miue_jax.learning import (
     stepwise,
     train_step,
 )
-from miue_jax.settings import check_choice, check_number
 
 MODELS = ("linear", "mlp2", "mlp3")
 
@@ -65,7 +66,7 @@ class SimpleNetworkConfig:
 
 
 class SimpleNetwork(NamedTuple):
-    """How well a simple network learnt a data set.
+    """How well a simple network learned a data set.
 
     Attributes:
       train_accuracy: in [0, 1], on the part that it was trained on.

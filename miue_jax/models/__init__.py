@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from miue_jax import names
-from miue_jax.conv import conv_general_dilated
+from miue_jax import _checks
+from miue_jax.models.convolution import conv_general_dilated
 from miue_jax.models.densenet import DenseNet
 from miue_jax.models.lenet import LeNet5
 from miue_jax.models.mlp import MLP, Linear
@@ -65,7 +65,7 @@ def create(
       width: what the network counts its channels in (see its class); None for the
         published one.
       dtype: compute dtype; parameters and batch statistics stay float32.
-      axis_name: mapped axis (shard_map, pmap) over which batch normalisation takes its
+      axis_name: mapped axis (shard_map, pmap) over which batch normalization takes its
         statistics; networks without it have no use for this.
       convolution: stands in for `lax.conv_general_dilated`.
 
@@ -77,7 +77,7 @@ def create(
         positive or that the network does not have.
     """
     if name not in _BUILDERS:
-        raise names.unknown("model", name, NAMES)
+        raise _checks.unknown("model", name, NAMES)
     if num_classes < 2:
         raise ValueError(f"num_classes must be at least 2, given {num_classes}")
     options = {"dtype": dtype, "axis_name": axis_name, "convolution": convolution}
@@ -90,7 +90,7 @@ def create(
     fields = {field.name for field in dataclasses.fields(kind)}
     if width is not None and "width" not in fields:
         raise ValueError(f"model {name!r} has no width, given {width}")
-    # Networks without normalisation or convolutions lack the matching fields.
+    # Networks without normalization or convolutions lack the matching fields.
     return builder(
         num_classes=num_classes,
         **{key: value for key, value in options.items() if key in fields},

@@ -1,4 +1,4 @@
-"""What the networks share: their convolution, their normalisation and their head."""
+"""What the networks share: their convolution, their normalization and their head."""
 
 import functools
 from collections.abc import Callable
@@ -48,14 +48,14 @@ def to_input(images: jax.Array, dtype: Any) -> jax.Array:
 
 
 def conv_and_norm(module: _Settings, *, train: bool) -> tuple[Layer, Layer]:
-    """The bias-free convolution and the batch normalisation of a network.
+    """The bias-free convolution and the batch normalization of a network.
 
     Padding is half the kernel on each side, so that weights trained elsewhere fit.
     Statistics are of the global batch when the module names a mapped axis.
 
     Args:
       module: the network, for its dtype, axis name and convolution.
-      train: whether to normalise with the statistics of the batch.
+      train: whether to normalize with the statistics of the batch.
 
     Returns:
       ``conv(features, kernel=3, strides=1, groups=1, name=None)`` and ``norm()``.
@@ -87,7 +87,7 @@ def conv_and_norm(module: _Settings, *, train: bool) -> tuple[Layer, Layer]:
         momentum=0.9,
         epsilon=1e-5,
         dtype=module.dtype,
-        # Initialisation runs outside the mapped axis.
+        # Initialization runs outside the mapped axis.
         axis_name=None if module.is_initializing() else module.axis_name,
     )
     return conv, norm

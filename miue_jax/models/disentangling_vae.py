@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from miue_jax.conv import conv_general_dilated
 from miue_jax.models._layers import conv_and_norm, to_input
+from miue_jax.models.convolution import conv_general_dilated
 from miue_jax.models.resnet import BasicBlock
 
-# Uniform in +-1 / sqrt(fan in), for kernels that no batch normalisation follows.
+# Uniform in +-1 / sqrt(fan in), for kernels that no batch normalization follows.
 _KERNEL_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
@@ -68,7 +68,7 @@ class DisentanglingVAE(nn.Module):
           key: of the latent noise.
           images: (B, H, W, C) in [0, 1], H and W even.
           labels: (B,) int32.
-          train: whether to normalise with the statistics of the batch.
+          train: whether to normalize with the statistics of the batch.
 
         Returns:
           Both parts, and the latent Gaussian.
@@ -119,7 +119,7 @@ class Upsampling(nn.Module):
 
     Every output pixel is a sum over 2x2 input pixels, in one of four ways by the parity
     of its row and column: one ordinary convolution computes all four, whose gradients
-    `miue_jax.conv` has fast inside loops.
+    `miue_jax.models.convolution` has fast inside loops.
 
     Attributes:
       features: channels of the output.

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from miue_jax.conv import conv_general_dilated
 from miue_jax.models._layers import classify, to_input
+from miue_jax.models.convolution import conv_general_dilated
 
 _SMALLEST = 16
 

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from miue_jax.conv import conv_general_dilated
 from miue_jax.models._layers import Layer, classify, conv_and_norm, to_input
+from miue_jax.models.convolution import conv_general_dilated
 
 # Expansion, channels for width 32, blocks, stride of the first block.
 _STAGES = (

@@ -1,4 +1,4 @@
-"""VGG with batch normalisation and one linear layer, as CIFAR work uses it."""
+"""VGG with batch normalization and one linear layer, as CIFAR work uses it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from miue_jax.conv import conv_general_dilated
 from miue_jax.models._layers import classify, conv_and_norm, to_input
+from miue_jax.models.convolution import conv_general_dilated
 
 _MULTIPLES = (1, 2, 4, 8, 8)
 

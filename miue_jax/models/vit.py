@@ -14,11 +14,11 @@ _HEAD = 64
 
 
 class VisionTransformer(nn.Module):
-    """ViT-Tiny: a class token, learned positions, layer normalisation first.
+    """ViT-Tiny: a class token, learned positions, layer normalization first.
 
     The patch is the smallest of 4, 8, 16 and 32 pixels that divides both sides into at
     most 256 patches: 4 up to 64x64, 8 up to 128x128, 16 for 224x224. The position
-    embedding has the size of the images seen at initialisation. Intermediates, (B,
+    embedding has the size of the images seen at initialization. Intermediates, (B,
     1 + patches, width): ``stem``, ``stage1``, ... (one a layer).
 
     Attributes:

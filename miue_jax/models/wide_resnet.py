@@ -1,4 +1,4 @@
-"""Wide residual networks: few, wide blocks that normalise before they convolve."""
+"""Wide residual networks: few, wide blocks that normalize before they convolve."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from miue_jax.conv import conv_general_dilated
 from miue_jax.models._layers import Layer, classify, conv_and_norm, to_input
+from miue_jax.models.convolution import conv_general_dilated
 
 _STEM = 16
 
@@ -16,7 +16,7 @@ _STEM = 16
 class WideResNet(nn.Module):
     """A WRN-d-k without dropout; WRN-28-10 by default.
 
-    Intermediates, before the final normalisation: ``stem``, ``stage1`` to ``stage3``.
+    Intermediates, before the final normalization: ``stem``, ``stage1`` to ``stage3``.
 
     Attributes:
       num_classes: number of logits.

@@ -55,7 +55,7 @@ def test_both_splits_share_the_classes(tmp_path, names):
     np.testing.assert_array_equal(test.images, IMAGES[:3] // 2)
 
 
-def test_grey_images_may_lack_the_channel(tmp_path):
+def test_gray_images_may_lack_the_channel(tmp_path):
     path = save(tmp_path, images=IMAGES[..., 0], labels=LABELS)
     np.testing.assert_array_equal(arrays.load(path).images, IMAGES[..., :1])
 

@@ -92,7 +92,7 @@ def test_fingerprint_changes_with_content_and_order_only():
     assert dataset.fingerprint(source._replace(images=strided)) in digests
 
 
-def test_fingerprint_is_what_artefacts_already_written_hold():
+def test_fingerprint_is_what_artifacts_already_written_hold():
     tiny = dataset.Dataset(
         np.arange(12, dtype=np.uint8).reshape(2, 2, 1, 3),
         np.array([0, 1], np.int32),

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from miue_jax.budget import Budget
-from miue_jax.data import exchange, protected, torch_file
+from miue_jax.data import artifact, exchange, torch_file
 from miue_jax.data.dataset import Dataset
 
 NAMES = ("ant", "bee", "cow")
@@ -29,14 +29,14 @@ def _clean(channels=3, size=12, height=None):
 
 
 def _delta(clean, seed=1):
-    """Whole grey levels that no image clips, so that every format keeps them."""
+    """Whole gray levels that no image clips, so that every format keeps them."""
     levels = np.random.default_rng(seed).integers(-8, 9, clean.images.shape)
     levels = np.clip(clean.images + levels, 0, 255) - clean.images
     return (levels / 255).astype(np.float32)
 
 
 def _protected(clean):
-    return protected.build(
+    return artifact.build(
         clean, _delta(clean), budget=Budget("linf", 8), metadata={"method": "x"}
     )
 
@@ -254,7 +254,7 @@ def test_layouts_and_types(tmp_path, channels, axes, convert):
     _assert_imported(tmp_path / "delta.npz", clean)
 
 
-def test_small_integers_are_grey_levels_and_small_floats_are_not(tmp_path):
+def test_small_integers_are_gray_levels_and_small_floats_are_not(tmp_path):
     clean = _clean()
     ones = np.ones(clean.images.shape)
     for dtype, expected in ((np.int8, 1 / 255), (np.float32, 1.0)):
@@ -291,11 +291,11 @@ def test_as_many_images_as_classes(tmp_path):
         np.testing.assert_array_equal(result, expected)
 
 
-def test_an_artefact_and_its_float_perturbation(tmp_path):
+def test_an_artifact_and_its_float_perturbation(tmp_path):
     clean, path = _clean(), tmp_path / "a.npz"
-    protected.save(path, _protected(clean), delta=_delta(clean))
+    artifact.save(path, _protected(clean), delta=_delta(clean))
     _assert_imported(path, clean)
-    _assert_imported(protected.delta_path(path), clean)
+    _assert_imported(artifact.delta_path(path), clean)
     other = clean._replace(images=255 - clean.images)
     with pytest.raises(ValueError, match=r"a\.npz: .*another source"):
         exchange.import_perturbation(path, other)
@@ -310,8 +310,8 @@ def test_an_artefact_and_its_float_perturbation(tmp_path):
         (lambda d: d[0], "got \\(12, 12, 3\\)"),
         (lambda d: np.where(d == d[4, 1, 2, 0], np.nan, d), "holds NaN or infinity"),
         (lambda d: d + np.inf, "row 0 holds NaN or infinity \\(7 of 7"),
-        (lambda d: d * 1e5, "exceeds 255 grey levels"),
-        (lambda d: np.full(d.shape, -256, np.int16), "256 exceeds 255 grey levels"),
+        (lambda d: d * 1e5, "exceeds 255 gray levels"),
+        (lambda d: np.full(d.shape, -256, np.int16), "256 exceeds 255 gray levels"),
         (lambda d: np.zeros(d.shape, np.uint8), "uint8 holds images"),
         (lambda d: np.zeros(d.shape, bool), "float or a signed integer: bool"),
         (lambda d: d.astype(complex), "signed integer: complex128"),

@@ -12,7 +12,7 @@ def write(path, image, **options):
     Image.fromarray(image).save(path, **options)
 
 
-def colour(height=6, width=4):
+def color(height=6, width=4):
     return RNG.integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
@@ -25,9 +25,9 @@ def smooth():
 
 @pytest.fixture
 def root(tmp_path):
-    """Two classes of two colour images each."""
+    """Two classes of two color images each."""
     for name in ("dog/b.png", "dog/a.PNG", "cat/1.png", "cat/0.png"):
-        write(tmp_path / name, colour())
+        write(tmp_path / name, color())
     return tmp_path
 
 
@@ -51,7 +51,7 @@ def test_jpeg_pixels_come_back_nearly(tmp_path):
 
 def test_splits_share_the_classes_of_train(tmp_path):
     for name in ("train/a/0.png", "train/b/0.png", "train/c/0.png", "test/c/0.png"):
-        write(tmp_path / name, colour())
+        write(tmp_path / name, color())
     train, test = folder.load(tmp_path, "train"), folder.load(tmp_path, "test")
     assert train.labels.tolist() == [0, 1, 2]
     assert test.labels.tolist() == [2]
@@ -60,13 +60,13 @@ def test_splits_share_the_classes_of_train(tmp_path):
 
 def test_a_class_may_be_called_train(tmp_path):
     for name in ("train/0.png", "plane/0.png"):
-        write(tmp_path / name, colour())
+        write(tmp_path / name, color())
     assert folder.load(tmp_path).class_names == ("plane", "train")
 
 
 def test_flat_splits_are_no_two_classes(tmp_path):
     for name in ("train/0.png", "train/1.png", "test/0.png"):
-        write(tmp_path / name, colour())
+        write(tmp_path / name, color())
     message = r"holds only test and train, without class folders.*train/<class>/"
     for split in folder.SPLITS:
         with pytest.raises(ValueError, match=message):
@@ -77,21 +77,21 @@ def test_flat_splits_are_no_two_classes(tmp_path):
         folder.load(tmp_path)
 
 
-def test_grey_images_stay_grey_only_together(root):
-    grey = colour()[..., 0]
+def test_gray_images_stay_gray_only_together(root):
+    gray = color()[..., 0]
     for name in ("cat/0.png", "cat/1.png", "dog/a.PNG"):
-        write(root / name, grey)
+        write(root / name, gray)
     mixed = folder.load(root).images
     assert mixed.shape == (4, 6, 4, 3)
-    np.testing.assert_array_equal(mixed[0], np.repeat(grey[..., None], 3, axis=-1))
-    write(root / "dog/b.png", grey)
+    np.testing.assert_array_equal(mixed[0], np.repeat(gray[..., None], 3, axis=-1))
+    write(root / "dog/b.png", gray)
     images = folder.load(root).images
     assert images.shape == (4, 6, 4, 1)
-    np.testing.assert_array_equal(images[3, ..., 0], grey)
+    np.testing.assert_array_equal(images[3, ..., 0], gray)
 
 
 def test_opaque_alpha_is_dropped_and_transparency_refused(root):
-    image = np.dstack([colour(), np.full((6, 4), 255, np.uint8)])
+    image = np.dstack([color(), np.full((6, 4), 255, np.uint8)])
     write(root / "cat/0.png", image)
     np.testing.assert_array_equal(folder.load(root).images[0], image[..., :3])
     image[2, 2, 3] = 254
@@ -103,7 +103,7 @@ def test_opaque_alpha_is_dropped_and_transparency_refused(root):
 def test_a_photograph_is_turned_upright(root):
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: shown rotated by a quarter
-    sideways = colour(4, 6)
+    sideways = color(4, 6)
     write(root / "cat/0.png", sideways, exif=exif)
     np.testing.assert_array_equal(folder.load(root).images[0], np.rot90(sideways, -1))
 
@@ -113,8 +113,8 @@ def test_hidden_and_other_files_are_no_images(root):
     (root / "README.txt").write_text("about")
     (root / "cat/notes.txt").write_text("about")
     (root / "cat/.DS_Store.png").write_bytes(b"")
-    write(root / ".thumbnail.png", colour())
-    write(root / "cat/.thumbnails/0.png", colour())
+    write(root / ".thumbnail.png", color())
+    write(root / "cat/.thumbnails/0.png", color())
     (root / "cat/.link.png").symlink_to(root / "nowhere")
     (root / "cat/notes").mkdir()
     (root / "cat/notes/about.txt").write_text("about")
@@ -139,20 +139,20 @@ def test_a_truncated_jpeg_is_named(tmp_path):
 
 
 def test_mixed_sizes_name_both_files(root):
-    write(root / "dog/b.png", colour(6, 5))
+    write(root / "dog/b.png", color(6, 5))
     message = r"dog.b\.png: is 5x6, but .*cat.0\.png is 4x6"
     with pytest.raises(ValueError, match=message):
         folder.load(root)
 
 
 def test_more_than_eight_bits_are_refused(root):
-    write(root / "dog/b.png", colour()[..., 0].astype(np.uint16) * 200)
+    write(root / "dog/b.png", color()[..., 0].astype(np.uint16) * 200)
     with pytest.raises(ValueError, match=r"dog.b\.png: has more than 8 bits"):
         folder.load(root)
 
 
 def test_images_of_other_formats_are_not_skipped_in_silence(root):
-    write(root / "dog/c.bmp", colour())
+    write(root / "dog/c.bmp", color())
     with pytest.raises(ValueError, match=r"dog.c\.bmp: only \.png, \.jpg, \.jpeg"):
         folder.load(root)
 
@@ -166,14 +166,14 @@ def test_images_of_other_formats_are_not_skipped_in_silence(root):
     ],
 )
 def test_images_elsewhere_are_not_skipped_in_silence(root, name, message):
-    write(root / name, colour())
+    write(root / name, color())
     with pytest.raises(ValueError, match=message):
         folder.load(root)
 
 
 def test_images_beside_the_classes_of_a_split_are_not_skipped(tmp_path):
     for name in ("train/a/0.png", "train/b/0.png", "train/loose.png"):
-        write(tmp_path / name, colour())
+        write(tmp_path / name, color())
     with pytest.raises(ValueError, match=r"train.loose\.png: lies beside"):
         folder.load(tmp_path)
 
@@ -190,7 +190,7 @@ def test_missing_images_and_classes_are_named(tmp_path):
         folder.load(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="holds no class folders"):
         folder.load(tmp_path)
-    write(tmp_path / "cat/0.png", colour())
+    write(tmp_path / "cat/0.png", color())
     with pytest.raises(
         ValueError, match="two class folders are needed, got only 'cat'"
     ):
@@ -205,9 +205,9 @@ def test_missing_splits_and_foreign_classes_are_named(tmp_path, root):
         folder.load(root, "test")
     split = tmp_path / "split"
     for name in ("train/a/0.png", "train/b/0.png"):
-        write(split / name, colour())
+        write(split / name, color())
     with pytest.raises(ValueError, match=r"has no 'test' folder .* only train"):
         folder.load(split, "test")
-    write(split / "test/z/0.png", colour())
+    write(split / "test/z/0.png", color())
     with pytest.raises(ValueError, match="class 'z' is not in"):
         folder.load(split, "test")

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from miue_jax import data
-from miue_jax.data import protected, shapes, tfds
+from miue_jax.data import artifact, shapes, tfds
 
 
 @pytest.fixture(autouse=True)
@@ -65,13 +65,13 @@ def test_arrays_and_archives_by_path(tmp_path, monkeypatch):
         data.load(tmp_path)
 
 
-def test_a_protected_data_set_is_recognised(tmp_path, monkeypatch):
+def test_a_protected_data_set_is_recognized(tmp_path, monkeypatch):
     path = tmp_path / "protected.npz"
     save_arrays(path)
     dataset = data.load("shapes")
-    monkeypatch.setattr(protected, "is_artefact", lambda given: given == path)
+    monkeypatch.setattr(artifact, "is_artifact", lambda given: given == path)
     monkeypatch.setattr(
-        protected, "load", lambda given: types.SimpleNamespace(dataset=dataset)
+        artifact, "load", lambda given: types.SimpleNamespace(dataset=dataset)
     )
     assert data.fingerprint(data.load(path)) == data.fingerprint(dataset)
     with pytest.raises(ValueError, match="a protected data set has only a 'train'"):

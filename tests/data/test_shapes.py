@@ -70,8 +70,8 @@ def test_edges_are_antialiased_and_shapes_rotate():
         assert (change < 1e-2) == (name in round_shapes), name
 
 
-def test_colour_does_not_give_the_class_away(drawn):
-    """Neither mean colours nor contrasts tell the classes apart."""
+def test_color_does_not_give_the_class_away(drawn):
+    """Neither mean colors nor contrasts tell the classes apart."""
     images = drawn.images / 255
     features = np.concatenate([images.mean((1, 2)), images.std((1, 2))], axis=1)
     features = (features - features.mean(0)) / features.std(0)

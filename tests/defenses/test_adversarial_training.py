@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from miue_jax import metrics as means
-from miue_jax import parallel, protocols, runner, sampling, training
 from miue_jax.defenses.adversarial_training import adversarial_training
-from miue_jax.learning import cross_entropy
+from miue_jax.train import loop, parallel, sampling
+from miue_jax.train import metrics as means
+from miue_jax.train.classifier import cross_entropy
+from miue_jax.victims import presets, training
 
 SHAPE = (4, 4, 3)
 # Clear of 0 and 1, so that the box cuts nothing off.
@@ -20,7 +21,7 @@ WEIGHTS = jax.random.normal(jax.random.key(2), (48, 2))
 UPHILL = jnp.sign((WEIGHTS[:, 1 - LABELS] - WEIGHTS[:, LABELS]).T).reshape(IMAGES.shape)
 
 PROTOCOLS = {
-    # steps, step in grey levels at radius 8, start, uphill of which mode
+    # steps, step in gray levels at radius 8, start, uphill of which mode
     "em": (10, 8 * 0.007 / 0.031, "gaussian", False),
     "apbench": (10, 2.0, "gaussian", False),
     "rem": (10, 1.6, "uniform", False),
@@ -184,7 +185,7 @@ def _train(devices, *, steps):
     images, labels = _thin_margin()
     mesh = parallel.data_mesh(devices)
     victim = training.victim(
-        protocols.VictimConfig(
+        presets.VictimConfig(
             model="mlp2", width=16, epochs=10, batch_size=16, learning_rate=0.1
         ),
         num_examples=len(labels),
@@ -195,11 +196,11 @@ def _train(devices, *, steps):
     )
     data = parallel.place(sampling.deal(images, labels, 8), mesh, parallel.DATA_SPEC)
     key = jax.random.key(0)
-    state = runner.start(victim.init, mesh)(key, data)
-    state, metrics = runner.advance(victim.step, mesh)(key, state, data, steps)
+    state = loop.start(victim.init, mesh)(key, data)
+    state, metrics = loop.advance(victim.step, mesh)(key, state, data, steps)
 
     def accuracy(evaluate):
-        return means.values(runner.evaluation(evaluate, mesh)(state, data))["accuracy"]
+        return means.values(loop.evaluation(evaluate, mesh)(state, data))["accuracy"]
 
     return (
         parallel.to_host(state.shared),
@@ -228,7 +229,7 @@ def test_eight_devices_give_the_numbers_of_one():
     [
         ({"radius": 0}, "radius is 0; allowed: finite numbers > 0"),
         ({"radius": -8}, "radius is -8"),
-        ({"radius": 256}, "radius is 256; allowed: up to 255 grey levels"),
+        ({"radius": 256}, "radius is 256; allowed: up to 255 gray levels"),
         ({"radius": float("nan")}, "radius is nan"),
         ({"radius": 8, "protocol": "mi_ue"}, "'mi_ue'; did you mean 'miue'"),
         ({"radius": 8, "step_size": 0}, "step_size is 0"),

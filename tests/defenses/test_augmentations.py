@@ -1,4 +1,4 @@
-"""What all defences that change the images of a training step have in common."""
+"""What all defenses that change the images of a training step have in common."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Fewer grey levels, against Pillow's posterize."""
+"""Fewer gray levels, against Pillow's posterize."""
 
 import jax
 import numpy as np

@@ -9,13 +9,13 @@ import pytest
 from flax import linen as nn
 from jax import lax
 
-from miue_jax import sampling
 from miue_jax.defenses import disentangling
 from miue_jax.models.disentangling_vae import (
     Disentangled,
     DisentanglingVAE,
     Upsampling,
 )
+from miue_jax.train import sampling
 
 d_vae = importlib.import_module("miue_jax.defenses.d_vae")
 
@@ -150,7 +150,7 @@ def test_training_splits_mean_and_classes(key, epochs, batch_size, share):
 
 
 class _Fixed:
-    """Halves images; the perturbation of class y is 8 (y + 1) grey levels."""
+    """Halves images; the perturbation of class y is 8 (y + 1) gray levels."""
 
     def __init__(self, num_classes, width):
         del num_classes, width
@@ -212,7 +212,7 @@ _TRAINING = {"epochs": 200, "batch_size": 32, "learning_rate": 0.01}
 
 
 def _protected():
-    """Smooth images, clean and with one pattern of 8 grey levels a class."""
+    """Smooth images, clean and with one pattern of 8 gray levels a class."""
     rng = np.random.default_rng(0)
     grid = np.linspace(0, 1, 8)
     rows, columns = grid[None, :, None, None], grid[None, None, :, None]

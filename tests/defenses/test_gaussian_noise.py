@@ -20,7 +20,7 @@ def _noise(value, **settings):
 
 
 @pytest.mark.parametrize("sigma", [2, 8.0])
-def test_sigma_is_in_grey_levels(sigma):
+def test_sigma_is_in_gray_levels(sigma):
     noise = _noise(0.5, sigma=sigma)
     assert abs(noise.mean()) < 0.02 * sigma
     assert abs(noise.std() - sigma) < 0.02 * sigma
@@ -44,7 +44,7 @@ def test_result_is_clipped_and_not_rounded(value):
     assert 0.45 < (noise == 0).mean() < 0.55, "half of the noise should be clipped"
     beyond = noise[np.abs(noise) > 1e-3]
     assert (np.sign(beyond) == 1 - 2 * value).all()
-    assert np.abs(beyond - np.round(beyond)).mean() > 0.2, "rounded to grey levels"
+    assert np.abs(beyond - np.round(beyond)).mean() > 0.2, "rounded to gray levels"
 
 
 def test_no_noise_changes_nothing():

@@ -1,4 +1,4 @@
-"""Grey images against Pillow's."""
+"""Gray images against Pillow's."""
 
 import jax
 import numpy as np
@@ -18,10 +18,10 @@ def test_every_value_equals_pillow_in_three_channels():
     assert result.dtype == np.uint8
     assert result.shape == images.shape
     np.testing.assert_array_equal(images, before, err_msg="the input was changed")
-    for image, grey in zip(images, result, strict=True):
+    for image, gray in zip(images, result, strict=True):
         expected = np.asarray(Image.fromarray(image).convert("L"))
         for channel in range(3):
-            np.testing.assert_array_equal(grey[..., channel], expected)
+            np.testing.assert_array_equal(gray[..., channel], expected)
 
 
 @pytest.mark.parametrize("shape", [(32, 32, 1), (32, 32, 4), (32, 3)])

@@ -1,4 +1,4 @@
-"""JPEG compression of a training set, and the registry of defences."""
+"""JPEG compression of a training set, and the registry of defenses."""
 
 import importlib
 import io
@@ -25,9 +25,9 @@ def _images(count=5, size=32, channels=3, seed=0):
     smooth = 128 + 80 * np.sin(
         4 * grid[None, :, None, None] + 3 * grid[None, None, :, None]
     )
-    colour = rng.uniform(-30, 30, (count, 1, 1, channels))
+    color = rng.uniform(-30, 30, (count, 1, 1, channels))
     noise = rng.integers(-8, 9, (count, size, size, channels))
-    return np.clip(smooth + colour + noise, 0, 255).astype(np.uint8)
+    return np.clip(smooth + color + noise, 0, 255).astype(np.uint8)
 
 
 def _create(spec, shape=(32, 32, 3)):
@@ -102,7 +102,7 @@ def test_other_images_than_it_was_made_for(key, name, images, given):
         _create(name).purify(key, images, np.zeros(len(images), np.int32))
 
 
-def test_none_is_no_defence():
+def test_none_is_no_defense():
     assert _create("none") == defenses.Defense()
     assert defenses.Defense() == (None,) * 4
 
@@ -112,11 +112,11 @@ def test_none_is_no_defence():
     [
         (
             "jpg-10",
-            r"unknown defence 'jpg-10'; did you mean 'jpeg'.*\? Allowed: none, ",
+            r"unknown defense 'jpg-10'; did you mean 'jpeg'.*\? Allowed: none, ",
         ),
         ("nnoe", r"did you mean 'none'"),
         ("none-3", "'none' takes no number, got 'none-3'"),
-        ("", r"unknown defence ''; allowed: none, .*jpeg-<quality>"),
+        ("", r"unknown defense ''; allowed: none, .*jpeg-<quality>"),
         ("jpeg", "'jpeg' needs its quality, as in 'jpeg-<quality>'"),
         ("jpeg-", "'' is not a number"),
         ("jpeg-ten", "'ten' is not a number"),

@@ -16,7 +16,7 @@ CLASSES = 3
 
 
 def _data(size=90, amplitude=16):
-    """Grey images of noise with a pattern of +-amplitude for each class."""
+    """Gray images of noise with a pattern of +-amplitude for each class."""
     rng = np.random.default_rng(0)
     labels = (np.arange(size) % CLASSES).astype(np.int32)
     patterns = rng.choice([-amplitude, amplitude], (CLASSES, *SHAPE))
@@ -66,18 +66,18 @@ def test_the_images_are_projected_off_the_weights_of_the_published_training():
     expected = np.clip(flat - flat @ basis @ basis.T, 0, 255)
     # Rounding, and what float32 adds in 60 steps.
     difference = np.abs(result.reshape(len(images), -1) - expected).max()
-    assert difference < 0.52, f"{difference} grey levels from the projection"
+    assert difference < 0.52, f"{difference} gray levels from the projection"
 
 
 def test_class_wise_patterns_are_removed_and_little_else():
     images, labels, patterns = _data()
-    centred = (patterns - patterns.mean(0)).reshape(CLASSES, -1)
-    norms = np.linalg.norm(centred, axis=1)
+    centered = (patterns - patterns.mean(0)).reshape(CLASSES, -1)
+    norms = np.linalg.norm(centered, axis=1)
 
     def along_patterns(images):
         flat = images.reshape(len(images), -1).astype(float)
         means = np.stack([flat[labels == k].mean(0) for k in range(CLASSES)])
-        return np.sum((means - means.mean(0)) * centred, 1) / norms
+        return np.sum((means - means.mean(0)) * centered, 1) / norms
 
     result = _purify(images, labels, epochs=200)
     before, after = along_patterns(images), along_patterns(result)

@@ -42,13 +42,13 @@ def _by_definition(noise, roughness):
         share *= roughness
         half //= 2
 
-        def new(row, column, neighbours, weight, share=share):
+        def new(row, column, neighbors, weight, share=share):
             mean = weight * sum(
                 # Mirrored at the border.
                 grid[height - 1 - abs(height - 1 - abs(r))][
                     width - 1 - abs(width - 1 - abs(c))
                 ]
-                for r, c in neighbours
+                for r, c in neighbors
             )
             grid[row, column] = (1 - share) * mean + share * noise[row, column]
 
@@ -123,7 +123,7 @@ def test_statistics_are_those_of_kornia(
     assert found[:, 8:24, 8:24].max() < 1, "only the border exceeds 1"
 
 
-def test_neighbours_are_the_less_alike_the_rougher(clouds):
+def test_neighbors_are_the_less_alike_the_rougher(clouds):
     def correlation(found):
         inner = found[:, 1::2, 1:-1]
         inner = inner - inner.mean(0)
@@ -167,7 +167,7 @@ def test_brightness_adds_a_cloud_of_every_channel(channels):
     np.testing.assert_allclose(brightened, expected, atol=1e-6)
 
 
-def test_contrast_stretches_from_mid_grey(channels):
+def test_contrast_stretches_from_mid_gray(channels):
     image, clouds, _, stretched = channels
     expected = np.clip(4 * clouds * (image - 0.5) + 0.5, 0, 1)
     np.testing.assert_allclose(stretched, expected, atol=1e-6)
@@ -176,7 +176,7 @@ def test_contrast_stretches_from_mid_grey(channels):
 @pytest.mark.parametrize("use", ["brightness", "contrast"])
 def test_channels_are_independent(use):
     def cloud(key):
-        # Small changes of images near mid-grey, so that nothing is clipped.
+        # Small changes of images near mid-gray, so that nothing is clipped.
         if use == "brightness":
             return plasma_brightness(key, jnp.full((4, 4, 3), 0.5), 0.5, 0.1)
         return plasma_contrast(key, jnp.full((4, 4, 3), 0.55), 0.5)

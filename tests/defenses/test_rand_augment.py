@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from miue_jax import image_geometry, image_tones
 from miue_jax.defenses.rand_augment import rand_augment
+from miue_jax.image import affine, color
 
 _SHAPE = (16, 20, 3)
 
@@ -26,19 +26,19 @@ def _candidates(m):
 
     def map_by(make, amount):
         maps = make(jnp.array([amount], jnp.float32))
-        return jax.jit(image_geometry.resample)(image, maps)
+        return jax.jit(affine.resample)(image, maps)
 
     height, width = _SHAPE[:2]
     result = {
         "identity": image,
-        "autocontrast": image_tones.autocontrast(image),
-        "equalize": image_tones.equalize(image),
-        "posterize": image_tones.posterize(image, 8 - round(4 * m)),
-        "solarize": image_tones.solarize(image, 256 * (1 - m) / 255),
+        "autocontrast": color.autocontrast(image),
+        "equalize": color.equalize(image),
+        "posterize": color.posterize(image, 8 - round(4 * m)),
+        "solarize": color.solarize(image, 256 * (1 - m) / 255),
     }
     for sign in (-1, 1):
         for name in ("brightness", "contrast", "color", "sharpness"):
-            change = getattr(image_tones, name)
+            change = getattr(color, name)
             result[f"{name} {sign}"] = change(image, 1 + sign * 0.9 * m)
         for name, amount in {
             "rotation": 30 * m,
@@ -47,7 +47,7 @@ def _candidates(m):
             "translation_x": int(150 / 331 * m * width),
             "translation_y": int(150 / 331 * m * height),
         }.items():
-            change = getattr(image_geometry, name)
+            change = getattr(affine, name)
             result[f"{name} {sign}"] = map_by(change, sign * amount)
     return {name: np.asarray(value)[0] for name, value in result.items()}
 
@@ -110,6 +110,6 @@ def test_settings_out_of_range(settings, message):
         rand_augment(_SHAPE, 10, **settings)
 
 
-def test_needs_grey_or_colour():
+def test_needs_gray_or_color():
     with pytest.raises(ValueError, match="1 or 3 channels, these have 4"):
         rand_augment((16, 16, 4), 10)

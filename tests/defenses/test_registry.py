@@ -1,11 +1,13 @@
-"""One table of defences, the same contract for all, and how they are named."""
+"""One table of defenses, the same contract for all, and how they are named."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from miue_jax import defenses, protocols, sampling, training
+from miue_jax import defenses
+from miue_jax.train import sampling
+from miue_jax.victims import presets, training
 
 SHAPE, CLASSES, SIZE = (16, 16, 3), 4, 32
 
@@ -43,7 +45,7 @@ def _data():
     return images, (np.arange(SIZE) % CLASSES).astype(np.int32)
 
 
-def test_every_defence_is_here():
+def test_every_defense_is_here():
     assert {name.partition("-")[0] for name in defenses.NAMES} == set(CASES)
 
 
@@ -76,7 +78,7 @@ def test_images_stay_images(case):
 @each_defense
 def test_a_victim_trains_behind_it(case):
     defense, (images, labels) = _create(case), _data()
-    config = protocols.VictimConfig(model="mlp2", width=8, epochs=1, batch_size=16)
+    config = presets.VictimConfig(model="mlp2", width=8, epochs=1, batch_size=16)
     victim = training.victim(
         config, num_examples=SIZE, num_classes=CLASSES, defense=defense
     )
@@ -107,13 +109,13 @@ def test_settings_are_those_of_the_function():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("jpg-10", "unknown defence 'jpg-10'; did you mean 'jpeg'.*jpeg-<quality>"),
+        ("jpg-10", "unknown defense 'jpg-10'; did you mean 'jpeg'.*jpeg-<quality>"),
         ("jpeg", "'jpeg' needs its quality, as in 'jpeg-<quality>'"),
         ("jpeg-ten", "'jpeg-ten': 'ten' is not a number"),
         ("jpeg-200", "200"),
         ("grayscale-2", "'grayscale' takes no number, got 'grayscale-2'"),
         ({"name": "cutout", "sise": 4}, "unknown setting of cutout 'sise'.*'size'"),
-        ({"size": 4}, "unknown defence None"),
+        ({"size": 4}, "unknown defense None"),
         ({"name": "adversarial_training"}, "needs its radius"),
         ("adversarial_training-0", "radius is 0"),
         ("cutout-17", "17"),
@@ -134,6 +136,6 @@ def test_bad_names_and_settings_are_refused(spec, message):
         ("ueraser", (16, 16, 4)),
     ],
 )
-def test_a_defence_that_does_not_fit_the_images_is_refused(spec, shape):
+def test_a_defense_that_does_not_fit_the_images_is_refused(spec, shape):
     with pytest.raises(ValueError, match=str(shape[2 if spec == "ueraser" else 0])):
         defenses.create(spec, image_shape=shape, num_classes=CLASSES)

@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from miue_jax import jpeg, parallel, protocols, runner, sampling, training
-from miue_jax import metrics as means
 from miue_jax.defenses.ueraser import ueraser
-from miue_jax.learning import cross_entropy
+from miue_jax.image import jpeg
+from miue_jax.train import loop, parallel, sampling
+from miue_jax.train import metrics as means
+from miue_jax.train.classifier import cross_entropy
+from miue_jax.victims import presets, training
 
 SHAPE = (4, 4, 3)
 COUNT = 256
@@ -110,18 +112,18 @@ def test_class_probabilities_are_labels_too(brightening):
 def test_clouds_and_shuffles_happen_as_often_as_asked(probability, monkeypatch):
     module = importlib.import_module("miue_jax.defenses.ueraser")
     monkeypatch.setattr(module, "trivial_augment", lambda keys, images: images)
-    colours = jnp.array([0.0, 0.5, 1.0])
+    colors = jnp.array([0.0, 0.5, 1.0])
     marked = {
         "plasma_brightness": lambda key, image, rough, strength: image + 10,
         "plasma_contrast": lambda key, image, rough: image + 100,
     }
     for name, mark in marked.items():
         monkeypatch.setattr(module, name, mark)
-    images = jnp.broadcast_to(colours, IMAGES.shape)
+    images = jnp.broadcast_to(colors, IMAGES.shape)
     seen = _run(images=images, variant="lite", probability=probability)[2]
     pixels = seen[:, 0, 0]
     added = np.round(pixels.mean(-1) - 0.5)
-    shuffled = np.any(pixels - added[:, None] != np.asarray(colours), -1)
+    shuffled = np.any(pixels - added[:, None] != np.asarray(colors), -1)
     shares = {
         "brightness": np.mean(added % 100 == 10),
         "contrast": np.mean(added >= 100),
@@ -139,7 +141,7 @@ def test_clouds_and_shuffles_happen_as_often_as_asked(probability, monkeypatch):
 def test_compression_is_where_it_is_asked_for(compression, monkeypatch):
     module = importlib.import_module("miue_jax.defenses.ueraser")
     monkeypatch.setattr(module, "_cloud_and_shuffle", lambda key, image, _: image)
-    # Whatever was no whole number of grey levels before it would be afterwards.
+    # Whatever was no whole number of gray levels before it would be afterwards.
     monkeypatch.setattr(module, "trivial_augment", lambda keys, images: 0.9 * images)
     images = jax.random.uniform(jax.random.key(1), IMAGES.shape)
     seen = jnp.asarray(_run(images=images, variant="lite", compression=compression)[2])
@@ -181,7 +183,7 @@ def test_eight_devices_give_the_numbers_of_one():
     labels = np.arange(48, dtype=np.int32) % 3
     images = rng.integers(0, 256, (48, 8, 8, 3)).astype(np.uint8)
     victim = training.victim(
-        protocols.VictimConfig(
+        presets.VictimConfig(
             model="mlp2", width=16, epochs=2, batch_size=16, learning_rate=0.1
         ),
         num_examples=len(labels),
@@ -196,9 +198,9 @@ def test_eight_devices_give_the_numbers_of_one():
         dealt = sampling.deal(images, labels, 8)
         data = parallel.place(dealt, mesh, parallel.DATA_SPEC)
         key = jax.random.key(0)
-        state = runner.start(victim.init, mesh)(key, data)
+        state = loop.start(victim.init, mesh)(key, data)
         # The first two of six steps compete, the others do not.
-        state, metrics = runner.advance(victim.step, mesh)(key, state, data, 4)
+        state, metrics = loop.advance(victim.step, mesh)(key, state, data, 4)
         shared = parallel.to_host(state.shared)
         found.append((jax.tree.leaves(shared), means.values(metrics)["loss"]))
     assert found[0][1] == pytest.approx(found[1][1], rel=1e-3)

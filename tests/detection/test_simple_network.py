@@ -31,7 +31,7 @@ def test_patterns_are_told_from_noise(model):
     clean = _detect(*_data(), model=model, width=width)
     assert protected.validation_accuracy > 0.9
     assert clean.validation_accuracy < 0.6
-    # The parts share no image: what is learnt by heart does not count.
+    # The parts share no image: what is learned by heart does not count.
     assert clean.train_accuracy > clean.validation_accuracy + 0.1
 
 

@@ -16,13 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import runs
-import table as readme_table
-from accuracy import cell_log, measuring, plot, summary, table
+from accuracy import cell_log, measuring, plot, summary
 from configs import estimators as default
 from PIL import Image
 
 from miue_jax.information import Estimate, estimators, tasks
+from miue_jax.train import loop, run_directory
+from miue_jax.workflows import estimator_table
+from miue_jax.workflows import table as readme_table
 
 SCRIPT = pathlib.Path(benchmark_estimators.__file__)
 SMALL, LARGE = "1v1-normal-0.75", "multinormal-dense-25-25-0.5"
@@ -97,18 +98,19 @@ def test_every_cell_is_a_row_cheap_ones_first(finished):
     ]
     assert results["finished"] == results["planned"] == len(rows) == 16
     assert json.loads((workdir / "results.json").read_text()) == results
-    assert (workdir / "table.md").read_text() == table.render(results)
+    assert (workdir / "table.md").read_text() == estimator_table.render(results)
     for size in (40, 60):
         assert (workdir / f"estimates-{size}.png").stat().st_size > 5000
 
 
-def test_nearest_neighbours_within_classes_are_timed_once(finished):
+def test_nearest_neighbors_within_classes_are_timed_once(finished):
     workdir, results = finished
     timed = results["conditional_ksg"]
     assert timed["first_seconds"] >= timed["median_seconds"] > 0
     assert (timed["size"], timed["dim"]) == (60, 12)
-    assert "KSG within 3 classes of 60 samples in 12 dimensions" in table.render(
-        results
+    assert (
+        "KSG within 3 classes of 60 samples in 12 dimensions"
+        in estimator_table.render(results)
     )
     again = benchmark_estimators.run(make_config(), workdir)
     assert again["conditional_ksg"] == timed
@@ -151,7 +153,7 @@ def test_failures_are_counted_and_told(finished):
     assert lacking["mean_absolute_error"]["high"] is None
     assert not whole["failures"]
     assert list(whole["tasks"]) == [SMALL, LARGE]
-    text = table.render(results)
+    text = estimator_table.render(results)
     assert "Left out, as the estimator gave no value: Gaussian, plug-in: 2" in text
 
 
@@ -185,13 +187,13 @@ def test_a_signal_stops_between_cells_and_nothing_is_lost(
 
     with monkeypatch.context() as patch:
         patch.setattr(measuring, "measure", interrupted)
-        with pytest.raises(runs.Stopped) as stopped:
+        with pytest.raises(loop.Stopped) as stopped:
             benchmark_estimators.run(make_config(), tmp_path)
     assert stopped.value.code == 143
     assert len(read_lines(tmp_path)) == 3
     partial = json.loads((tmp_path / "results.json").read_text())
     assert (partial["finished"], partial["planned"]) == (3, 16)
-    assert "Unfinished: 3 of 16 cells." in table.render(partial)
+    assert "Unfinished: 3 of 16 cells." in estimator_table.render(partial)
     benchmark_estimators.run(make_config(), tmp_path)
     assert len(counted) == 16
 
@@ -205,7 +207,7 @@ def test_what_another_process_does_is_left_to_it(tmp_path, counted, monkeypatch)
         "print('held', flush=True)\n"
         "sys.stdin.read()\n"
     )
-    with runs.open_directory(tmp_path, make_config(), resume=True):
+    with run_directory.open_directory(tmp_path, make_config(), resume=True):
         pass
     claims = str(tmp_path / cell_log._CLAIMS)
     with subprocess.Popen(
@@ -305,7 +307,7 @@ def test_the_default_is_the_published_benchmark():
     assert len(work.cells) == 9 * 40 * 3
     assert work.cells[0] == (5000, 0, "gaussian_plug_in", tasks.BENCHMARK[0])
     named = {e["published"] for e in config["estimators"].values()}
-    assert named - {None} == set(table.PUBLISHED)
+    assert named - {None} == set(estimator_table.PUBLISHED)
     assert config["estimators"]["infonce"]["options"]["config"]["max_steps"] == 1000
 
 
@@ -398,7 +400,7 @@ def make_rows(config, error):
     return rows
 
 
-def summarise(config, rows):
+def summarize(config, rows):
     return {
         "command": "python x.py",
         "hardware": ["here"],
@@ -406,7 +408,7 @@ def summarise(config, rows):
         "float": "float32",
         "sizes": list(config["sizes"]),
         "seeds": list(config["seeds"]),
-        **summary.summarise(config, list(rows), rows),
+        **summary.summarize(config, list(rows), rows),
     }
 
 
@@ -425,7 +427,7 @@ def whole():
 
 
 def test_errors_are_of_single_runs_over_tasks_and_seeds(whole):
-    found = summarise(*whole)["estimators"][0]
+    found = summarize(*whole)["estimators"][0]
     errors = found["mean_absolute_error"]
     assert {k: v["tasks"] for k, v in errors.items()} == {
         "all": 40,
@@ -450,11 +452,11 @@ def test_errors_are_of_single_runs_over_tasks_and_seeds(whole):
 
 
 def test_the_table_says_where_published_figures_are_better(whole):
-    text = table.render(summarise(*whole))
+    text = estimator_table.render(summarize(*whole))
     row = next(line for line in text.splitlines() if "k = 10" in line)
     assert "| 5,000 | 0.145 ± 0.014 (0.240) | 0.112 ± 0.017 (0.142) |" in row
     assert "| 0.300 ± 0.000 (0.702) | 0.90 (0.88) | 8 s | 4 s (2.5 s) |" in row
-    assert f"In brackets: {table.SOURCE}" in text
+    assert f"In brackets: {estimator_table.SOURCE}" in text
     assert "Ours are worse: KSG, k = 10 (largest error, processor time)." in text
     assert "(" not in next(line for line in text.splitlines() if "k = 5" in line)
 
@@ -466,24 +468,24 @@ def test_what_is_not_the_published_setting_is_not_compared(whole):
         {k: v for k, v in rows.items() if k != one},
         rows | {one: rows[one] | {"failure": "no"}},
     ):
-        results = summary.summarise(config, list(rows), other)
+        results = summary.summarize(config, list(rows), other)
         assert results["estimators"][0]["published"] is None
         assert results["estimators"][1]["published"] is None
     config |= {"sizes": (4000,)}
     rows = {cell._replace(size=4000): row for cell, row in rows.items()}
-    text = table.render(summarise(config, rows))
+    text = estimator_table.render(summarize(config, rows))
     assert "published" not in text
     assert "worse" not in text
     assert "(0.240)" not in text
 
 
 def test_the_readme_shows_either_kind_of_results(whole, tmp_path):
-    results = summarise(*whole)
-    runs.write_json(tmp_path / "r.json", results)
+    results = summarize(*whole)
+    run_directory.write_json(tmp_path / "r.json", results)
     readme = tmp_path / "README.md"
     readme.write_text("a\n<!-- table: r.json -->\n<!-- end -->\n")
     assert readme_table.main([str(readme)]) == 0
-    assert table.render(results) in readme.read_text()
+    assert estimator_table.render(results) in readme.read_text()
     with pytest.raises(ValueError, match="results with claims have no table"):
         readme_table.render({"claims": []})
 

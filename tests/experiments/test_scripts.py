@@ -6,15 +6,15 @@ import runpy
 import subprocess
 import sys
 
-import demo
 import jax
 import numpy as np
 import pytest
 from absl import flags
 
-from miue_jax import parallel
 from miue_jax.budget import Budget
-from miue_jax.data import load, protected
+from miue_jax.data import artifact, load
+from miue_jax.train import parallel
+from miue_jax.workflows import demo
 
 # ml_collections loads configuration files in an old way.
 pytestmark = pytest.mark.filterwarnings("ignore:.*load_module:DeprecationWarning")
@@ -56,14 +56,14 @@ def data(tmp_path):
 
 
 @pytest.fixture
-def artefact(tmp_path, data):
+def artifact(tmp_path, data):
     clean = load(data)
     noise = np.random.default_rng(1).uniform(-8, 8, clean.images.shape) / 255
     delta = noise.astype(np.float32)
     path = tmp_path / "protected.npz"
-    protected.save(
+    artifact.save(
         path,
-        protected.build(clean, delta, budget=Budget("linf", 8), metadata={}),
+        artifact.build(clean, delta, budget=Budget("linf", 8), metadata={}),
         delta=delta,
     )
     return path
@@ -94,20 +94,20 @@ def test_evaluate_trains_and_prints_where_the_results_are(run, tmp_path, data):
     assert "holds a run already" in errors
 
 
-def test_export_writes_pictures_and_an_array(run, tmp_path, artefact):
+def test_export_writes_pictures_and_an_array(run, tmp_path, artifact):
     png, npy = tmp_path / "png", tmp_path / "delta.npy"
     status, output, errors = run(
-        "export", f"--artefact={artefact}", f"--png={png}", f"--npy={npy}"
+        "export", f"--artifact={artifact}", f"--png={png}", f"--npy={npy}"
     )
     assert (status, errors) == (0, "")
     assert output.splitlines() == [str(npy), str(png)]
     assert len(list(png.glob("*/*.png"))) == 24
-    delta = np.load(protected.delta_path(artefact))
+    delta = np.load(artifact.delta_path(artifact))
     np.testing.assert_array_equal(np.load(npy).transpose(0, 2, 3, 1), delta)
 
 
 BAD_EXPORTS = {
-    "nothing to do": (lambda t: None, [], "give --artefact"),
+    "nothing to do": (lambda t: None, [], "give --artifact"),
     "folder in use": (
         lambda t: ((t / "png").mkdir(), (t / "png" / "mine").touch()),
         ["--png={}/png", "--npy={}/delta.npy"],
@@ -134,69 +134,69 @@ BAD_EXPORTS = {
 
 
 @pytest.mark.parametrize("case", BAD_EXPORTS)
-def test_a_bad_export_writes_nothing(run, tmp_path, artefact, case):
+def test_a_bad_export_writes_nothing(run, tmp_path, artifact, case):
     change, arguments, message = BAD_EXPORTS[case]
     change(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     arguments = [argument.format(tmp_path) for argument in arguments]
-    status, output, errors = run("export", f"--artefact={artefact}", *arguments)
+    status, output, errors = run("export", f"--artifact={artifact}", *arguments)
     assert (status, output) == (2, "")
     assert message in errors
     assert len(errors.splitlines()) == 1, errors
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_an_artefact_without_a_digest_is_exported(run, tmp_path, artefact):
-    made = protected.load(artefact)
-    delta = np.load(protected.delta_path(artefact))
+def test_an_artifact_without_a_digest_is_exported(run, tmp_path, artifact):
+    made = artifact.load(artifact)
+    delta = np.load(artifact.delta_path(artifact))
     metadata = {k: v for k, v in made.metadata.items() if k != "delta_sha256"}
-    protected.save(artefact, made._replace(metadata=metadata), delta=delta)
+    artifact.save(artifact, made._replace(metadata=metadata), delta=delta)
     npy = tmp_path / "delta.npy"
-    status, _, errors = run("export", f"--artefact={artefact}", f"--npy={npy}")
+    status, _, errors = run("export", f"--artifact={artifact}", f"--npy={npy}")
     assert status == 0, errors
     assert npy.exists()
 
 
-def test_save_refuses_the_perturbation_of_another_artefact(tmp_path, artefact):
-    made = protected.load(artefact)
+def test_save_refuses_the_perturbation_of_another_artifact(tmp_path, artifact):
+    made = artifact.load(artifact)
     other = np.zeros(made.dataset.images.shape, np.float32)
     with pytest.raises(ValueError, match="not the one of this protected data set"):
-        protected.save(tmp_path / "other.npz", made, delta=other)
+        artifact.save(tmp_path / "other.npz", made, delta=other)
     assert not (tmp_path / "other.npz").exists()
 
 
-def test_import_makes_an_artefact_of_a_perturbation(run, tmp_path, data, artefact):
+def test_import_makes_an_artifact_of_a_perturbation(run, tmp_path, data, artifact):
     theirs, output = tmp_path / "theirs.npy", tmp_path / "new" / "made.npz"
-    np.save(theirs, np.load(protected.delta_path(artefact)))
+    np.save(theirs, np.load(artifact.delta_path(artifact)))
     arguments = [f"--data={data}", f"--perturbation={theirs}", f"--output={output}"]
     status, printed, errors = run("import_perturbation", *arguments)
     assert (status, errors) == (0, "")
-    assert "24 images, largest change 8 grey levels" in printed
-    made = protected.load(output)
+    assert "24 images, largest change 8 gray levels" in printed
+    made = artifact.load(output)
     assert made.metadata["method"] == {"name": "imported", "file": "theirs.npy"}
     np.testing.assert_array_equal(
-        made.dataset.images, protected.load(artefact).dataset.images
+        made.dataset.images, artifact.load(artifact).dataset.images
     )
 
 
-def test_an_import_goes_to_whole_levels_as_told(run, tmp_path, data, artefact):
-    theirs, output = protected.delta_path(artefact), tmp_path / "made.npz"
+def test_an_import_goes_to_whole_levels_as_told(run, tmp_path, data, artifact):
+    theirs, output = artifact.delta_path(artifact), tmp_path / "made.npz"
     arguments = [f"--data={data}", f"--perturbation={theirs}", f"--output={output}"]
     status, printed, _ = run("import_perturbation", *arguments, "--export=truncate")
     assert status == 0
     assert "export truncate" in printed
-    down = protected.load(output).dataset.images
-    rounded = protected.load(artefact).dataset.images
+    down = artifact.load(output).dataset.images
+    rounded = artifact.load(artifact).dataset.images
     assert (down <= rounded).all()
     assert (down < rounded).any()
 
 
-def test_a_bad_import_makes_no_folder(run, tmp_path, data, artefact):
+def test_a_bad_import_makes_no_folder(run, tmp_path, data, artifact):
     output = tmp_path / "new" / "made.zip"
     status, _, errors = run(
         "import_perturbation",
         f"--data={data}",
-        f"--perturbation={protected.delta_path(artefact)}",
+        f"--perturbation={artifact.delta_path(artifact)}",
         f"--output={output}",
     )
     assert status == 2

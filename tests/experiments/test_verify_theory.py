@@ -16,7 +16,7 @@ from theory import check, counterexamples, covariance, estimators, finite
 from miue_jax.information import bounds
 
 SCRIPT = pathlib.Path(verify_theory.__file__)
-FANO = check.Check("T10", finite.generalisation, 60, 60)
+FANO = check.Check("T10", finite.generalization, 60, 60)
 
 
 @pytest.fixture

@@ -50,8 +50,8 @@ def only(*names):
 def batch(seed=0, dim=5, spread=0.5, dtype=np.float64, size=SIZE):
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(size) % 5 % CLASSES).astype(np.int32)
-    centres = rng.standard_normal((CLASSES, dim))
-    features = centres[labels] + spread * rng.standard_normal((size, dim))
+    centers = rng.standard_normal((CLASSES, dim))
+    features = centers[labels] + spread * rng.standard_normal((size, dim))
     return features.astype(dtype), labels
 
 
@@ -336,8 +336,8 @@ def test_derivatives_are_those_of_finite_differences():
 @pytest.mark.parametrize("dim", [5, 40])
 def test_collapsed_classes_have_no_information_and_no_gradient(dim):
     _, labels = batch()
-    centres = np.random.default_rng(1).standard_normal((CLASSES, dim))
-    features = centres[labels].astype(np.float32)
+    centers = np.random.default_rng(1).standard_normal((CLASSES, dim))
+    features = centers[labels].astype(np.float32)
     chance = CLASSES / SIZE
     for name, value in values(features, labels, NOISE).items():
         want = chance if name == "reidentification" else 0
@@ -379,7 +379,7 @@ def test_float32_keeps_its_digits_near_collapse(spread, dim):
         wide = values(features.astype(np.float64), labels, 0.1)
     for name in RAW:
         np.testing.assert_allclose(narrow[name], wide[name], rtol=1e-4, err_msg=name)
-    # Normalising in float32 rounds features by 6e-8, which is not small beside 1e-5.
+    # Normalizing in float32 rounds features by 6e-8, which is not small beside 1e-5.
     for name in UNIT:
         tolerance = 0.05 if spread < 1e-4 else 2e-4
         np.testing.assert_allclose(

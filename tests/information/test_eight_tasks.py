@@ -29,12 +29,12 @@ _FIT = estimators.FitConfig(hidden=64, max_steps=600, learning_rate=3e-3)
 _CRITIC = {"embedding": 16, "config": _FIT}
 
 # Options, and from where to where an estimate may lie off the truth, for each task.
-_NEIGHBOURS = [(-0.06, 0.06)] * 5 + [(-0.09, 0.05), (-0.13, 0.04), (-0.19, 0.0)]
+_NEIGHBORS = [(-0.06, 0.06)] * 5 + [(-0.09, 0.05), (-0.13, 0.04), (-0.19, 0.0)]
 _BOUND = [(-0.19, 0.09)] * 5 + [(-0.2, 0.02), (-0.34, -0.05), (-0.25, 0.06)]
 ESTIMATORS = {
-    "ksg": ({}, _NEIGHBOURS),
-    "ksg_conditional": ({}, _NEIGHBOURS),
-    "sliced": ({"num_slices": 4}, _NEIGHBOURS),
+    "ksg": ({}, _NEIGHBORS),
+    "ksg_conditional": ({}, _NEIGHBORS),
+    "sliced": ({"num_slices": 4}, _NEIGHBORS),
     # A Gaussian sees what is linear; of Student tails it says anything.
     "gaussian": (
         {},

@@ -79,7 +79,7 @@ def test_lengths_must_agree(name):
     ("name", "given", "message"),
     [
         ("kgs", {}, "unknown estimator 'kgs'; did you mean 'ksg'"),
-        ("ksg", {"neighbours": 3}, "neighbours"),
+        ("ksg", {"neighbors": 3}, "neighbors"),
         ("copula", {"copula": False}, "unknown option of estimator 'copula' 'copula'"),
         ("infonce", {}, "'infonce' needs key"),
         ("ksg_conditional", {}, "needs labels"),

@@ -102,7 +102,7 @@ def test_shared_label_is_found_globally_but_not_within_classes():
     within = permutation_test(key, gaussian_information, x, y, labels=labels)
     assert globally.p_value == pytest.approx(1 / 200)
     assert within.p_value > 0.05
-    # The null within classes is centred on the label's information, not on 0.
+    # The null within classes is centered on the label's information, not on 0.
     np.testing.assert_allclose(within.null.mean(), within.value, rtol=0.1)
 
 
@@ -313,19 +313,19 @@ def test_inference_in_float64():
 @pytest.mark.slow
 @pytest.mark.skipif(
     importlib.util.find_spec("miue_jax.information.estimators.ksg") is None,
-    reason="the nearest-neighbour estimator is not there",
+    reason="the nearest-neighbor estimator is not there",
 )
-def test_with_nearest_neighbours():
+def test_with_nearest_neighbors():
     from miue_jax.information.estimators.ksg import ksg
 
-    def neighbours(x, y):
+    def neighbors(x, y):
         return ksg(x, y).value
 
     x, y = normal_pairs(jax.random.key(0), 400)
-    test = permutation_test(jax.random.key(1), neighbours, x, y, num_permutations=19)
+    test = permutation_test(jax.random.key(1), neighbors, x, y, num_permutations=19)
     assert test.p_value == pytest.approx(1 / 20)
     assert abs(test.null.mean()) < 0.03
-    interval = subsample_interval(jax.random.key(1), neighbours, x, y, num_parts=(2, 5))
+    interval = subsample_interval(jax.random.key(1), neighbors, x, y, num_parts=(2, 5))
     assert abs(interval.value - TRUE_INFORMATION) < 4 * interval.standard_error
     # Between half and twice that of the plug-in estimate, the best one on normal pairs.
     ratio = interval.standard_error / true_standard_error(400)

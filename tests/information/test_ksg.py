@@ -1,4 +1,4 @@
-"""Nearest neighbours: an oracle, closed forms, invariances, devices and bad input."""
+"""Nearest neighbors: an oracle, closed forms, invariances, devices and bad input."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from miue_jax.information.estimators import neighbors
 from miue_jax.information.estimators.digamma import half_digamma, whole_digamma
 from miue_jax.information.estimators.ksg import _span, ksg, ksg_conditional
 from miue_jax.information.estimators.ross import ross
-from miue_jax.parallel import data_mesh
+from miue_jax.train.parallel import data_mesh
 
 SIZE, CLASSES = 600, 4
 prepared_distances = jax.jit(

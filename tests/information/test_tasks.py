@@ -233,10 +233,10 @@ def test_path_samples_have_the_moments_of_the_model(draws):
         model = tasks.poisoning_path(jax.random.key(0), scale=0.5, label_scale=0.16)
     both = np.concatenate([clean, poison], axis=1)
     means = np.concatenate([model.clean_means, model.poison_means], axis=1)
-    centred = both - means[labels]
+    centered = both - means[labels]
     scale = np.sqrt(np.diag(model.covariance))
-    assert np.abs(centred.mean(0) / scale).max() < 5 / math.sqrt(2000)
-    correlation = (centred / scale).T @ (centred / scale) / len(centred)
+    assert np.abs(centered.mean(0) / scale).max() < 5 / math.sqrt(2000)
+    correlation = (centered / scale).T @ (centered / scale) / len(centered)
     want = np.asarray(model.covariance) / np.outer(scale, scale)
     assert np.abs(correlation - want).max() < 5.5 * math.sqrt(2 / 2000)
 

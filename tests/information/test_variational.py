@@ -404,8 +404,8 @@ def test_defaults_on_clusters_of_512_dimensions():
     # All that is shared is the label: log 10.
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 10, 5000)
-    centres = rng.standard_normal((10, 512)) / np.sqrt(512)
-    x, y = centres[labels] + rng.standard_normal((2, 5000, 512)) * np.sqrt(0.1 / 512)
+    centers = rng.standard_normal((10, 512)) / np.sqrt(512)
+    x, y = centers[labels] + rng.standard_normal((2, 5000, 512)) * np.sqrt(0.1 / 512)
     result = variational(jax.random.key(0), x.astype(np.float32), y.astype(np.float32))
     np.testing.assert_allclose(result.value, np.log(10), atol=0.05)
 

@@ -22,7 +22,7 @@ from miue_jax.models.vit import VisionTransformer
 from miue_jax.models.wide_resnet import WideResNet
 
 # Published counts for ten classes. VGG: less the 2,752 and 5,504 biases that batch
-# normalisation makes idle. MobileNetV2: 3,504,872 with 1,000 classes. ResNet-10, the
+# normalization makes idle. MobileNetV2: 3,504,872 with 1,000 classes. ResNet-10, the
 # MLPs and the linear model: counted by hand.
 PARAMETERS = {
     "resnet18": 11_173_962,
@@ -74,7 +74,7 @@ CONVOLUTIONS = {
 
 
 def _trace(module, shape=(2, 32, 32, 3)):
-    """Shapes of ((features, logits), variables) after initialising on a batch."""
+    """Shapes of ((features, logits), variables) after initializing on a batch."""
 
     def init(images):
         key = jax.random.key(0)
@@ -90,7 +90,7 @@ def _size(tree):
 
 
 def _draw(module, shape, seed=0):
-    """Variables drawn by NumPy: initialising compiles for seconds."""
+    """Variables drawn by NumPy: initializing compiles for seconds."""
     rng = np.random.default_rng(seed)
 
     def leaf(path, spec):
@@ -150,7 +150,7 @@ SIZES = [
 
 
 @pytest.mark.parametrize(("name", "shape"), SIZES)
-def test_other_sizes_and_grey_images(name, shape):
+def test_other_sizes_and_gray_images(name, shape):
     (features, logits), variables = _trace(models.create(name, num_classes=7), shape)
     wide = np.prod(shape[1:]) if name == "linear" else FEATURES[name]
     assert features.shape == (1, wide)
@@ -262,7 +262,7 @@ def test_batch_statistics_are_global_under_shard_map():
     images = images * jnp.linspace(0.2, 1, 16)[:, None, None, None]
     plain = ResNet(3, stage_sizes=(), width=4)
     module = ResNet(3, stage_sizes=(), width=4, axis_name="data")
-    # Initialising needs no mapped axis.
+    # Initializing needs no mapped axis.
     variables = _draw(module, images.shape)
 
     def step(module, variables, images, labels):

@@ -8,7 +8,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from miue_jax.information.bounds.classes import (
-    centre,
+    center,
     check_classes,
     class_counts,
     map_classes,
@@ -56,12 +56,12 @@ def class_moments(
     ) -> jax.Array:
         return matmul(members.T, members) / degrees
 
-    centred = centre(features, labels, num_classes)
+    centered = center(features, labels, num_classes)
     degrees = jnp.maximum(counts - 1, 1)
     return ClassMoments(
         means=sums / jnp.maximum(counts, 1)[:, None],
         covariances=map_classes(
-            covariance, centred, labels, num_classes, size, degrees
+            covariance, centered, labels, num_classes, size, degrees
         ),
         prior=counts / len(labels),
     )

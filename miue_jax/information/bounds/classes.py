@@ -1,4 +1,4 @@
-"""Samples by class: what is checked of them, their counts, centring and slices."""
+"""Samples by class: what is checked of them, their counts, centering and slices."""
 
 import functools
 import operator
@@ -17,7 +17,7 @@ from miue_jax.information.checks import check_labels, check_samples, is_traced
 def check_classes(
     features: ArrayLike, labels: ArrayLike, num_classes: int, *, minimum: int = 2
 ) -> tuple[jax.Array, jax.Array, int]:
-    """Checks labelled features.
+    """Checks labeled features.
 
     Args:
       features: (N, D) numbers.
@@ -97,7 +97,7 @@ def class_counts(labels: jax.Array, num_classes: int, dtype: Any) -> jax.Array:
     return jax.ops.segment_sum(jnp.ones(labels.shape, dtype), labels, num_classes)
 
 
-def centre(features: jax.Array, labels: jax.Array, num_classes: int) -> jax.Array:
+def center(features: jax.Array, labels: jax.Array, num_classes: int) -> jax.Array:
     """Subtracts from each feature the mean of its class, (N, D).
 
     Twice: what the rounding of the first mean left is taken out by the second, so that
@@ -113,7 +113,7 @@ def centre(features: jax.Array, labels: jax.Array, num_classes: int) -> jax.Arra
 @functools.partial(jax.jit, static_argnames="num_classes")
 def class_traces(features: jax.Array, labels: jax.Array, num_classes: int) -> jax.Array:
     """Traces of the unbiased covariances, (num_classes,); 0 below two members."""
-    squares = jnp.sum(jnp.square(centre(features, labels, num_classes)), axis=1)
+    squares = jnp.sum(jnp.square(center(features, labels, num_classes)), axis=1)
     sums = jax.ops.segment_sum(squares, labels, num_classes)
     counts = class_counts(labels, num_classes, features.dtype)
     return sums / jnp.maximum(counts - 1, 1)

@@ -23,7 +23,7 @@ def intra_class_cosine(
               = 1 - \operatorname{tr} S_y
 
     with S_y the unbiased covariance of the unit features, an identity for every sample.
-    It is computed by the trace of centred features: the mean-norm formula
+    It is computed by the trace of centered features: the mean-norm formula
     (n |m|^2 - 1) / (n - 1) has no digits of 1 - c left below 1e-8 in float32. An
     unbiased estimate of the population's mean cosine; not a bound of anything itself.
 

@@ -9,7 +9,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from miue_jax.information.bounds.classes import (
-    centre,
+    center,
     check_classes,
     check_positive,
     class_counts,
@@ -70,7 +70,7 @@ def hadamard_bound(
     from the same samples that advantage is lost.
 
     Args:
-      features: (N, D), of a split that the basis does not depend on; not normalised
+      features: (N, D), of a split that the basis does not depend on; not normalized
         here: sigma^2 is in their scale.
       labels: (N,) integers in [0, num_classes); traced labels out of range give NaN.
       basis: (num_classes, D, r) or, the same for all classes, (D, r); orthonormal
@@ -122,8 +122,8 @@ def _hadamard(
     ) -> jax.Array:
         return jnp.sum(jnp.square(matmul(members, directions)), axis=0)
 
-    centred = centre(features, labels, num_classes)
-    squares = map_classes(projected, centred, labels, num_classes, size, basis)
+    centered = center(features, labels, num_classes)
+    squares = map_classes(projected, centered, labels, num_classes, size, basis)
     variances = squares / degrees[:, None]
     values = jnp.sum(jnp.log1p(variances / noise), axis=1) / 2
     left = features.shape[1] - basis.shape[2]
@@ -143,5 +143,5 @@ def _principal_basis(
         _, directions = jnp.linalg.eigh(matmul(members.T, members))
         return directions[:, ::-1][:, :rank]
 
-    centred = centre(features, labels, num_classes)
-    return map_classes(of_class, centred, labels, num_classes, size)
+    centered = center(features, labels, num_classes)
+    return map_classes(of_class, centered, labels, num_classes, size)

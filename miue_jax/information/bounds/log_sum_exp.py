@@ -8,7 +8,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from miue_jax.information.bounds.classes import (
-    centre,
+    center,
     check_classes,
     check_positive,
     map_classes,
@@ -36,7 +36,7 @@ def cosine_lse(
     from. Never above the mean of log n_y, nor above trace / sigma^2; near collapse up
     to twice `within_class_logdet`, and better than it once samples are apart: take the
     smaller. Not a bound for the population the samples are drawn from. As a loss it is
-    a soft-nearest-neighbour loss whose temperature is the noise variance.
+    a soft-nearest-neighbor loss whose temperature is the noise variance.
 
     Memory is O(n) of 1024 rows at a time; time O(n^2 D) for each class of n. Labels
     that are traced make n = N; under `jax.jit`, close over them.
@@ -132,8 +132,8 @@ def class_lse(
         return jnp.sum(rows) / count
 
     # The Gram identity for distances loses nothing to a common offset of the class.
-    centred = centre(features, labels, num_classes)
-    return map_classes(of_class, centred, labels, num_classes, size)
+    centered = center(features, labels, num_classes)
+    return map_classes(of_class, centered, labels, num_classes, size)
 
 
 def _mean_lse(

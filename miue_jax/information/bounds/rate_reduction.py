@@ -26,7 +26,7 @@ def rate_reduction(
     with Sigma_T the covariance of the mixture. An upper bound of I(Y; Z) where Z given
     Y is Gaussian, and neither bound otherwise. Not bounded by H(Y): take the smaller.
     The rate reduction of the literature (MCR^2) is this with noise epsilon^2 / D, but
-    for the centring: there moments are taken about 0.
+    for the centering: there moments are taken about 0.
 
     Args:
       means: (K, D).
@@ -49,7 +49,7 @@ def rate_reduction(
     means, covariances, prior = check_moments(means, covariances, prior, noise_variance)
     within = jnp.linalg.cholesky(covariances)
     check_definite(within)
-    centred = means - prior @ means
-    between = matmul((prior[:, None] * centred).T, centred)
+    centered = means - prior @ means
+    between = matmul((prior[:, None] * centered).T, centered)
     total = jnp.linalg.cholesky(jnp.tensordot(prior, covariances, 1) + between)
     return half_logdet(total) - prior @ half_logdet(within)

@@ -36,7 +36,7 @@ def reidentification_accuracy(
     bound. This is what collapse of the features does certify.
 
     Args:
-      features: (N, D), not normalised here: sigma^2 is in their scale.
+      features: (N, D), not normalized here: sigma^2 is in their scale.
       labels: (N,) integers in [0, num_classes); traced labels out of range give NaN.
       noise_variance: sigma^2 > 0, a scalar.
       num_classes: number of classes; absent ones have no weight.

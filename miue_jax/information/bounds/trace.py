@@ -27,7 +27,7 @@ def amgm_bound(
     I(Zc; Z~p | Y). The traces are unbiased, the value is slightly low on average.
 
     Args:
-      features: (N, D), not normalised here: sigma^2 is in their scale.
+      features: (N, D), not normalized here: sigma^2 is in their scale.
       labels: (N,) integers in [0, num_classes); traced labels out of range give NaN.
       noise_variance: sigma^2 > 0, a scalar.
       num_classes: number of classes; absent ones have no weight.
@@ -60,7 +60,7 @@ def trace_bound(
     small beside D sigma^2; its estimate here is unbiased.
 
     Args:
-      features: (N, D), not normalised here: sigma^2 is in their scale.
+      features: (N, D), not normalized here: sigma^2 is in their scale.
       labels: (N,) integers in [0, num_classes); traced labels out of range give NaN.
       noise_variance: sigma^2 > 0, a scalar.
       num_classes: number of classes; absent ones have no weight.

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from miue_jax.information.bounds.classes import (
-    centre,
+    center,
     check_classes,
     check_positive,
     class_counts,
@@ -47,7 +47,7 @@ def within_class_logdet(
     are traced have no known class sizes and n = N; under `jax.jit`, close over them.
 
     Args:
-      features: (N, D), not normalised here: sigma^2 is in their scale.
+      features: (N, D), not normalized here: sigma^2 is in their scale.
       labels: (N,) integers in [0, num_classes); traced labels out of range give NaN.
       noise_variance: sigma^2 > 0, a scalar. `jax.vmap` over it gives the curve.
       num_classes: number of classes; absent ones have no weight.
@@ -62,7 +62,7 @@ def within_class_logdet(
 
     References:
       docs/theory.md, T2 and T13; Cover and Thomas, Elements of Information Theory,
-      theorem 8.6.5 (the Gaussian maximises entropy).
+      theorem 8.6.5 (the Gaussian maximizes entropy).
     """
     features, labels, size = check_classes(features, labels, num_classes)
     check_positive("noise_variance", noise_variance)
@@ -106,8 +106,8 @@ def class_logdets(
         transposed = scaled if size < scaled.shape[1] else scaled.T
         return _log_det_one_plus(matmul(transposed, transposed.T)) / 2
 
-    centred = centre(features, labels, num_classes)
-    return map_classes(logdet, centred, labels, num_classes, size, scales)
+    centered = center(features, labels, num_classes)
+    return map_classes(logdet, centered, labels, num_classes, size, scales)
 
 
 @jax.custom_jvp

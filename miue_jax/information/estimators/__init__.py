@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.typing import ArrayLike
 
-from miue_jax import names
+from miue_jax import _checks
 from miue_jax.information.estimate import Estimate as Estimate
 from miue_jax.information.estimators.class_conditional_gaussian import (
     class_conditional_gaussian as class_conditional_gaussian,
@@ -102,7 +102,7 @@ def estimate(
         needs, or whatever it finds wrong with the samples.
     """
     if name not in _REGISTRY:
-        raise names.unknown("estimator", name, NAMES)
+        raise _checks.unknown("estimator", name, NAMES)
     function, needs, takes = _REGISTRY[name]
     given = {"key": key, "y": y, "labels": labels, "num_classes": num_classes}
     for need in needs:
@@ -113,6 +113,6 @@ def estimate(
     known = [k for k in inspect.signature(function).parameters if k not in fixed]
     for option in options:
         if option not in known:
-            raise names.unknown(f"option of estimator {name!r}", option, known)
+            raise _checks.unknown(f"option of estimator {name!r}", option, known)
     arguments = {k: given[k] for k in (*needs, *takes)}
     return function(x=x, **arguments, **options)

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from miue_jax.information.checks import check_labels, check_pair, is_traced
 from miue_jax.information.estimate import Estimate
 from miue_jax.information.estimators import covariance
-from miue_jax.information.estimators.centring import centre
+from miue_jax.information.estimators.centering import center
 from miue_jax.information.estimators.digamma import half_digamma
 
 
@@ -82,7 +82,7 @@ def class_conditional_gaussian(
                 "components"
             )
     within = functools.partial(
-        centre, dtype=dtype, labels=checked, num_classes=num_classes
+        center, dtype=dtype, labels=checked, num_classes=num_classes
     )
     value, error, diagnostics = _within_classes(
         within(x),
@@ -152,7 +152,7 @@ def _within_classes(
 
 
 def _principal(samples: jax.Array, components: int) -> tuple[jax.Array, jax.Array]:
-    """Principal components of centred samples and the share of variance kept."""
+    """Principal components of centered samples and the share of variance kept."""
     largest = jnp.max(jnp.abs(samples))
     samples = samples / jnp.where(largest > 0, largest, 1)
     variances, axes = jnp.linalg.eigh(covariance.matmul(samples.T, samples))

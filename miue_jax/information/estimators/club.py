@@ -91,7 +91,7 @@ def club(
     Returns:
       The estimate in nats, kind "estimate", with the standard error of the evaluation
       by the infinitesimal jackknife, which leaves out that training varies.
-      Diagnostics: ``validation_score``, mean log-likelihood of standardised y;
+      Diagnostics: ``validation_score``, mean log-likelihood of standardized y;
       ``best_step``, 0 when no step improved on the initial network; ``steps``.
 
     Raises:

@@ -18,16 +18,16 @@ class Conditional(NamedTuple):
     """Parameters of q(y | x), normal with a diagonal covariance.
 
     Attributes:
-      x_centre: (dx,) mean of the training samples.
+      x_center: (dx,) mean of the training samples.
       x_scale: (dx,) their standard deviation.
-      y_centre: (dy,) mean of the training samples.
+      y_center: (dy,) mean of the training samples.
       y_scale: (dy,) their standard deviation.
-      layers: of the network that gives means and log-variances of standardised y.
+      layers: of the network that gives means and log-variances of standardized y.
     """
 
-    x_centre: jax.Array
+    x_center: jax.Array
     x_scale: jax.Array
-    y_centre: jax.Array
+    y_center: jax.Array
     y_scale: jax.Array
     layers: Layers
 
@@ -44,8 +44,8 @@ def log_likelihoods(conditional: Conditional, x: ArrayLike, y: ArrayLike) -> jax
       (K, L) float, nats; entry i, j is :math:`\log q(y_j | x_i)`.
     """
     x, y = (_matrix(samples) for samples in (x, y))
-    standard_x = (x - conditional.x_centre) / conditional.x_scale
-    standard_y = (y - conditional.y_centre) / conditional.y_scale
+    standard_x = (x - conditional.x_center) / conditional.x_scale
+    standard_y = (y - conditional.y_center) / conditional.y_scale
     # Row by row: as a matrix product, the squares of small residuals would cancel.
     rows = jax.lax.map(
         lambda moments: _log_density(moments[0], moments[1], standard_y),

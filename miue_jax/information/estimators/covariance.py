@@ -63,7 +63,7 @@ def check_pivot(pivot: jax.Array, dimensions: int, what: str) -> None:
     if is_traced(pivot):
         return
     smallest = 8 * jnp.finfo(pivot.dtype).eps * dimensions**0.5
-    if not float(pivot) > smallest:  # NaN where the factorisation broke down
+    if not float(pivot) > smallest:  # NaN where the factorization broke down
         raise ValueError(
             f"the covariance of {what} is singular (in {pivot.dtype}): a column is a "
             "linear function of others, and the information of a Gaussian infinite or "

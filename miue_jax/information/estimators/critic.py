@@ -32,12 +32,12 @@ class Tower(NamedTuple):
     """One side of a separable critic.
 
     Attributes:
-      centre: (D,) median of the training samples.
+      center: (D,) median of the training samples.
       scale: (D,) spread of the training samples.
       layers: of the network.
     """
 
-    centre: jax.Array
+    center: jax.Array
     scale: jax.Array
     layers: Layers
 
@@ -68,8 +68,8 @@ def critic_scores(critic: Critic, x: ArrayLike, y: ArrayLike) -> jax.Array:
     g, h = critic
     return _scores(
         (g.layers, h.layers),
-        _standardise(g.centre, g.scale, _matrix(x)),
-        _standardise(h.centre, h.scale, _matrix(y)),
+        _standardize(g.center, g.scale, _matrix(x)),
+        _standardize(h.center, h.scale, _matrix(y)),
     )
 
 
@@ -85,7 +85,7 @@ def fit_critic(
     r"""Trains a separable critic :math:`f(x, y) = g(x)^T h(y) / E` by Adam.
 
     A random share of the samples, `FitConfig.validation_fraction`, decides when to
-    stop; the rest trains and gives centre and scale of the inputs: median and median
+    stop; the rest trains and gives center and scale of the inputs: median and median
     absolute deviation (standard deviation where more than half are equal), followed by
     asinh, so that heavy tails neither set the scale nor saturate the network.
 
@@ -155,7 +155,7 @@ def _fit_critic(
         purpose="validation",
     )
     x_scaling, y_scaling = _scaling(x[training]), _scaling(y[training])
-    x, y = _standardise(*x_scaling, x), _standardise(*y_scaling, y)
+    x, y = _standardize(*x_scaling, x), _standardize(*y_scaling, y)
     hidden = (config.hidden,) * config.depth
     layers = (
         init_mlp(x_key, (x.shape[1], *hidden, embedding), x.dtype),
@@ -211,15 +211,15 @@ def _mine_loss(
 
 
 def _scaling(samples: jax.Array) -> tuple[jax.Array, jax.Array]:
-    centre = jnp.median(samples, axis=0)
+    center = jnp.median(samples, axis=0)
     # 1.4826: the standard deviation of a normal law over its median absolute deviation.
-    deviation = 1.4826 * jnp.median(jnp.abs(samples - centre), axis=0)
+    deviation = 1.4826 * jnp.median(jnp.abs(samples - center), axis=0)
     scale = jnp.where(deviation > 0, deviation, jnp.std(samples, axis=0))
-    return centre, jnp.where(scale > 0, scale, 1)
+    return center, jnp.where(scale > 0, scale, 1)
 
 
-def _standardise(centre: jax.Array, scale: jax.Array, samples: jax.Array) -> jax.Array:
-    return jnp.arcsinh((samples - centre) / scale)
+def _standardize(center: jax.Array, scale: jax.Array, samples: jax.Array) -> jax.Array:
+    return jnp.arcsinh((samples - center) / scale)
 
 
 def _matrix(samples: ArrayLike) -> jax.Array:

@@ -95,7 +95,7 @@ def fit(
     num_samples: int,
     config: FitConfig,
 ) -> Fit:
-    """Minimises a loss by Adam and keeps the parameters with the best score.
+    """Minimizes a loss by Adam and keeps the parameters with the best score.
 
     Every pass over the samples is a fresh permutation, so a batch never holds a sample
     twice. A score that is NaN is no improvement: training that diverges stops after

@@ -23,7 +23,7 @@ from miue_jax.information.checks import (
 )
 from miue_jax.information.estimate import Estimate
 from miue_jax.information.estimators import covariance
-from miue_jax.information.estimators.centring import centre
+from miue_jax.information.estimators.centering import center
 from miue_jax.information.estimators.digamma import half_digamma
 
 # Half the variance along a direction is where two equal classes are two deviations
@@ -105,7 +105,7 @@ def gaussian(
     if copula:
         first, second = _normal_scores(first), _normal_scores(second)
     else:
-        first, second = [centre(z, first.dtype, standardize=True) for z in (x, y)]
+        first, second = [center(z, first.dtype, standardize=True) for z in (x, y)]
     value, error, pivot = _pooled(first, second, correction=correction)
     covariance.check_pivot(pivot, dx + dy, "x and y together")
     diagnostics: dict[str, jax.Array] = {"smallest_pivot": pivot}

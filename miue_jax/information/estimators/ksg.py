@@ -1,11 +1,11 @@
-r"""Mutual information from distances to nearest neighbours.
+r"""Mutual information from distances to nearest neighbors.
 
 Distances are Euclidean within X and within Y, and the larger of the two is the distance
 of a pair. Everything is computed by brute force, chunk by chunk of query rows (memory
 ``chunk_size`` times N), optionally split over the devices of a mesh.
 
 The rule for samples that coincide, for which the methods are not defined: where the
-k-th neighbour is at distance 0 to float resolution, as with collapsed poisons, the
+k-th neighbor is at distance 0 to float resolution, as with collapsed poisons, the
 term of the sample is that of a discrete variable,
 
 .. math:: \psi(c_{xy}) + \psi(N) - \psi(c_x) - \psi(c_y)
@@ -26,7 +26,7 @@ from jax.typing import ArrayLike
 from miue_jax.information.checks import check_labels, check_pair, is_traced
 from miue_jax.information.estimate import Estimate
 from miue_jax.information.estimators import neighbors as nearest
-from miue_jax.information.estimators.centring import centre
+from miue_jax.information.estimators.centering import center
 from miue_jax.information.estimators.digamma import whole_digamma
 from miue_jax.information.estimators.terms import (
     Term,
@@ -54,14 +54,14 @@ def ksg(
 ) -> Estimate:
     r"""Kraskov-Stögbauer-Grassberger estimate of I(X; Y).
 
-    With :math:`\epsilon_i` the distance of sample `i` to its k-th neighbour in the
+    With :math:`\epsilon_i` the distance of sample `i` to its k-th neighbor in the
     larger of the two Euclidean distances and :math:`n_x(i)` the number of other samples
     strictly nearer than :math:`\epsilon_i` in X, the first variant is
 
     .. math:: \hat I = \psi(k) + \psi(N)
               - \frac1N \sum_i \bigl[\psi(n_x(i) + 1) + \psi(n_y(i) + 1)\bigr].
 
-    The second counts up to the largest distance in X, and in Y, of the k neighbours:
+    The second counts up to the largest distance in X, and in Y, of the k neighbors:
 
     .. math:: \hat I = \psi(k) - \frac1k + \psi(N)
               - \frac1N \sum_i \bigl[\psi(n_x(i)) + \psi(n_y(i))\bigr].
@@ -86,12 +86,12 @@ def ksg(
 
     Returns:
       The estimate, nats; no standard error (use subsampling, never the bootstrap, whose
-      duplicates are neighbours). Diagnostics: ``tie_fraction``, samples that coincide
-      with another; ``degenerate_fraction``, those with their k-th neighbour at distance
+      duplicates are neighbors). Diagnostics: ``tie_fraction``, samples that coincide
+      with another; ``degenerate_fraction``, those with their k-th neighbor at distance
       0, see the module; ``undersized_fraction``, 0; ``constant_columns``, a count.
 
     Raises:
-      ValueError: for bad samples, no more samples than neighbours, another variant, or
+      ValueError: for bad samples, no more samples than neighbors, another variant, or
         a number that is not positive.
 
     References:
@@ -131,7 +131,7 @@ def ksg_conditional(
 
     .. math:: \hat I = \sum_y \pi_y \hat I_y, \qquad \pi_y = n_y / N,
 
-    with :math:`\hat I_y` of `ksg` on the samples of class y. Each class is centred by
+    with :math:`\hat I_y` of `ksg` on the samples of class y. Each class is centered by
     itself. The cost is that of N times the largest class (N^2 under `jax.jit`, where
     labels are not known). Neither bound of the conditional mutual information; biased
     like `ksg`, with the samples of a class in place of N.
@@ -156,7 +156,7 @@ def ksg_conditional(
 
     Raises:
       ValueError: for bad samples or labels, a class with no more samples than
-        neighbours, another variant, or a number that is not positive.
+        neighbors, another variant, or a number that is not positive.
 
     References:
       Kraskov, Stögbauer and Grassberger, Estimating mutual information, 2004.
@@ -168,7 +168,7 @@ def ksg_conditional(
     checked = check_labels(labels, len(first), num_classes=num_classes)
     check_class_sizes(checked, num_classes, neighbors)
     within = functools.partial(
-        centre, dtype=first.dtype, labels=checked, num_classes=num_classes
+        center, dtype=first.dtype, labels=checked, num_classes=num_classes
     )
     spaces = [within(z, standardize=standardize) for z in (x, y)]
     constant = sum(jnp.sum(jnp.all(z == 0, axis=0)) for z in spaces)

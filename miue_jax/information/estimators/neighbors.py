@@ -1,10 +1,10 @@
-"""Euclidean distances to neighbours by brute force, exact enough to rank them.
+"""Euclidean distances to neighbors by brute force, exact enough to rank them.
 
 Up to 8 dimensions distances are sums of squared differences. Above, they come from one
 matrix product: each sample is taken relative to the nearest of up to 32 origins that
 are spread over the data (farthest-point traversal), so that the Gram identity loses
 nothing to the distance between clusters and a cluster that has collapsed to a point
-keeps its neighbours. What lies below the rounding of the identity counts as
+keeps its neighbors. What lies below the rounding of the identity counts as
 coinciding: distance 0.
 """
 
@@ -47,7 +47,7 @@ def prepare(samples: jax.Array) -> Points:
     out of a row of `i` and a row of `j` by the other's one-hot origin.
 
     Args:
-      samples: (N, D) float, centred.
+      samples: (N, D) float, centered.
 
     Returns:
       The prepared points.
@@ -147,7 +147,7 @@ def count(
 
 
 def _spread(samples: jax.Array, squared: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Origins far from each other, the centre among them, and each sample's nearest."""
+    """Origins far from each other, the center among them, and each sample's nearest."""
     count = min(_ORIGINS, len(samples))
     origins = jnp.zeros((count, samples.shape[1]), samples.dtype)
 

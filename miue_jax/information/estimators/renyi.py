@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from miue_jax.information.checks import check_pair, is_traced
 from miue_jax.information.estimate import Estimate
 from miue_jax.information.estimators import neighbors as nearest
-from miue_jax.information.estimators.centring import centre
+from miue_jax.information.estimators.centering import center
 
 
 def renyi(
@@ -68,8 +68,8 @@ def renyi(
         if np.ndim(width) != 0 or not np.asarray(width) > 0:
             raise ValueError(f"{name} must be a number > 0, got {width}")
     value, found_x, found_y = _score(
-        centre(x, first.dtype),
-        centre(y, second.dtype),
+        center(x, first.dtype),
+        center(y, second.dtype),
         width_x,
         width_y,
         alpha=alpha,

@@ -1,4 +1,4 @@
-"""Mutual information of a label and a continuous variable, from nearest neighbours."""
+"""Mutual information of a label and a continuous variable, from nearest neighbors."""
 
 import functools
 
@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from miue_jax.information.checks import check_labels, check_samples
 from miue_jax.information.estimate import Estimate
 from miue_jax.information.estimators import neighbors as nearest
-from miue_jax.information.estimators.centring import centre
+from miue_jax.information.estimators.centering import center
 from miue_jax.information.estimators.digamma import whole_digamma
 from miue_jax.information.estimators.terms import (
     Term,
@@ -35,7 +35,7 @@ def ross(
     r"""Ross's estimate of I(X; label) for continuous x.
 
     With :math:`m_i - 1` the number of other samples, of all classes, strictly nearer
-    than the k-th neighbour of `i` in its own class,
+    than the k-th neighbor of `i` in its own class,
 
     .. math:: \hat I = \psi(N) + \psi(k)
               - \frac1N \sum_i \bigl[\psi(n_{y_i}) + \psi(m_i)\bigr].
@@ -54,21 +54,21 @@ def ross(
 
     Returns:
       The estimate, nats, with no standard error. Diagnostics and what happens under
-      `jax.jit` as in `ksg_conditional`. Where the k-th neighbour coincides with a
+      `jax.jit` as in `ksg_conditional`. Where the k-th neighbor coincides with a
       sample, k and m are replaced by the numbers of samples that coincide with it, in
       its class and in all, itself included (``degenerate_fraction``): classes that have
       collapsed to points give about H(Y).
 
     Raises:
       ValueError: for bad samples or labels, a class with no more samples than
-        neighbours, or a number that is not positive.
+        neighbors, or a number that is not positive.
 
     References:
       Ross, Mutual information between discrete and continuous data sets, 2014, eq. 4.
     """
     check_counts(neighbors=neighbors, num_classes=num_classes, chunk_size=chunk_size)
     dtype = check_samples("x", x, minimum=neighbors + 1).dtype
-    samples = centre(x, dtype, standardize=standardize)
+    samples = center(x, dtype, standardize=standardize)
     largest = jnp.max(jnp.abs(samples))
     samples /= jnp.where(largest > 0, largest, 1)  # squares must not overflow
     checked = check_labels(labels, len(samples), num_classes=num_classes)

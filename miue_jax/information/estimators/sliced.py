@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from miue_jax.information.checks import check_pair
 from miue_jax.information.estimate import Estimate
-from miue_jax.information.estimators.centring import centre
+from miue_jax.information.estimators.centering import center
 from miue_jax.information.estimators.gaussian import gaussian
 from miue_jax.information.estimators.ksg import ksg
 from miue_jax.information.estimators.terms import check_counts
@@ -110,8 +110,8 @@ def sliced(
         )
     slices = _slices(
         key,
-        centre(x, first.dtype),
-        centre(y, first.dtype),
+        center(x, first.dtype),
+        center(y, first.dtype),
         num_slices=num_slices,
         components=components,
         shared=shared,

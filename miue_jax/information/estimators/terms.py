@@ -1,6 +1,6 @@
 """Terms of one sample each, computed in chunks of rows and averaged.
 
-This is the frame of the nearest-neighbour estimators: each sample needs its distances
+This is the frame of the nearest-neighbor estimators: each sample needs its distances
 to all others, N of them, so rows are taken a chunk at a time and split over devices.
 """
 
@@ -22,7 +22,7 @@ class Term(NamedTuple):
 
     Attributes:
       value: its term, nats.
-      radius: squared distance to its k-th neighbour; inf where it has none.
+      radius: squared distance to its k-th neighbor; inf where it has none.
       tied: whether it coincides with another.
     """
 
@@ -76,7 +76,7 @@ def map_rows(
 def average(
     terms: Term, labels: jax.Array, num_classes: int
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Averages terms, without those of samples that have no k-th neighbour.
+    """Averages terms, without those of samples that have no k-th neighbor.
 
     Args:
       terms: of (N,) samples.
@@ -115,7 +115,7 @@ def check_counts(**counts: int) -> None:
 
 
 def check_class_sizes(labels: jax.Array, num_classes: int, neighbors: int) -> None:
-    """Refuses classes with samples, but not more of them than neighbours.
+    """Refuses classes with samples, but not more of them than neighbors.
 
     Args:
       labels: (N,) integers, checked.

@@ -47,7 +47,7 @@ def extrapolate(
 
     Least squares of the mean estimate on N / f samples against f / N, all samples
     (f = 1) included. Removes a bias of order 1/N, such as that of plug-in estimates; a
-    bias that falls more slowly, as that of nearest neighbours in many dimensions or at
+    bias that falls more slowly, as that of nearest neighbors in many dimensions or at
     high information, is left in part. Neither a lower nor an upper bound.
 
     Args:

@@ -94,7 +94,7 @@ def estimate_on_parts(
       num_splits: random splits.
 
     Returns:
-      The estimates, summarised.
+      The estimates, summarized.
     """
 
     def on_part(indices: jax.Array) -> jax.Array:

@@ -1,7 +1,7 @@
 r"""Standard errors and bias from disjoint parts of the samples.
 
-Never the bootstrap for nearest neighbours: a resample holds samples twice, a duplicate
-is its own nearest neighbour at distance 0, and the estimate counts it as information
+Never the bootstrap for nearest neighbors: a resample holds samples twice, a duplicate
+is its own nearest neighbor at distance 0, and the estimate counts it as information
 (0.42 nats became 0.70 at a true value of 0.41). Parts without replacement have no
 duplicates, and the estimates on disjoint parts are independent.
 """

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import jax
 
-from miue_jax import names
+from miue_jax import _checks
 from miue_jax.information.tasks import transforms as _maps
 from miue_jax.information.tasks.additive import additive as additive
 from miue_jax.information.tasks.counterexamples import (
@@ -142,5 +142,5 @@ def create(name: str) -> Task:
       ValueError: if the name is unknown.
     """
     if name not in _REGISTRY:
-        raise names.unknown("task", name, NAMES)
+        raise _checks.unknown("task", name, NAMES)
     return _REGISTRY[name]()

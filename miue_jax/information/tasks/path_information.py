@@ -171,9 +171,9 @@ def _log_class_densities(
     factor = jnp.linalg.cholesky(covariance)
     solve = jax.scipy.linalg.solve_triangular
     whitened = solve(factor, samples.T, lower=True).T
-    centres = solve(factor, means.T, lower=True).T
-    squares = jnp.sum(whitened**2, axis=1)[:, None] + jnp.sum(centres**2, axis=1)
-    distances = squares - 2 * whitened @ centres.T
+    centers = solve(factor, means.T, lower=True).T
+    squares = jnp.sum(whitened**2, axis=1)[:, None] + jnp.sum(centers**2, axis=1)
+    distances = squares - 2 * whitened @ centers.T
     return -distances / 2 - jnp.sum(jnp.log(jnp.diagonal(factor)))
 
 

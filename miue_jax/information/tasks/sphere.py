@@ -1,4 +1,4 @@
-"""Clusters of unit vectors, as normalised features form them."""
+"""Clusters of unit vectors, as normalized features form them."""
 
 import functools
 

@@ -1,0 +1,404 @@
+"""The artifact: a protected data set as it would be published, in one ``.npz`` file."""
+
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import pathlib
+import platform
+from collections.abc import Mapping
+from typing import Any, BinaryIO, NamedTuple
+
+import jax
+import numpy as np
+from jax.typing import ArrayLike
+
+from miue_jax.budget import Budget, audit, quantize
+from miue_jax.data import atomic, npz
+from miue_jax.data.dataset import Dataset, fingerprint, validate
+from miue_jax.image import quality
+
+FORMAT = 1
+_ARRAYS = ("images", "labels", "class_names", "metadata")
+_REQUIRED = ("format", "fingerprint", "source_fingerprint", "radius")
+
+
+class Protected(NamedTuple):
+    """A protected data set and where it comes from.
+
+    Attributes:
+      dataset: the protected images in the order of the source, with its labels.
+      metadata: what JSON can hold. The maker's own entries (method, settings, seed) and
+        `format`, `norm` and `radius` (see `Budget`; without `norm` it is "linf"),
+        `source_fingerprint` and `fingerprint` (of the clean and the protected data
+        set), `export` (see `quantize`; without it, it is "round"), `audit`
+        (see `audit`),
+        `psnr` (decibels, null if nothing changed) and `ssim` (null if nothing changed
+        or the images are below 11 pixels), both of the images that changed,
+        `perturbed` (how many images changed, in all and by class), `delta_sha256` (of
+        the float perturbation as its file holds it) and `versions`.
+    """
+
+    dataset: Dataset
+    metadata: dict[str, Any]
+
+
+def build(
+    clean: Dataset,
+    delta: ArrayLike,
+    *,
+    budget: Budget,
+    metadata: Mapping[str, Any],
+    export: str = "round",
+) -> Protected:
+    """Adds a perturbation in whole gray levels, checks the budget, and measures it.
+
+    Args:
+      clean: the source.
+      delta: (N, H, W, C) float, in [0, 1] units.
+      budget: what it may do to an image. Rounding to 8 bits moves every value by up to
+        half a gray level, another export by up to a whole one, which "l2" allows on top
+        of the radius.
+      metadata: what made the perturbation: JSON values, NumPy scalars included.
+      export: how it becomes whole gray levels, see `quantize`.
+
+    Returns:
+      The protected data set.
+
+    Raises:
+      ValueError: if the perturbation has another shape or type or is not finite, if it
+        exceeds the budget by more than rounding takes away, if the export is unknown,
+        or if `metadata` is not JSON or sets an entry that is measured here.
+    """
+    validate(clean)
+    delta = np.asarray(delta)
+    norm, radius = budget.norm, budget.radius
+    if norm == "linf" and radius is not None:
+        # 255 * (8 / 255) in float32 may be a hair below 8: `quantize` cuts fractions.
+        nearest = float(np.rint(radius))
+        radius = nearest if abs(radius - nearest) <= 1e-4 else float(radius)
+    levels = radius if norm == "linf" and radius is not None else 255
+    images = quantize(clean.images, delta, radius=levels, export=export)
+    if radius is not None:
+        off = 0.5 if export == "round" else 1.0
+        _check_within(clean.images, delta, images, Budget(norm, radius), off)
+    dataset = validate(Dataset(images, clean.labels, clean.class_names))
+    measured = {
+        "format": FORMAT,
+        "norm": norm,
+        "radius": radius,
+        "export": export,
+        "source_fingerprint": fingerprint(clean),
+        "fingerprint": fingerprint(dataset),
+        "audit": audit(clean.images, images)._asdict(),
+        **_quality(clean.images, images),
+        "perturbed": _perturbed(clean, images),
+        "delta_sha256": delta_digest(delta),
+        "versions": _versions(),
+    }
+    taken = sorted(measured.keys() & metadata.keys())
+    if taken:
+        raise ValueError(f"metadata: {', '.join(taken)} cannot be given: measured here")
+    return Protected(dataset, _plain({**metadata, **measured}, "metadata"))
+
+
+def save(
+    path: str | os.PathLike[str],
+    protected: Protected,
+    *,
+    delta: ArrayLike | None = None,
+) -> None:
+    """Writes the artifact atomically; the same content gives the same bytes.
+
+    The float perturbation, if given, goes to `delta_path(path)`. If it is not, a file
+    of that name is removed: it would belong to an artifact that is no more.
+
+    Args:
+      path: a name that ends in ``.npz``, in a folder that exists.
+      protected: what `build` or `load` returned.
+      delta: (N, H, W, C) float, in [0, 1] units, before rounding.
+
+    Raises:
+      ValueError: if the name or the metadata are wrong, or the images or `delta` are
+        not those that the metadata describe.
+      OSError: naming the file that cannot be written. An artifact that was there before
+        stays as it was, though perhaps without its float perturbation.
+    """
+    path = pathlib.Path(path)
+    check_name(path)
+    dataset = validate(protected.dataset)
+    metadata = _plain(protected.metadata, "metadata")
+    _check_metadata(metadata, dataset)
+    if delta is None:
+        with atomic.write_file(path) as file:
+            _write(file, dataset, metadata)
+            delta_path(path).unlink(missing_ok=True)
+        return
+    delta = np.asarray(delta)
+    if delta.shape != dataset.images.shape:
+        raise ValueError(
+            f"the perturbation must have shape {dataset.images.shape}, "
+            f"got {delta.shape}"
+        )
+    check_delta(protected, delta)
+    with atomic.write_file(delta_path(path)) as delta_file:
+        np.lib.format.write_array(
+            delta_file, delta.astype("<f4", copy=False), allow_pickle=False
+        )
+        delta_file.flush()
+        with atomic.write_file(path) as file:
+            _write(file, dataset, metadata)
+            # At no moment may the old perturbation lie beside the new images.
+            delta_path(path).unlink(missing_ok=True)
+
+
+def load(path: str | os.PathLike[str]) -> Protected:
+    """Reads an artifact and checks that it is whole.
+
+    Nothing in the file is executed.
+
+    Args:
+      path: the ``.npz`` file.
+
+    Returns:
+      The protected data set.
+
+    Raises:
+      ValueError: naming the file, if it is missing, truncated, changed since it was
+        written, or not an artifact.
+    """
+    arrays = npz.read(path)
+    missing = [name for name in _ARRAYS if name not in arrays]
+    if missing:
+        raise ValueError(
+            f"{path}: not a protected data set: it has no {', '.join(missing)}"
+        )
+    images, labels, class_names, text = (arrays[name] for name in _ARRAYS)
+    try:
+        if class_names.dtype.kind != "U" or class_names.ndim != 1:
+            raise ValueError("class_names must be a list of strings")
+        if text.dtype.kind != "U" or text.ndim != 0:
+            raise ValueError("metadata must be one string")
+        dataset = validate(Dataset(images, labels, tuple(class_names.tolist())))
+        metadata = _parse_json(text.item())
+        _check_metadata(metadata, dataset)
+    except ValueError as error:
+        raise ValueError(f"{path}: not a protected data set: {error}") from error
+    return Protected(dataset, metadata)
+
+
+def check_name(path: str | os.PathLike[str]) -> None:
+    """Checks that an artifact may have this name.
+
+    Args:
+      path: the file to write.
+
+    Raises:
+      ValueError: if the name does not end in ``.npz``.
+    """
+    if pathlib.Path(path).suffix != ".npz":
+        raise ValueError(f"{path}: the name of an artifact must end in .npz")
+
+
+def check_delta(protected: Protected, delta: np.ndarray) -> None:
+    """Checks that a float perturbation is the one that a data set was protected with.
+
+    Args:
+      protected: the protected data set. One made before its metadata told the digest
+        of the perturbation is compared by shape only.
+      delta: (N, H, W, C) float, in [0, 1] units.
+
+    Raises:
+      ValueError: if it has another shape or other values.
+    """
+    if delta.shape != protected.dataset.images.shape:
+        raise ValueError(
+            f"the perturbation has shape {delta.shape}, the protected images "
+            f"{protected.dataset.images.shape}"
+        )
+    expected = protected.metadata.get("delta_sha256")
+    if expected is not None and expected != delta_digest(delta):
+        raise ValueError("the perturbation is not the one of this protected data set")
+
+
+def delta_digest(delta: np.ndarray) -> str:
+    """SHA-256 of a float perturbation as `save` writes it, in hexadecimal digits."""
+    return hashlib.sha256(np.ascontiguousarray(delta, dtype="<f4").data).hexdigest()
+
+
+def is_artifact(path: str | os.PathLike[str]) -> bool:
+    """Tells an artifact from other files by its members, without reading the images."""
+    return {"images", "metadata"} <= npz.names(path)
+
+
+def check_source(protected: Protected, clean: Dataset) -> None:
+    """Checks that a protected data set was made from these clean images.
+
+    Args:
+      protected: the protected data set.
+      clean: the data set that it is to be compared with.
+
+    Raises:
+      ValueError: if the fingerprint of the source is another one.
+    """
+    expected, given = protected.metadata["source_fingerprint"], fingerprint(clean)
+    if expected != given:
+        raise ValueError(
+            "the protected data set was made from another source: its fingerprint is "
+            f"{expected[:12]}..., that of the clean data set {given[:12]}... "
+            f"({len(protected.dataset.labels)} and {len(clean.labels)} images)"
+        )
+
+
+def describe(protected: Protected) -> str:
+    """The audit of a protected data set in one line.
+
+    Args:
+      protected: what `build` or `load` returned.
+
+    Returns:
+      Its size, the largest change, PSNR and SSIM where they are defined.
+    """
+    meta = protected.metadata
+    text = f"{len(protected.dataset.labels)} images"
+    text += f", largest change {meta['audit']['max_change']} gray levels"
+    budget = Budget(meta.get("norm", "linf"), meta["radius"])
+    if budget.norm != "linf":
+        text += f" (budget: {budget})"
+    if meta.get("export", "round") != "round":
+        text += f", export {meta['export']}"
+    if meta["psnr"] is not None:
+        text += f", PSNR {meta['psnr']:.2f} dB"
+    if meta["ssim"] is not None:
+        text += f", SSIM {meta['ssim']:.4f}"
+    return text
+
+
+def delta_path(path: str | os.PathLike[str]) -> pathlib.Path:
+    """Where the float perturbation of an artifact lies: ``<stem>.delta.npy``."""
+    return pathlib.Path(path).with_suffix(".delta.npy")
+
+
+def _write(file: BinaryIO, dataset: Dataset, metadata: dict[str, Any]) -> None:
+    text = json.dumps(metadata, allow_nan=False, sort_keys=True, ensure_ascii=False)
+    arrays = (
+        dataset.images,
+        dataset.labels.astype("<i4", copy=False),
+        np.asarray(dataset.class_names, dtype=np.str_),
+        np.asarray(text),
+    )
+    npz.write(file, dict(zip(_ARRAYS, arrays, strict=True)))
+
+
+def _parse_json(text: str) -> dict[str, Any]:
+    def refuse(constant: str) -> None:
+        raise ValueError(f"metadata holds {constant}, which is not JSON")
+
+    try:
+        metadata = json.loads(text, parse_constant=refuse)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"metadata is not JSON ({error})") from error
+    if not isinstance(metadata, dict):
+        raise ValueError("metadata is not a JSON object")
+    return metadata
+
+
+def _check_metadata(metadata: dict[str, Any], dataset: Dataset) -> None:
+    missing = [name for name in _REQUIRED if name not in metadata]
+    if missing:
+        raise ValueError(f"metadata has no {', '.join(missing)}")
+    if metadata["format"] != FORMAT:
+        raise ValueError(
+            f"format {metadata['format']!r} is unknown; this version reads {FORMAT}"
+        )
+    # Is refused if it is none.
+    Budget(metadata.get("norm", "linf"), metadata["radius"])
+    if not isinstance(metadata["source_fingerprint"], str):
+        raise ValueError("source_fingerprint in the metadata is not a string")
+    if metadata["fingerprint"] != fingerprint(dataset):
+        raise ValueError("the images or labels are not those that were protected")
+
+
+def _check_within(
+    clean: np.ndarray,
+    delta: np.ndarray,
+    images: np.ndarray,
+    budget: Budget,
+    off: float,
+) -> None:
+    # `quantize` cuts to the budget. More than rounding errors to cut means that the
+    # perturbation was made for another budget. Making levels whole moves each value by
+    # up to `off` of a level.
+    norm, radius = budget.norm, budget.radius
+    assert radius is not None
+    change = np.maximum(images, clean) - np.minimum(images, clean)
+    axes = (1, 2, 3)
+    if norm == "linf":
+        wanted = 255 * np.maximum(delta.max(axes), -delta.min(axes)).astype(np.float32)
+        done, unit = change.max(axes), "gray levels"
+        allowed = radius + 0.5, radius
+    elif norm == "l2":
+        wanted = np.linalg.norm(delta.reshape(len(delta), -1), axis=1)
+        done = np.linalg.norm(change.reshape(len(delta), -1) / np.float32(255), axis=1)
+        unit = "in L2"
+        rounding = off / 255 * math.sqrt(math.prod(clean.shape[1:]))
+        allowed = radius * (1 + 1e-4), (radius + rounding) * (1 + 1e-4)
+    else:
+        wanted, done = ((x != 0).any(3).sum((1, 2)) for x in (delta, change))
+        unit, allowed = "pixels", (radius, radius)
+    for largest, most in zip((wanted, done), allowed, strict=True):
+        over = np.flatnonzero(largest > most)
+        if over.size:
+            raise ValueError(
+                f"the perturbation of image {over[0]} reaches {largest[over[0]]:g} "
+                f"{unit}, the radius allows {radius:g} ({over.size} of "
+                f"{len(images)} images exceed it)"
+            )
+
+
+def _quality(clean: np.ndarray, images: np.ndarray) -> dict[str, float | None]:
+    psnr = quality.psnr(clean, images)
+    if not math.isfinite(psnr):
+        return {"psnr": None, "ssim": None}
+    if min(clean.shape[1:3]) < quality.SSIM_WINDOW:
+        return {"psnr": psnr, "ssim": None}
+    return {"psnr": psnr, "ssim": quality.ssim(clean, images)}
+
+
+def _perturbed(clean: Dataset, images: np.ndarray) -> dict[str, Any]:
+    changed = (clean.images != images).any(axis=(1, 2, 3))
+    counts = np.bincount(clean.labels[changed], minlength=len(clean.class_names))
+    return {
+        "images": np.count_nonzero(changed),
+        "of": len(changed),
+        "by_class": dict(zip(clean.class_names, counts.tolist(), strict=True)),
+    }
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version(), "jax": jax.__version__}
+    for name in ("flax", "miue_jax"):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def _plain(value: Any, where: str) -> Any:
+    """Copies a value that JSON can hold, or says which entry cannot be."""
+    if isinstance(value, Mapping):
+        for name in value:
+            if not isinstance(name, str):
+                raise ValueError(f"{where}: the key {name!r} is not a string")
+        return {name: _plain(item, f"{where}.{name}") for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if isinstance(value, np.generic | np.ndarray | jax.Array) and value.ndim == 0:
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where} is {value}, which JSON cannot hold")
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise ValueError(f"{where} is a {type(value).__name__}, which JSON cannot hold")

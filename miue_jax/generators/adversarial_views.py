@@ -1,0 +1,92 @@
+"""Images as an adversarially trained victim meets them: augmented, then attacked."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from miue_jax import projected_gradient
+from miue_jax.image import augment
+from miue_jax.train import sampling
+
+
+def adversarial_views(
+    key: jax.Array,
+    shard: jax.Array,
+    images: jax.Array,
+    labels: jax.Array,
+    loss_fn: Callable[[jax.Array, jax.Array], jax.Array],
+    *,
+    views: int,
+    crop: int,
+    mirror: bool,
+    radius: float,
+    step_size: float,
+    num_steps: int,
+) -> tuple[jax.Array, jax.Array]:
+    """Draws views of a batch and lets an adversary raise the loss of each.
+
+    A view is perhaps mirrored, padded with black and cropped. The adversary starts at
+    uniform noise in its ball, cut to [0, 1], and takes projected gradient steps. The
+    result is differentiable in the images: through the views, with what the adversary
+    adds as a constant.
+
+    Args:
+      key: a PRNG key.
+      shard: (g,) int32, the indices of the device's shards, which draw by themselves.
+      images: (g, b, H, W, C) float in [0, 1].
+      labels: (g, b) int32.
+      loss_fn: images (B, H, W, C) and labels (B,) -> the loss () that is raised.
+      views: views of each image.
+      crop: pixels by which a view is shifted at most.
+      mirror: whether views are mirrored, with probability one half.
+      radius: of the adversary's ball, per value, in [0, 1] units; 0 for no adversary.
+      step_size: of its steps, in [0, 1] units.
+      num_steps: its steps; 0 leaves it at its start.
+
+    Returns:
+      The attacked views (views * g * b, H, W, C), the views of one draw after those of
+      another, and the labels beside them.
+
+    References:
+      Fu, He, Liu, Shen, Tao, Robust Unlearnable Examples, ICLR 2022.
+    """
+    shard_keys = sampling.shard_keys(key, shard)
+    each = jax.vmap(lambda k: jax.random.split(k, (views, 2)), out_axes=1)(shard_keys)
+    view_keys, start_keys = jnp.unstack(each, axis=2)  # (views, g) each
+
+    def transform(key: jax.Array, images: jax.Array) -> jax.Array:
+        # One draw for all: threefry takes seconds to compile wherever it is called.
+        draws = jax.random.uniform(key, (len(images), 3), jnp.float32)
+        corners = jnp.floor(draws[:, 1:] * (2 * crop + 1)).astype(jnp.int32)
+        if mirror:
+            images = augment.flip_where(draws[:, 0] < 0.5, images)
+        padded = jnp.pad(images, ((0, 0), (crop, crop), (crop, crop), (0, 0)))
+
+        def cut(image: jax.Array, corner: jax.Array) -> jax.Array:
+            return lax.dynamic_slice(image, (*corner, jnp.int32(0)), images.shape[1:])
+
+        return jax.vmap(cut)(padded, corners)
+
+    seen = jax.vmap(jax.vmap(transform), (0, None))(view_keys, images)
+    seen = seen.reshape(-1, *images.shape[2:])
+    labels = jnp.tile(labels.reshape(-1), views)
+    if radius == 0:
+        return seen, labels
+
+    def noise(key: jax.Array) -> jax.Array:
+        return jax.random.uniform(key, images.shape[1:], jnp.float32, -radius, radius)
+
+    fixed = lax.stop_gradient(seen)
+    start = jax.vmap(noise)(start_keys.ravel()).reshape(fixed.shape)
+    change = projected_gradient.pgd(
+        lambda attacked: loss_fn(attacked, labels),
+        fixed,
+        projected_gradient.clip_to_images(fixed, start),
+        radius=radius,
+        step_size=step_size,
+        num_steps=num_steps,
+        ascend=True,
+    )
+    return seen + lax.stop_gradient(change), labels

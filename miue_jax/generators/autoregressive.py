@@ -1,0 +1,169 @@
+"""AR: noise that the linear recursion of its class grows from a random boundary."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from miue_jax._checks import check_choice, check_number
+from miue_jax.budget import Budget, check_l2_radius
+from miue_jax.generators import autoregressive_filters, autoregressive_process
+from miue_jax.generators.base import Generator
+from miue_jax.generators.by_class import by_class
+from miue_jax.generators.single_step import single_step
+from miue_jax.generators.surrogate import check_radius
+from miue_jax.projected_gradient import clip_to_images
+from miue_jax.train.metrics import Metrics, mean_of
+from miue_jax.train.sampling import Shards
+
+# Keys of a run are folded with these, so that no two uses share a stream.
+_FILTERS, _IMAGES = range(2)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AutoregressiveConfig:
+    """Settings of AR and of the search for its filters.
+
+    Attributes:
+      norm: of an image's perturbation, "l2" or "linf".
+      radius: that norm before the perturbation is shortened to the image box, in [0, 1]
+        units for "l2", in gray levels for "linf".
+      burn_in: rows and columns of the process left out at the top and left, in pixels,
+        at least the two that it starts from.
+      trials: signals that are drawn to judge a filter.
+      max_norm: largest Euclidean norm that a signal from a standard normal boundary may
+        grow to. A norm of 50 is a root mean square of 0.9 in images of 32x32x3.
+      min_response: smallest response of a class's signals of unit norm to the filters
+        of all classes before it. It grows with the side of the images.
+      max_draws: filters drawn for one class before the best of them has to do.
+    """
+
+    norm: str = "l2"
+    radius: float = 1.0
+    burn_in: int = 4
+    trials: int = 3
+    max_norm: float = 50.0
+    min_response: float = 10.0
+    max_draws: int = 100_000
+
+    def __post_init__(self) -> None:
+        check_choice("norm", self.norm, ("l2", "linf"))
+        if self.norm == "linf":
+            check_radius(self.radius)
+        check_number("radius", self.radius, "> 0")
+        check_number("burn_in", self.burn_in, "> 0", whole=True)
+        if self.burn_in < 2:
+            raise ValueError(
+                f"burn_in is {self.burn_in}; allowed: 2 pixels or more, those that the "
+                "process starts from"
+            )
+        check_number("trials", self.trials, "> 0", whole=True)
+        check_number("max_norm", self.max_norm, "> 0")
+        check_number("min_response", self.min_response, ">= 0")
+        check_number("max_draws", self.max_draws, "> 0", whole=True)
+
+
+# Of a hundred classes the published filters have to differ less than of ten. The
+# published search draws up to a million times and fails then; ours up to `max_draws`
+# for each class, and goes on with the best that it found, as `search` says. The
+# released search looks for values that are no numbers in the last trial only, and lets
+# processes through that grow without end, among them one of its hundred classes; here
+# all trials count.
+PRESETS: dict[str, AutoregressiveConfig] = {
+    "published": AutoregressiveConfig(),
+    "published_100_classes": AutoregressiveConfig(min_response=3.0),
+    "linf": AutoregressiveConfig(norm="linf", radius=8.0),
+}
+
+
+def autoregressive(
+    config: AutoregressiveConfig,
+    *,
+    num_examples: int,
+    num_classes: int,
+    num_shards: int = 1,
+    axis_name: str | None = None,
+) -> Generator:
+    """Builds AR, autoregressive perturbations.
+
+    Every class has a filter b for each channel. An image's signal is
+
+        z[i, j] = sum_{k, l in 0..2} b[k, l] z[i - 2 + k, j - 2 + l],    b[2, 2] = 0,
+
+    from two rows and two columns of normal noise of its own, and its perturbation is
+    radius z / ||z||. The signal is linear in that noise: one matrix product a class.
+
+    Args:
+      config: its settings.
+      num_examples: images in the data set (the draw of an image needs no other).
+      num_classes: classes.
+      num_shards: shards of the data (each draws for its own rows).
+      axis_name: unused, since every device searches for the same filters.
+
+    Returns:
+      The generator. It measures "filters_found", the classes whose filters meet the
+      criterion of the search (see `autoregressive_filters.search`); fewer than all mean
+      that `max_draws` were not enough for the others. Its `init` raises a ValueError
+      for images below 3x3 pixels.
+
+    References:
+      Sandoval-Segura, Singla, Geiping, Goldblum, Goldstein, Jacobs, "Autoregressive
+      perturbations for data poisoning", NeurIPS 2022, arXiv 2206.03693, section 3.
+    """
+    del num_examples, num_shards, axis_name
+    in_levels = config.norm == "linf"
+
+    def check(image_shape: tuple[int, ...]) -> None:
+        if config.norm == "l2":
+            check_l2_radius(config.radius, image_shape)
+        if min(image_shape[:2]) < 3:
+            raise ValueError(
+                f"the filters need images of at least 3x3 pixels, got "
+                f"{image_shape[0]}x{image_shape[1]}"
+            )
+
+    def perturb(key: jax.Array, data: Shards) -> tuple[jax.Array, Metrics]:
+        shape = data.images.shape[2:]
+        height, width = shape[0] + config.burn_in, shape[1] + config.burn_in
+        size = autoregressive_process.boundary_size(height, width)
+        filters, found = autoregressive_filters.search(
+            jax.random.fold_in(key, _FILTERS),
+            num_classes,
+            shape,
+            burn_in=config.burn_in,
+            trials=config.trials,
+            max_norm=config.max_norm,
+            min_response=config.min_response,
+            max_draws=config.max_draws,
+        )
+        image_key = jax.random.fold_in(key, _IMAGES)
+
+        def draw(shard: jax.Array) -> jax.Array:
+            own = jax.random.fold_in(image_key, shard)
+            rows = data.labels.shape[1]
+            return jax.random.normal(own, (rows, size, shape[2]), jnp.float32)
+
+        boundaries = jax.vmap(draw)(data.shard)
+
+        def of_class(label: jax.Array) -> jax.Array:
+            whole = autoregressive_process.linear_map(filters[label], height, width)
+            # Lower precision would hide the structure that the filters find.
+            return jnp.einsum(
+                "gnmc,hwmc->gnhwc",
+                boundaries,
+                whole[config.burn_in - 2 :, config.burn_in - 2 :],
+                precision=lax.Precision.HIGHEST,
+            )
+
+        signals = by_class(of_class, data.labels, num_classes)
+        if in_levels:
+            norms = jnp.max(jnp.abs(signals), axis=(2, 3, 4), keepdims=True)
+            delta = config.radius / 255 * signals / norms
+        else:
+            squares = jnp.sum(jnp.square(signals), axis=(2, 3, 4), keepdims=True)
+            delta = config.radius * signals / jnp.sqrt(squares)
+        images = data.images.astype(jnp.float32) / 255
+        return clip_to_images(images, delta), {"filters_found": mean_of(found)}
+
+    return single_step(perturb, check=check, budget=Budget(config.norm, config.radius))

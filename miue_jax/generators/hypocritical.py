@@ -1,0 +1,122 @@
+"""HYPO: error-minimizing noise of a robust surrogate, against robust training."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from miue_jax import projected_gradient
+from miue_jax._checks import check_number
+from miue_jax.generators.base import Generator
+from miue_jax.generators.surrogate import check_radius
+from miue_jax.generators.surrogate_attack import surrogate_attack
+from miue_jax.generators.surrogate_attack_config import SurrogateAttackConfig
+from miue_jax.train.classifier import cross_entropy
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HypocriticalConfig(SurrogateAttackConfig):
+    """Settings of HYPO; those of the attack and the surrogate are inherited.
+
+    Attributes:
+      train_radius: of the adversarial training of the surrogate, in gray levels; its
+        steps are a quarter as long.
+      train_pgd_steps: projected-gradient steps on each batch of that training.
+    """
+
+    # Only the first 10 of 100 epochs are trained: the drops at 75 and 90 never come.
+    epochs: int = 10
+    train_radius: float = 2.0
+    train_pgd_steps: int = 10
+    objective: str = "own_class"
+    step_size: float = 0.8
+    pgd_steps: int = 100
+    perturbation_batch_size: int = 256
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        try:
+            check_radius(self.train_radius)
+        except ValueError as error:
+            raise ValueError(f"train_{error}") from error
+        check_number("train_pgd_steps", self.train_pgd_steps, "> 0", whole=True)
+
+
+PRESETS: dict[str, HypocriticalConfig] = {
+    "hypocritical": HypocriticalConfig(),
+    "adversarial": HypocriticalConfig(objective="next_class"),
+}
+
+
+def hypocritical(
+    config: HypocriticalConfig,
+    *,
+    num_examples: int,
+    num_classes: int,
+    num_shards: int = 1,
+    axis_name: str | None = None,
+) -> Generator:
+    r"""Builds HYPO.
+
+    With a surrogate f that was trained adversarially at a small radius and a random
+    view T, drawn anew for every step,
+
+    .. math:: \delta_i = \arg\min_{\lVert\delta\rVert_\infty \le r}
+              \mathbb E_T\, \mathrm{CE}(f(T(x_i + \delta)), y_i).
+
+    Args:
+      config: its settings.
+      num_examples: images in the data set.
+      num_classes: classes.
+      num_shards: shards of the data over all devices.
+      axis_name: the mesh axis over which the shards are split.
+
+    Returns:
+      The generator.
+
+    Raises:
+      ValueError: if the data do not fill a batch.
+
+    References:
+      Tao et al., Can Adversarial Training Be Manipulated By Non-Robust Features?,
+      NeurIPS 2022, arXiv 2201.13329.
+    """
+    return surrogate_attack(
+        config,
+        train_attack=_train_attack(config),
+        num_examples=num_examples,
+        num_classes=num_classes,
+        num_shards=num_shards,
+        axis_name=axis_name,
+    )
+
+
+def _train_attack(
+    config: HypocriticalConfig,
+) -> Callable[..., jax.Array]:
+    radius = config.train_radius / 255
+
+    def attack(
+        keys: jax.Array,
+        predict: Callable[[jax.Array], jax.Array],
+        images: jax.Array,
+        labels: jax.Array,
+    ) -> jax.Array:
+        draw = jax.vmap(
+            lambda key: jax.random.uniform(
+                key, images.shape[1:], jnp.float32, -radius, radius
+            )
+        )
+        delta = projected_gradient.pgd(
+            lambda perturbed: cross_entropy(predict(perturbed), labels),
+            images,
+            projected_gradient.clip_to_images(images, draw(keys)),
+            radius=radius,
+            step_size=radius / 4,
+            num_steps=config.train_pgd_steps,
+            ascend=True,
+        )
+        return images + delta
+
+    return attack

@@ -1,0 +1,181 @@
+"""OPS: the pixel and color that differ most steadily from the images of a class."""
+
+import dataclasses
+import itertools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from miue_jax._checks import check_choice, check_number
+from miue_jax.budget import Budget
+from miue_jax.generators.base import Generator
+from miue_jax.generators.single_step import single_step
+from miue_jax.train.metrics import Metrics
+from miue_jax.train.sampling import Shards
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OnePixelConfig:
+    """Settings of OPS.
+
+    Attributes:
+      pixels: that are set in every image of a class: the best positions, each in its
+        best color. The released code takes the best pairs of a position and a color,
+        of which two may fall on one position.
+      spread: what the mean change of a pixel is divided by, its "deviation" or its
+        "variance".
+    """
+
+    pixels: int = 1
+    spread: str = "deviation"
+
+    def __post_init__(self) -> None:
+        check_number("pixels", self.pixels, "> 0", whole=True)
+        check_choice("spread", self.spread, ("deviation", "variance"))
+
+
+# The released code, which the tables come from, divides by the standard deviation; the
+# text of the paper divides by the variance.
+PRESETS: dict[str, OnePixelConfig] = {
+    "authors_code": OnePixelConfig(),
+    "paper": OnePixelConfig(spread="variance"),
+}
+
+
+# Below every deviation and variance that 8-bit images of a class can have but 0.
+_SMALLEST = 1e-7
+
+
+class _Moments(NamedTuple):
+    """Of the gray levels of every class, position and channel: (K, H, W, C) float32."""
+
+    mean: jax.Array
+    variance: jax.Array
+
+
+def one_pixel(
+    config: OnePixelConfig,
+    *,
+    num_examples: int,
+    num_classes: int,
+    num_shards: int = 1,
+    axis_name: str | None = None,
+) -> Generator:
+    """Builds OPS, the one-pixel shortcut.
+
+    For a position p and a color t in {0, 1}^C the score of a class is
+
+        E |t - x_p| / spread |t - x_p|,
+
+    over all its images x, selected or not, and the channels. The classes choose one
+    after the other, and no two of them take the same color at the same position.
+
+    Args:
+      config: its settings.
+      num_examples: images in the data set.
+      num_classes: classes.
+      num_shards: shards of the data over all devices.
+      axis_name: the mesh axis over which the shards are split.
+
+    Returns:
+      The generator. Its `init` raises a ValueError for images with fewer pixels and
+      colors than the classes take. A perturbation on top of another one (CIFAR10-S)
+      comes from running it on images that were protected before.
+
+    References:
+      Wu, Chen, Xie, Huang, "One-pixel shortcut: on the learning preference of deep
+      neural networks", ICLR 2023, arXiv 2205.12141, section 3.
+    """
+    del num_examples, num_shards
+
+    def check(image_shape: tuple[int, ...]) -> None:
+        positions, colors = math.prod(image_shape[:2]), 2 ** image_shape[2]
+        # The positions that the classes before the last one can have used up, and its.
+        taken = (num_classes - 1) * config.pixels // colors + config.pixels
+        if taken > positions:
+            raise ValueError(
+                f"pixels is {config.pixels} for each of {num_classes} classes; images "
+                f"of {positions} pixels and {colors} colors have not as many"
+            )
+
+    def perturb(key: jax.Array, data: Shards) -> tuple[jax.Array, Metrics]:
+        del key
+        shape = data.images.shape[2:]
+        positions = math.prod(shape[:2])
+        colors = jnp.asarray(list(itertools.product((0, 1), repeat=shape[2])), bool)
+        moments, present = _moments(data, num_classes, axis_name)
+        flat = jax.tree.map(lambda x: x.reshape(num_classes, positions, -1), moments)
+
+        def choose(
+            used: jax.Array, own: tuple[_Moments, jax.Array]
+        ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+            moments, present = own
+            scores = jnp.where(used, -1, _scores(moments, colors, config.spread))
+            # A position can be set only once: its best color stands for it.
+            best = jnp.argmax(scores, axis=1)
+            _, where = lax.top_k(jnp.max(scores, axis=1), config.pixels)
+            chosen = jnp.zeros(positions, bool).at[where].set(True)
+            # A class without images takes nothing from the others.
+            used = used.at[where, best[where]].max(present)
+            return used, (chosen, colors[best])
+
+        unused = jnp.zeros((positions, len(colors)), bool)
+        _, (chosen, targets) = lax.scan(choose, unused, (flat, present))
+        chosen = chosen.reshape(num_classes, *shape[:2], 1)
+        targets = targets.reshape(num_classes, *shape).astype(jnp.float32)
+        images = data.images.astype(jnp.float32) / 255
+        change = targets[data.labels] - images
+        return jnp.where(chosen[data.labels], change, 0), {}
+
+    return single_step(perturb, check=check, budget=Budget("l0", config.pixels))
+
+
+def _scores(moments: _Moments, colors: jax.Array, spread: str) -> jax.Array:
+    """Scores of one class: moments (P, C) and T colors (T, C) give (P, T)."""
+    mean = moments.mean[:, None]
+    change = jnp.where(colors, 255 - mean, mean)
+    overall = jnp.mean(change, axis=2)
+    # The channels' own variances, and that of their means.
+    variance = jnp.mean(moments.variance, axis=1, keepdims=True)
+    variance += jnp.mean(jnp.square(change - overall[..., None]), axis=2)
+    divisor = variance if spread == "variance" else jnp.sqrt(variance)
+    # Where the images agree the score is best, and the larger change the better one.
+    return overall / jnp.maximum(divisor, _SMALLEST)
+
+
+def _moments(
+    data: Shards, num_classes: int, axis_name: str | None
+) -> tuple[_Moments, jax.Array]:
+    """Means and variances over all images, and the (K,) bool classes that have any.
+
+    They are the same however the images are dealt.
+
+    All sums are of integers modulo 2^32, so no order of adding changes them. That of
+    the squares around the rounded mean k is found as S2 - 2 k S1 + n k^2: its value is
+    at most n 255^2 / 4, so below 2^32 for classes of up to 264,000 images, although its
+    terms are not.
+    """
+    rows = jnp.arange(data.labels.shape[1])
+    valid = rows < data.count[:, None]
+    # What no class has is left out of the sums.
+    labels = jnp.where(valid, data.labels, num_classes).reshape(-1)
+    values = data.images.reshape(-1, *data.images.shape[2:]).astype(jnp.uint32)
+
+    def total(array: jax.Array) -> jax.Array:
+        sums = jax.ops.segment_sum(array, labels, num_classes)
+        return sums if axis_name is None else lax.psum(sums, axis_name)
+
+    count = total(jnp.ones_like(labels, jnp.uint32)).reshape(-1, 1, 1, 1)
+    size = jnp.maximum(count, 1)
+    sums, squares = total(values), total(jnp.square(values))
+    center = (2 * sums + size) // (2 * size)
+    around = squares - 2 * center * sums + count * jnp.square(center)
+    rest = lax.bitcast_convert_type(sums - count * center, jnp.int32)
+    size = size.astype(jnp.float32)
+    off = rest.astype(jnp.float32) / size
+    variance = around.astype(jnp.float32) / size - jnp.square(off)
+    moments = _Moments(center.astype(jnp.float32) + off, jnp.maximum(variance, 0))
+    return moments, (count > 0).reshape(-1)

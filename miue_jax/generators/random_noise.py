@@ -1,0 +1,90 @@
+"""Random noise: the control that every generator has to beat."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from miue_jax.budget import Budget
+from miue_jax.generators.base import Generator
+from miue_jax.generators.surrogate import check_radius
+from miue_jax.train.metrics import Metrics
+from miue_jax.train.parallel import State
+from miue_jax.train.sampling import Shards
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RandomNoiseConfig:
+    """Settings of random noise.
+
+    Attributes:
+      radius: largest change of a channel, in gray levels.
+      perturbation: "sample", one draw for every image, or "class", one for every class.
+    """
+
+    radius: float = 8.0
+    perturbation: str = "sample"
+
+    def __post_init__(self) -> None:
+        check_radius(self.radius)
+        if self.perturbation not in ("sample", "class"):
+            raise ValueError(
+                f"perturbation is {self.perturbation!r}; allowed: sample, class"
+            )
+
+
+PRESETS: dict[str, RandomNoiseConfig] = {"uniform": RandomNoiseConfig()}
+
+
+def random_noise(
+    config: RandomNoiseConfig,
+    *,
+    num_examples: int,
+    num_classes: int,
+    num_shards: int = 1,
+    axis_name: str | None = None,
+) -> Generator:
+    """Builds uniform noise in the ball; one step draws it.
+
+    Args:
+      config: its settings.
+      num_examples: images in the data set (the draw of an image needs no other).
+      num_classes: classes.
+      num_shards: shards of the data (each draws for its own rows).
+      axis_name: unused, since devices need nothing of each other.
+
+    Returns:
+      The generator.
+    """
+    del num_examples, num_shards, axis_name
+    radius = config.radius / 255
+    per_class = config.perturbation == "class"
+
+    def init(key: jax.Array, data: Shards) -> State:
+        del key
+        shape = data.images.shape[2:]
+        shared = jnp.zeros((num_classes, *shape), jnp.float32) if per_class else None
+        own = None if per_class else jnp.zeros(data.images.shape, jnp.float32)
+        return State(jnp.zeros((), jnp.int32), shared, own)
+
+    def draw(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        return jax.random.uniform(key, shape, jnp.float32, -radius, radius)
+
+    def step(key: jax.Array, state: State, data: Shards) -> tuple[State, Metrics]:
+        if per_class:
+            return state._replace(
+                step=state.step + 1, shared=draw(key, state.shared.shape)
+            ), {}
+        shape = state.per_example.shape[1:]
+        own = jax.vmap(lambda shard: draw(jax.random.fold_in(key, shard), shape))
+        return state._replace(step=state.step + 1, per_example=own(data.shard)), {}
+
+    return Generator(
+        init=init,
+        step=step,
+        num_steps=1,
+        perturbation=lambda state: state.shared if per_class else state.per_example,
+        finished=lambda state: jnp.zeros((), bool),
+        per_class=per_class,
+        budget=Budget("linf", config.radius),
+    )

@@ -1,0 +1,296 @@
+"""A classifier under training: its state, one step, its accuracy.
+
+Victims and the surrogates of generators are both made of these.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from miue_jax._checks import check_number
+from miue_jax.train import sampling
+from miue_jax.train.metrics import Mean
+
+
+class Forward(Protocol):
+    """A network under training as a function of images."""
+
+    def __call__(
+        self, images: jax.Array, *, train: bool = True
+    ) -> tuple[jax.Array, Any]:
+        """Returns the logits (B, K) of images (B, H, W, C), and the network's state.
+
+        With ``train`` the batch's statistics are used, and the state returned holds the
+        updated running ones; without, the running statistics are used and returned.
+        """
+        ...
+
+
+# A loss of a network and a batch: images (B, H, W, C), labels (B,) int32 or (B, K)
+# class probabilities -> (value, (logits, state)): a scalar to differentiate, and the
+# result of the forward pass that counts.
+Objective = Callable[
+    [Forward, jax.Array, jax.Array], tuple[jax.Array, tuple[jax.Array, Any]]
+]
+
+
+class Learner(NamedTuple):
+    """A classifier under training.
+
+    Attributes:
+      variables: the Flax variables, "params" and perhaps "batch_stats".
+      opt_state: the state of the optimizer.
+    """
+
+    variables: Any
+    opt_state: optax.OptState
+
+
+def init_learner(
+    key: jax.Array,
+    module: nn.Module,
+    optimizer: optax.GradientTransformation,
+    image_shape: tuple[int, ...],
+) -> Learner:
+    """Draws a classifier's parameters.
+
+    Args:
+      key: a PRNG key.
+      module: a classifier that returns (features, logits).
+      optimizer: an Optax optimizer.
+      image_shape: (H, W, C).
+
+    Returns:
+      The untrained learner.
+    """
+    images = jnp.zeros((1, *image_shape), jnp.float32)
+    variables = dict(module.init(key, images, train=False))
+    # Layers sow what they compute while initializing; only the state is kept.
+    variables.pop("intermediates", None)
+    return Learner(variables, optimizer.init(variables["params"]))
+
+
+def sgd(
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    momentum: float = 0.9,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+    clip_norm: float | None = None,
+) -> optax.GradientTransformation:
+    """SGD with momentum and L2 decay of all parameters, as the field's scripts use it.
+
+    Args:
+      learning_rate: a number or a schedule of the step count.
+      momentum: the heavy-ball factor.
+      nesterov: whether the momentum is Nesterov's.
+      weight_decay: factor of the parameters added to their gradient.
+      clip_norm: largest norm of the whole gradient, before decay; None for no limit.
+
+    Returns:
+      An Optax optimizer.
+    """
+    return optax.chain(
+        optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm),
+        optax.add_decayed_weights(weight_decay),
+        optax.sgd(learning_rate, momentum=momentum, nesterov=nesterov),
+    )
+
+
+def epochwise_cosine(
+    start: float, end: float, epochs: int, steps_per_epoch: int
+) -> optax.Schedule:
+    """A cosine from start to end that changes once an epoch.
+
+    Args:
+      start: the learning rate of the first epoch.
+      end: the learning rate that an epoch after the last would have.
+      epochs: epochs in all.
+      steps_per_epoch: optimizer steps in an epoch.
+
+    Returns:
+      An Optax schedule.
+    """
+    cosine = optax.cosine_decay_schedule(start, epochs, alpha=end / start)
+    return lambda count: cosine(jnp.asarray(count) // steps_per_epoch)
+
+
+def check_milestones(name: str, milestones: object) -> tuple[float, ...]:
+    """Checks the milestones of `stepwise`.
+
+    Args:
+      name: of the setting.
+      milestones: what was given.
+
+    Returns:
+      The milestones as a tuple.
+
+    Raises:
+      ValueError: if they are no tuple or list of numbers in (0, 1].
+    """
+    if not isinstance(milestones, tuple | list):
+        raise ValueError(f"{name} is {milestones!r}; allowed: a tuple of shares")
+    for milestone in milestones:
+        check_number(name, milestone, "in (0, 1]")
+    return tuple(milestones)
+
+
+def stepwise(
+    start: float, milestones: Sequence[float], *, num_steps: int, drop: float = 0.1
+) -> optax.Schedule:
+    """A learning rate that drops at shares of the training.
+
+    Args:
+      start: the first learning rate.
+      milestones: shares of the steps, in (0, 1], after which it drops.
+      num_steps: optimizer steps in all.
+      drop: its factor at each of them.
+
+    Returns:
+      An Optax schedule.
+    """
+    scales: dict[int, float] = {}
+    for milestone in milestones:
+        step = round(milestone * num_steps)
+        # In a short training two of them may fall on one step.
+        scales[step] = scales.get(step, 1.0) * drop
+    return optax.piecewise_constant_schedule(start, scales)
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Mean cross-entropy of a batch, in nats.
+
+    Args:
+      logits: (B, K) float.
+      labels: (B,) int, or (B, K) class probabilities.
+
+    Returns:
+      () float32.
+    """
+    logits = logits.astype(jnp.float32)
+    if labels.ndim == 2:
+        return jnp.mean(optax.softmax_cross_entropy(logits, labels))
+    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+
+
+def plain_loss(
+    forward: Forward, images: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+    """Cross-entropy as an `Objective`.
+
+    Args:
+      forward: the model.
+      images: (B, H, W, C) float.
+      labels: (B,) int, or (B, K) class probabilities.
+
+    Returns:
+      The loss, and what `forward` gave.
+    """
+    logits, state = forward(images)
+    return cross_entropy(logits, labels), (logits, state)
+
+
+def train_step(
+    learner: Learner,
+    module: nn.Module,
+    optimizer: optax.GradientTransformation,
+    images: jax.Array,
+    labels: jax.Array,
+    *,
+    loss: Objective = plain_loss,
+    axis_name: str | None = None,
+) -> tuple[Learner, jax.Array, jax.Array]:
+    """One optimizer step on the loss of a batch.
+
+    Args:
+      learner: the classifier.
+      module: its Flax module.
+      optimizer: its optimizer.
+      images: (B, H, W, C) float, the device's share of the batch.
+      labels: (B,) int32, or (B, K) class probabilities.
+      loss: cross-entropy, or what a defense puts in its place.
+      axis_name: the mesh axis over which the batch is split.
+
+    Returns:
+      The learner after the step, the batch's loss and its accuracy.
+    """
+    state = {k: v for k, v in learner.variables.items() if k != "params"}
+    answers = jnp.argmax(labels, -1) if labels.ndim == 2 else labels
+
+    def loss_fn(params: Any) -> tuple[jax.Array, tuple[Any, jax.Array]]:
+        def forward(images: jax.Array, *, train: bool = True) -> tuple[jax.Array, Any]:
+            if not train:
+                outputs: Any = module.apply(
+                    {"params": params, **state}, images, train=False
+                )
+                return outputs[1], state
+            (_, logits), updated = module.apply(
+                {"params": params, **state}, images, train=True, mutable=list(state)
+            )
+            return logits, updated
+
+        value, (logits, updated) = loss(forward, images, labels)
+        return value, (updated, jnp.mean(jnp.argmax(logits, -1) == answers))
+
+    params = learner.variables["params"]
+    (value, (state, accuracy)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+        params
+    )
+    if axis_name is not None:
+        value, accuracy, grads = jax.lax.pmean((value, accuracy, grads), axis_name)
+    updates, opt_state = optimizer.update(grads, learner.opt_state, params)
+    params = optax.apply_updates(params, updates)
+    return Learner({"params": params, **state}, opt_state), value, accuracy
+
+
+def accuracy_of(
+    module: nn.Module,
+    variables: Any,
+    data: sampling.Shards,
+    *,
+    axis_name: str | None = None,
+    rows_at_once: int = 256,
+    change: Callable[[jax.Array, sampling.Batch], jax.Array] | None = None,
+) -> Mean:
+    """Accuracy on a whole data set, in evaluation mode.
+
+    Args:
+      module: a classifier that returns (features, logits).
+      variables: its variables.
+      data: the device's shards.
+      axis_name: the mesh axis over which the shards are split.
+      rows_at_once: rows of every shard in one forward pass.
+      change: (step, batch) -> (B, H, W, C), what to see in place of a batch's images.
+
+    Returns:
+      The share of right answers, NaN where an output is not finite; its weight is the
+      number of examples.
+    """
+    rows = data.labels.shape[1]
+    share = min(rows, rows_at_once)
+
+    def count_right(i: jax.Array, right: jax.Array) -> jax.Array:
+        batch = sampling.take_in_order(data, i, share)
+        if change is None:
+            images = batch.images.reshape(-1, *batch.images.shape[2:])
+        else:
+            images = change(i, batch)
+        outputs: Any = module.apply(variables, images, train=False)
+        logits = outputs[1]
+        hits = jnp.argmax(logits, -1).reshape(batch.labels.shape) == batch.labels
+        # Of a network that has diverged the argmax would pass for a guess at class 0.
+        finite = jnp.all(jnp.isfinite(logits), -1).reshape(batch.labels.shape)
+        hits = jnp.where(finite, hits.astype(jnp.float32), jnp.nan)
+        return right + jnp.sum(jnp.where(batch.fresh, hits, 0))
+
+    # The type is said, as it would be float64 with x64 enabled.
+    nothing = jnp.zeros((), jnp.float32)
+    right = jax.lax.fori_loop(0, -(-rows // share), count_right, nothing)
+    total = jnp.sum(data.count).astype(jnp.float32)
+    if axis_name is not None:
+        right, total = jax.lax.psum((right, total), axis_name)
+    return Mean(right, total)

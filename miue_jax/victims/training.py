@@ -1,0 +1,167 @@
+"""The victim: a classifier trained from scratch on what was published."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from miue_jax import defenses, models
+from miue_jax.image import augment
+from miue_jax.train import sampling
+from miue_jax.train.classifier import (
+    accuracy_of,
+    init_learner,
+    plain_loss,
+    sgd,
+    train_step,
+)
+from miue_jax.train.metrics import Metrics, mean_of
+from miue_jax.train.parallel import State
+from miue_jax.victims.presets import VictimConfig, learning_rate
+
+# Keys of a run are folded with these, so that no two uses share a stream.
+_INIT, _ORDER, _AUGMENT, _DEFENSE, _LOSS, _ATTACK = range(6)
+
+
+class Victim(NamedTuple):
+    """A victim's training as pure functions of one device's share of the data.
+
+    Attributes:
+      init: (key, data) -> state.
+      step: (key, state, data) -> (state, metrics), one batch.
+      evaluate: (state, data) -> metrics, all of a data set, without augmentation.
+      evaluate_robust: (state, data) -> metrics, as `evaluate` under the defense's
+        attack; None where it has none.
+      num_steps: steps in all.
+      steps_per_epoch: steps in a pass over the training data.
+    """
+
+    init: Callable[[jax.Array, sampling.Shards], State]
+    step: Callable[[jax.Array, State, sampling.Shards], tuple[State, Metrics]]
+    evaluate: Callable[[State, sampling.Shards], Metrics]
+    evaluate_robust: Callable[[State, sampling.Shards], Metrics] | None
+    num_steps: int
+    steps_per_epoch: int
+
+
+def victim(
+    config: VictimConfig,
+    *,
+    num_examples: int,
+    num_classes: int,
+    num_shards: int = 1,
+    axis_name: str | None = None,
+    defense: defenses.Defense = defenses.NONE,
+) -> Victim:
+    """Builds the training of a victim with random crops and flips.
+
+    Args:
+      config: the protocol.
+      num_examples: images in the training data.
+      num_classes: classes.
+      num_shards: shards of the data over all devices.
+      axis_name: the mesh axis over which the shards are split.
+      defense: what the victim does against protection in its steps; purifying the
+        training images is up to the caller.
+
+    Returns:
+      The victim.
+    """
+    module = models.create(
+        config.model,
+        num_classes=num_classes,
+        width=config.width,
+        dtype=jnp.dtype(config.dtype),
+        axis_name=axis_name,
+    )
+    share = config.batch_size // num_shards
+    steps = sampling.steps_per_pass(num_examples, num_shards, config.batch_size)
+    optimizer = sgd(
+        learning_rate(config, steps),
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        clip_norm=config.clip_norm,
+    )
+
+    def init(key: jax.Array, data: sampling.Shards) -> State:
+        learner = init_learner(
+            jax.random.fold_in(key, _INIT), module, optimizer, data.images.shape[2:]
+        )
+        order = jnp.zeros(data.labels.shape, jnp.int32)
+        return State(jnp.zeros((), jnp.int32), learner, order)
+
+    def step(
+        key: jax.Array, state: State, data: sampling.Shards
+    ) -> tuple[State, Metrics]:
+        epoch, position = jnp.divmod(state.step, steps)
+        order_key = jax.random.fold_in(jax.random.fold_in(key, _ORDER), epoch)
+        order = sampling.order_of_pass(order_key, position, state.per_example, data)
+        batch = sampling.take(data, order, position, share)
+        images = jax.vmap(augment.crop_and_flip)(
+            sampling.shard_keys(key, data.shard, _AUGMENT, state.step), batch.images
+        )
+        labels = batch.labels
+        if defense.augment is not None:
+            images, labels = jax.vmap(defense.augment)(
+                sampling.shard_keys(key, data.shard, _DEFENSE, state.step),
+                images,
+                labels,
+            )
+        objective = plain_loss
+        if defense.loss is not None:
+            objective = functools.partial(
+                defense.loss,
+                sampling.image_keys(
+                    sampling.shard_keys(key, data.shard, _LOSS, state.step), share
+                ),
+                state.step.astype(jnp.float32) / (config.epochs * steps),
+            )
+        learner, loss, accuracy = train_step(
+            state.shared,
+            module,
+            optimizer,
+            images.reshape(-1, *images.shape[2:]),
+            labels.reshape(-1, *labels.shape[2:]),
+            loss=objective,
+            axis_name=axis_name,
+        )
+        metrics = {"loss": mean_of(loss), "accuracy": mean_of(accuracy)}
+        return State(state.step + 1, learner, order), metrics
+
+    def evaluate(state: State, data: sampling.Shards) -> Metrics:
+        return {
+            "accuracy": accuracy_of(
+                module, state.shared.variables, data, axis_name=axis_name
+            )
+        }
+
+    def evaluate_robust(
+        attack: defenses.Attack, state: State, data: sampling.Shards
+    ) -> Metrics:
+        variables = state.shared.variables
+
+        def predict(images: jax.Array) -> jax.Array:
+            outputs: Any = module.apply(variables, images, train=False)
+            return outputs[1]
+
+        def change(step: jax.Array, batch: sampling.Batch) -> jax.Array:
+            # The attack is the same in every evaluation: of no run's key.
+            keys = sampling.shard_keys(jax.random.key(0), data.shard, _ATTACK, step)
+            return attack(
+                sampling.image_keys(keys, batch.images.shape[1]),
+                predict,
+                batch.images.reshape(-1, *batch.images.shape[2:]),
+                batch.labels.reshape(-1),
+            )
+
+        accuracy = accuracy_of(
+            module, variables, data, axis_name=axis_name, change=change
+        )
+        return {"accuracy": accuracy}
+
+    robust = None
+    if defense.attack is not None:
+        robust = functools.partial(evaluate_robust, defense.attack)
+    return Victim(init, step, evaluate, robust, config.epochs * steps, steps)

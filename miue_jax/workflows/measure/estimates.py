@@ -1,0 +1,233 @@
+"""The estimators of the report on a layer, in one table."""
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from miue_jax.information import estimators, inference
+from miue_jax.workflows.measure import directions
+
+TOTAL, WITHIN = "I(Zc; Zp)", "I(Zc; Zp | Y)"
+
+# Every slice is a search for neighbors; more images would not move the mean.
+_SLICED_IMAGES = 1000
+
+
+def estimate(
+    key: jax.Array,
+    clean: np.ndarray,
+    protected: np.ndarray,
+    labels: np.ndarray,
+    fitted: np.ndarray,
+    *,
+    num_classes: int,
+    settings: Mapping[str, Any],
+) -> dict[str, dict[str, Any]]:
+    """Estimates the information between features of clean and protected images.
+
+    Args:
+      key: for everything that is drawn.
+      clean: (N, D) features.
+      protected: (N, D) features.
+      labels: (N,) integers.
+      fitted: (N,) bool, the images that give the directions of nearest neighbors.
+      num_classes: number of classes.
+      settings: `estimators` of the configuration.
+
+    Returns:
+      By name: `of`, which information is meant; `value`, `standard_error` and `kind`
+      (`Estimate`); what else is to be seen. Where an estimator refuses the features its
+      value is None and `problem` says why.
+    """
+    smallest = int(np.bincount(labels, minlength=num_classes).min())
+    # A class needs a few images for every dimension of its covariance.
+    components = min(settings["components"], max(1, smallest // 8))
+    sampled = np.random.default_rng(0).permutation(len(labels))[:_SLICED_IMAGES]
+
+    def gaussian(key: jax.Array) -> dict[str, Any]:
+        del key
+        result = estimators.class_conditional_gaussian(
+            clean, protected, labels, num_classes=num_classes, components=components
+        )
+        return {**_plain(result), "components": components}
+
+    def sliced(key: jax.Array) -> dict[str, Any]:
+        result = estimators.sliced(
+            key,
+            clean[sampled],
+            protected[sampled],
+            num_slices=settings["num_slices"],
+            neighbors=settings["neighbors"],
+        )
+        return {
+            **_plain(result),
+            "images": len(sampled),
+            "note": "moves the wrong way: rises as classes collapse",
+        }
+
+    within = functools.partial(
+        _within, clean, protected, labels, fitted, num_classes, settings
+    )
+    table: dict[str, tuple[str, Callable[[jax.Array], Any]]] = {
+        "class_conditional_gaussian": (TOTAL, gaussian),
+        "ksg_conditional_pca": (WITHIN, functools.partial(within, "pca")),
+        "ksg_conditional_cca": (WITHIN, functools.partial(within, "cca")),
+        "infonce": (
+            TOTAL,
+            functools.partial(_variational, clean, protected, "infonce", settings),
+        ),
+        "smile": (
+            TOTAL,
+            functools.partial(_variational, clean, protected, "smile", settings),
+        ),
+        "ksg": (TOTAL, functools.partial(_pooled, clean, protected, settings)),
+        "sliced": (TOTAL, sliced),
+    }
+    found: dict[str, dict[str, Any]] = {}
+    for index, (name, (quantity, function)) in enumerate(table.items()):
+        try:
+            result = function(jax.random.fold_in(key, index))
+        except ValueError as error:
+            result = {"value": None, "problem": str(error)}
+        found[name] = {"of": quantity, **result}
+    return found
+
+
+def _plain(result: estimators.Estimate) -> dict[str, Any]:
+    """Value, standard error, kind and scalar diagnostics, None for what is infinite."""
+    scalars = {k: v for k, v in result.diagnostics.items() if np.ndim(v) == 0}
+    found: dict[str, Any] = {
+        "value": _finite(result.value),
+        "standard_error": _finite(result.standard_error),
+        "kind": result.kind,
+        **{k: _finite(v) for k, v in scalars.items()},
+    }
+    if found["value"] is None:
+        found["problem"] = f"the value is {float(result.value)}"
+    return found
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _variational(
+    clean: np.ndarray,
+    protected: np.ndarray,
+    bound: Any,
+    settings: Mapping[str, Any],
+    key: jax.Array,
+) -> dict[str, Any]:
+    """A variational bound, mean over keys of the splits and the training."""
+    config = estimators.FitConfig(
+        max_steps=settings["critic_steps"],
+        # Two thirds of the images are left to train on.
+        batch_size=min(256, max(2, len(clean) // 3)),
+    )
+    results = [
+        estimators.variational(key, clean, protected, bound=bound, config=config)
+        for key in jax.random.split(key, settings["critic_seeds"])
+    ]
+    values = np.array([float(result.value) for result in results])
+    errors = np.array([float(result.standard_error) for result in results])
+    count = len(values)
+    between = values.var(ddof=1) if count > 1 else 0.0
+    # Images are shared: their part of the error does not shrink with the seeds.
+    error = math.sqrt(np.mean(errors**2) + between / count)
+    return {
+        **_plain(results[0]),
+        "value": _finite(values.mean()),
+        "standard_error": _finite(error),
+        "values": [_finite(value) for value in values],
+    }
+
+
+def _pooled(
+    clean: np.ndarray,
+    protected: np.ndarray,
+    settings: Mapping[str, Any],
+    key: jax.Array,
+) -> dict[str, Any]:
+    neighbors = settings["neighbors"]
+    found = _plain(estimators.ksg(clean, protected, neighbors=neighbors))
+    if len(clean) >= 20 * neighbors:
+        interval = inference.subsample_interval(
+            key, _ksg(neighbors), clean, protected, num_parts=(2, 5, 10)
+        )
+        found["standard_error"] = _finite(interval.standard_error)
+        found["bias"] = _finite(interval.bias)
+    return found
+
+
+def _within(
+    clean: np.ndarray,
+    protected: np.ndarray,
+    labels: np.ndarray,
+    fitted: np.ndarray,
+    num_classes: int,
+    settings: Mapping[str, Any],
+    kind: Any,
+    key: jax.Array,
+) -> dict[str, Any]:
+    """KSG within classes on fitted directions, with its error and its null."""
+    x, y = directions.project(
+        clean,
+        protected,
+        labels,
+        fitted,
+        kind=kind,
+        components=settings["ksg_components"],
+    )
+    own, neighbors = labels[~fitted], settings["neighbors"]
+    found = _plain(
+        estimators.ksg_conditional(
+            x, y, own, num_classes=num_classes, neighbors=neighbors
+        )
+    )
+    found |= {"directions": x.shape[1], "images": len(own)}
+    estimator = _ksg_conditional(num_classes, neighbors)
+    labeled = np.concatenate([x, own[:, None]], axis=1)
+    # A fifth of the images has to leave every class its neighbors, and some more.
+    if np.bincount(own, minlength=num_classes).min() >= 10 * (neighbors + 1):
+        interval = inference.subsample_interval(
+            key, estimator, labeled, y, num_parts=(2, 5)
+        )
+        found["standard_error"] = _finite(interval.standard_error)
+        found["bias"] = _finite(interval.bias)
+    if settings["permutations"]:
+        test = inference.permutation_test(
+            key,
+            estimator,
+            labeled,
+            y,
+            labels=own,
+            num_permutations=settings["permutations"],
+        )
+        found["p_value"] = float(test.p_value)
+        found["null_mean"] = _finite(test.null.mean())
+    return found
+
+
+# Made once for each setting: programs are found by the function that they compile.
+@functools.cache
+def _ksg(neighbors: int) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    return lambda x, y: estimators.ksg(x, y, neighbors=neighbors).value
+
+
+@functools.cache
+def _ksg_conditional(
+    num_classes: int, neighbors: int
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    def value(x: jax.Array, y: jax.Array) -> jax.Array:
+        # The last column of x is the label, so that it is split with the images.
+        labels = x[:, -1].astype(jnp.int32)
+        return estimators.ksg_conditional(
+            x[:, :-1], y, labels, num_classes=num_classes, neighbors=neighbors
+        ).value
+
+    return value

@@ -1,0 +1,275 @@
+"""A trained victim, and the pairs of images on which it is measured."""
+
+import hashlib
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.sharding import SingleDeviceSharding
+
+from miue_jax import _checks, data, features, models
+from miue_jax.data import artifact
+from miue_jax.train import checkpoints, run_directory, sampling
+from miue_jax.victims import presets, training
+from miue_jax.workflows import evaluate
+
+# So many pairs of a class let every estimator have its nearest neighbors in each half.
+FEWEST = 12
+
+
+class Victim(NamedTuple):
+    """A victim whose training is finished.
+
+    Attributes:
+      module: its network.
+      variables: its parameters and batch statistics, or their shapes.
+      accuracy: on the clean test images of its run.
+      identity: all that a measurement of it depends on, as JSON.
+    """
+
+    module: nn.Module
+    variables: Any
+    accuracy: float
+    identity: dict[str, Any]
+
+
+class Pairs(NamedTuple):
+    """Clean and protected versions of the same images.
+
+    Attributes:
+      clean: (N, H, W, C) uint8.
+      protected: (N, H, W, C) uint8.
+      labels: (N,) int32.
+      held_out: whether the victim was trained on neither version of any of them.
+    """
+
+    clean: np.ndarray
+    protected: np.ndarray
+    labels: np.ndarray
+    held_out: bool
+
+
+def seeds_of(label: str, run: str) -> list[int]:
+    """The seeds of the victims of a run of evaluate.py.
+
+    Args:
+      label: of the run, for messages.
+      run: its directory.
+
+    Returns:
+      The seeds.
+
+    Raises:
+      ValueError: if the run is missing or not finished.
+    """
+    return _results(label, run)["seeds"]
+
+
+def load(
+    label: str,
+    entry: Mapping[str, Any],
+    seed: int,
+    clean: data.Dataset,
+    *,
+    layers: tuple[str, ...] | None,
+    per_class: int,
+) -> tuple[Victim, Pairs]:
+    """Reads a victim and chooses the images to measure it on.
+
+    Args:
+      label: of the victim, for messages.
+      entry: its `run` (a directory of evaluate.py) and `protected` (an artifact; None
+        for the one it was trained on), and what it is called (`method`, `depth`).
+      seed: of the victim.
+      clean: the source of the artifact.
+      layers: names that the network must have; None asks for nothing.
+      per_class: most pairs of each class.
+
+    Returns:
+      The victim and its pairs.
+
+    Raises:
+      ValueError: naming the victim, if anything does not fit.
+    """
+    results = _results(label, entry["run"])
+    spec = results["train"]
+    train_set = data.load(**spec)
+    if data.fingerprint(train_set) != results["fingerprints"][0]:
+        raise ValueError(
+            f"victim {label!r}: {spec['name_or_path']} is not what it was trained on: "
+            "the fingerprint differs"
+        )
+    if (train_set.class_names, train_set.images.shape[1:]) != (
+        clean.class_names,
+        clean.images.shape[1:],
+    ):
+        raise ValueError(
+            f"victim {label!r} was trained on images of {train_set.images.shape[1:]} "
+            f"and classes {train_set.class_names}; the clean images are of "
+            f"{clean.images.shape[1:]} and {clean.class_names}"
+        )
+    trained_on = _artifact(spec["name_or_path"])
+    path = entry["protected"] or trained_on
+    if path is None:
+        raise ValueError(
+            f"victim {label!r} was not trained on a protected data set: set its "
+            "'protected' to the one whose images are to be measured"
+        )
+    measured = _load_protected(label, path, clean)
+    trained = _found(measured.dataset.images, train_set.images)
+    source = clean
+    if trained_on is not None:
+        source = _load_protected(label, trained_on, clean).dataset
+    trained |= _found(source.images, train_set.images)
+    pairs = _choose(label, clean, measured.dataset, trained, per_class)
+    victim = _restore(label, entry["run"], results, seed, train_set)
+    known = features.layer_names(
+        victim.module, victim.variables, clean.images.shape[1:]
+    )
+    for layer in layers or ():
+        if layer not in known:
+            raise _checks.unknown(f"layer of victim {label!r}", layer, known)
+    identity = {
+        "victim": label,
+        **{k: entry[k] for k in ("run", "method", "depth")},
+        "protected": str(path),
+        "seed": seed,
+        "protocol": results["victim"],
+        "defense": results["defense"],
+        "trained_on": results["fingerprints"][0],
+        "measured_on": measured.metadata["fingerprint"],
+    }
+    return victim._replace(identity=identity), pairs
+
+
+def _results(label: str, run: str) -> dict[str, Any]:
+    path = pathlib.Path(run)
+    if not path.is_dir():
+        raise ValueError(f"victim {label!r}: there is no run directory {run}")
+    if not (path / evaluate.RESULTS).exists():
+        raise ValueError(
+            f"victim {label!r}: {run} holds no finished run of evaluate.py: it has no "
+            f"{evaluate.RESULTS}"
+        )
+    results = evaluate.read_results(path / evaluate.RESULTS)
+    missing = [k for k in ("train", "seeds", "fingerprints") if k not in results]
+    if missing:
+        raise ValueError(f"victim {label!r}: {evaluate.RESULTS} has no {missing[0]}")
+    return results
+
+
+def _artifact(path: str) -> str | None:
+    """The path, if a protected data set lies there."""
+    file = pathlib.Path(path)
+    found = file.suffix == ".npz" and file.is_file() and artifact.is_artifact(file)
+    return path if found else None
+
+
+def _load_protected(label: str, path: str, clean: data.Dataset) -> artifact.Protected:
+    artifact = artifact.load(path)
+    try:
+        artifact.check_source(artifact, clean)
+    except ValueError as error:
+        raise ValueError(f"victim {label!r}: {path}: {error}") from error
+    if artifact.dataset.class_names != clean.class_names:
+        raise ValueError(
+            f"victim {label!r}: the classes of {path} are "
+            f"{artifact.dataset.class_names}, those of the clean images "
+            f"{clean.class_names}"
+        )
+    return artifact
+
+
+def _found(images: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """(N,) bool: which images are, byte by byte, among others."""
+
+    def digest(image: np.ndarray) -> bytes:
+        return hashlib.sha256(np.ascontiguousarray(image).data).digest()
+
+    seen = {digest(image) for image in among}
+    return np.array([digest(image) in seen for image in images])
+
+
+def _choose(
+    label: str,
+    clean: data.Dataset,
+    measured: data.Dataset,
+    trained: np.ndarray,
+    per_class: int,
+) -> Pairs:
+    """The first pairs of each class that were held out, or of those trained on."""
+    changed = (clean.images != measured.images).any(axis=(1, 2, 3))
+    classes = range(len(clean.class_names))
+
+    def members(eligible: np.ndarray) -> list[np.ndarray]:
+        found = [np.flatnonzero(eligible & (clean.labels == y)) for y in classes]
+        return [index[:per_class] for index in found]
+
+    chosen = members(changed & ~trained)
+    held_out = min(map(len, chosen)) >= FEWEST
+    if not held_out:
+        chosen = members(changed)
+    counts = [len(index) for index in chosen]
+    if min(counts) < FEWEST:
+        name = clean.class_names[int(np.argmin(counts))]
+        raise ValueError(
+            f"victim {label!r}: class {name!r} has {min(counts)} pairs of an image and "
+            f"its protected version; at least {FEWEST} are needed"
+        )
+    index = np.sort(np.concatenate(chosen))
+    labels = clean.labels[index]
+    return Pairs(clean.images[index], measured.images[index], labels, held_out)
+
+
+def _restore(
+    label: str,
+    run: str,
+    results: Mapping[str, Any],
+    seed: int,
+    train_set: data.Dataset,
+) -> Victim:
+    if seed not in results["seeds"]:
+        raise ValueError(
+            f"victim {label!r}: {run} has no seed {seed}; allowed: {results['seeds']}"
+        )
+    config = presets.VictimConfig(**results["victim"])
+    num_classes, num_shards = len(train_set.class_names), results["num_shards"]
+    protocol = training.victim(
+        config,
+        num_examples=len(train_set.labels),
+        num_classes=num_classes,
+        num_shards=num_shards,
+    )
+    dealt = sampling.deal(train_set.images, train_set.labels, num_shards)
+    # On one device, whatever the victim was trained on.
+    place = SingleDeviceSharding(jax.local_devices()[0])
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        jax.eval_shape(protocol.init, jax.random.key(0), dealt),
+    )
+    identity = run_directory.read_json(pathlib.Path(run) / "config.json")
+    folder = pathlib.Path(run) / f"seed_{seed}" / "checkpoints"
+    if not folder.is_dir():
+        raise ValueError(f"victim {label!r}: there are no checkpoints in {folder}")
+    with checkpoints.Checkpoints(
+        folder, config={**identity, "seed": seed}, read_only=True
+    ) as saved:
+        if saved.latest_step != protocol.num_steps:
+            raise ValueError(
+                f"victim {label!r}: {folder} has no checkpoint of the finished victim "
+                f"(step {protocol.num_steps}); its newest is of step "
+                f"{saved.latest_step}"
+            )
+        state, _ = saved.restore(like)
+    module = models.create(
+        config.model,
+        num_classes=num_classes,
+        width=config.width,
+        dtype=jnp.dtype(config.dtype),
+    )
+    accuracy = results["final"]["values"][results["seeds"].index(seed)]
+    return Victim(module, state.shared.variables, accuracy, {})

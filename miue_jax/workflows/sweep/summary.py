@@ -1,0 +1,102 @@
+"""What a matrix has found so far, from the cells that are done."""
+
+import json
+import platform
+import shlex
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from miue_jax import defenses
+from miue_jax.budget import Budget
+from miue_jax.train.run_directory import spread
+from miue_jax.workflows.sweep.plan import Cell
+
+# Of the metadata of a protected data set.
+KEPT = ("method", "radius", "export", "audit", "psnr", "ssim")
+
+
+def summarize(
+    config: Mapping[str, Any],
+    protected: Mapping[str, Mapping[str, Any]],
+    done: Mapping[Cell, Mapping[str, Any]],
+    failed: Mapping[Cell, str],
+    planned: Iterable[Cell],
+) -> dict[str, Any]:
+    """Joins the seeds of each method, defense and victim.
+
+    Args:
+      config: as in experiments/configs/matrix.py.
+      protected: the metadata of the protected data sets, by method.
+      done: the results of the cells that are done (`evaluate.run`, one seed each).
+      failed: why the others that ran have none.
+      planned: all cells.
+
+    Returns:
+      What results.json holds.
+    """
+    groups: dict[tuple[str, str, str], dict[int, Mapping[str, Any]]] = {}
+    planned = list(planned)
+    for cell in planned:
+        if cell in done:
+            groups.setdefault(cell[:3], {})[cell.seed] = done[cell]
+    return {
+        "command": shlex.join(["python", *sys.argv]),
+        "data": config["data_name"] or config["data"]["name_or_path"],
+        # The same in all cells of a directory.
+        "num_shards": next((run["num_shards"] for run in done.values()), None),
+        "processor": platform.processor() or platform.machine(),
+        "planned": len(planned),
+        "done": sum(map(len, groups.values())),
+        "protected": {
+            name: {"budget": str(_budget(made)), **{k: made[k] for k in KEPT}}
+            for name, made in protected.items()
+        },
+        "failed": {"-".join(map(str, cell)): why for cell, why in failed.items()},
+        # In the order in which they run; what is not done has its place too.
+        "methods": list(dict.fromkeys(cell.method for cell in planned)),
+        # With all their settings, those left out at the defaults of today.
+        "defenses": {
+            name: defenses.settings_of(config["defenses"][name])
+            for name in dict.fromkeys(cell.defense for cell in planned)
+        },
+        "columns": {
+            victim: list(
+                dict.fromkeys(cell.defense for cell in planned if cell.victim == victim)
+            )
+            for victim in dict.fromkeys(cell.victim for cell in planned)
+        },
+        "victims": {
+            # As it will be read again: JSON has no tuples.
+            name: json.loads(json.dumps(config["victims"][name]))
+            for name in dict.fromkeys(cell.victim for cell in planned)
+        },
+        "cells": [_join(key, by_seed) for key, by_seed in groups.items()],
+    }
+
+
+def _budget(made: Mapping[str, Any]) -> Budget:
+    return Budget(made.get("norm", "linf"), made["radius"])
+
+
+def _join(
+    key: tuple[str, str, str], by_seed: Mapping[int, Mapping[str, Any]]
+) -> dict[str, Any]:
+    method, defense, victim = key
+    results = list(by_seed.values())
+    joined: dict[str, Any] = {
+        "method": method,
+        "defense": defense,
+        "victim": victim,
+        "seeds": list(by_seed),
+    }
+    for measure in ("final", "best", "robust"):
+        if all(measure in run for run in results):
+            joined[measure] = spread([run[measure]["mean"] for run in results])
+    return {
+        **joined,
+        "epochs_tested": results[0]["epochs_tested"],
+        "test_accuracy": [run["test_accuracy"][0] for run in results],
+        "device": sorted({run["device"] for run in results}),
+        "jax": sorted({run["jax"] for run in results}),
+    }

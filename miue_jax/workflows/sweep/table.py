@@ -1,0 +1,203 @@
+"""The tables of a matrix: methods down, defenses across."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from typing import Any
+
+
+def render(results: Mapping[str, Any]) -> str:
+    """The Markdown tables of a matrix, one for each victim.
+
+    Args:
+      results: what experiments/matrix.py wrote.
+
+    Returns:
+      The tables, and below them where their numbers come from.
+    """
+    victims = list(results["victims"])
+    parts = []
+    for victim in victims:
+        if len(victims) > 1:
+            parts.append(f"Victim {victim}:\n")
+        parts.append(_victim(results, victim))
+    if any("robust" in cell for cell in results["cells"]):
+        parts.append(_robust(results))
+    parts.append(origin(results) + "\n")
+    return "\n".join(parts)
+
+
+def _victim(results: Mapping[str, Any], victim: str) -> str:
+    cells = {
+        (cell["method"], cell["defense"]): cell
+        for cell in results["cells"]
+        if cell["victim"] == victim
+    }
+    methods, defenses = axes(results, victim)
+    if "methods" not in results:
+        # Of a comparison, whose victims had a defense each.
+        defenses = [name for name in defenses if any(key[1] == name for key in cells)]
+    lines = [
+        f"| trained on | {' | '.join(defenses)} |",
+        f"|---|{'---:|' * len(defenses)}",
+    ]
+    for method in methods:
+        shown = [_accuracy(cells.get((method, defense))) for defense in defenses]
+        lines.append(f"| {label(results, method)} | {' | '.join(shown)} |")
+    return "\n".join(lines) + "\n"
+
+
+def axes(results: Mapping[str, Any], victim: str) -> tuple[list[str], list[str]]:
+    """The rows and columns of a victim, those of which nothing is done included.
+
+    Args:
+      results: what experiments/matrix.py wrote.
+      victim: its name there.
+
+    Returns:
+      Names of methods and of defenses.
+    """
+    found = dict.fromkeys(cell["method"] for cell in results["cells"])
+    columns = results.get("columns", {}).get(victim, results["defenses"])
+    return list(results.get("methods", found)), list(columns)
+
+
+def label(results: Mapping[str, Any], method: str) -> str:
+    """The name of a row: the method, with what others would not expect of it.
+
+    That is a budget other than L-infinity 8, and an export that does not round.
+
+    Args:
+      results: what experiments/matrix.py wrote.
+      method: its name there.
+
+    Returns:
+      The name.
+    """
+    made = results["protected"].get(method)
+    if made is None:
+        return method
+    told = [made["budget"]] if made["budget"] != "linf 8 gray levels" else []
+    if made.get("export", "round") != "round":
+        told.append(made["export"])
+    return f"{method} ({', '.join(told)})" if told else method
+
+
+def _accuracy(cell: Mapping[str, Any] | None, measure: str = "final") -> str:
+    if cell is None:
+        return ""
+    value = cell[measure]
+    mean = f"{100 * value['mean']:.1f}"
+    if value["std"] is None:
+        return mean
+    return f"{mean} ± {100 * value['std']:.1f} ({len(value['values'])})"
+
+
+def _robust(results: Mapping[str, Any]) -> str:
+    told = [
+        f"{cell['method']}, {cell['defense']}, {cell['victim']}: "
+        f"{_accuracy(cell, 'robust')}"
+        for cell in results["cells"]
+        if "robust" in cell
+    ]
+    return (
+        "Robust accuracy of the adversarially trained in %, against projected gradient "
+        f"of the radius they were trained with: {'; '.join(told)}.\n"
+    )
+
+
+def origin(results: Mapping[str, Any]) -> str:
+    """Where the numbers of a matrix come from.
+
+    Args:
+      results: what experiments/matrix.py wrote.
+
+    Returns:
+      One paragraph.
+    """
+    protocols = "; ".join(
+        f"{name}: {p['model']}"
+        + (f" of width {p['width']}" if p["width"] is not None else "")
+        + f", {p['epochs']} epochs, batch {p['batch_size']}, learning rate "
+        f"{p['learning_rate']:g}{_schedule(p)}, weight decay {p['weight_decay']:g}"
+        f"{_rest(p)}"
+        for name, p in results["victims"].items()
+    )
+    defenses = "".join(
+        f" {name}: {_settings(spec)}."
+        for name, spec in results["defenses"].items()
+        # Comparisons of before have names only.
+        if not isinstance(spec, str) and spec["name"] != "none"
+    )
+    seeds = sorted({seed for cell in results["cells"] for seed in cell["seeds"]})
+    failed = "".join(f" {c}: {why}." for c, why in results.get("failed", {}).items())
+    devices, versions = (
+        ", ".join(sorted({value for cell in results["cells"] for value in cell[key]}))
+        for key in ("device", "jax")
+    )
+    shards = results.get("num_shards")
+    split = f", {shards} shards" if shards is not None and shards > 1 else ""
+    note = f" ({results['note']})" if "note" in results else ""
+    return (
+        "Clean test accuracy in % after the last epoch: mean ± standard deviation "
+        "(number of seeds of the victim), without spread where there is one seed; an "
+        f"empty cell was not run. {results['done']} of {results['planned']} victims "
+        f"are done, seeds {', '.join(map(str, seeds))}.{failed} {protocols}.{defenses} "
+        "The settings of the generators are in results.json, and the peaks of the "
+        f"accuracy curves, as early stopping would have them. {results['data']}; "
+        f"{results['processor']}, {devices}{split}, jax {versions}. "
+        f"`{results['command']}`{note}"
+    )
+
+
+def _settings(spec: Mapping[str, Any]) -> str:
+    own = {k: v for k, v in spec.items() if k != "name" and v is not None}
+    return f"{spec['name']}" + "".join(f", {k} {v}" for k, v in own.items())
+
+
+def _rest(protocol: Mapping[str, Any]) -> str:
+    told = [f"momentum {protocol['momentum']:g}"] if "momentum" in protocol else []
+    if protocol.get("clip_norm") is not None:
+        told.append(f"gradient norm at most {protocol['clip_norm']:g}")
+    if "dtype" in protocol:
+        told.append(protocol["dtype"])
+    return "".join(f", {text}" for text in told)
+
+
+def _schedule(protocol: Mapping[str, Any]) -> str:
+    if protocol.get("schedule", "cosine") == "cosine":
+        return " (cosine)"
+    shares = " and ".join(f"{100 * share:g} %" for share in protocol["milestones"])
+    return f" x {protocol['drop']:g} at {shares}" if shares else " (constant)"
+
+
+def to_csv(results: Mapping[str, Any]) -> str:
+    """All cells as comma-separated values, accuracies in [0, 1].
+
+    Args:
+      results: what experiments/matrix.py wrote.
+
+    Returns:
+      The text: a line for each method, defense and victim.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    measures = ("final", "best", "robust")
+    writer.writerow(
+        ["method", "budget", "export", "defense", "victim"]
+        + ["seeds", "settings", "protocol"]
+        + [f"{measure}_{part}" for measure in measures for part in ("mean", "std")]
+    )
+    for cell in results["cells"]:
+        made = results["protected"].get(cell["method"], {"budget": "none"})
+        row = [cell["method"], made["budget"], made.get("export", "round")]
+        row += [cell["defense"], cell["victim"]]
+        row.append(" ".join(map(str, cell["seeds"])))
+        row.append(json.dumps(results["defenses"][cell["defense"]]))
+        row.append(json.dumps(results["victims"][cell["victim"]]))
+        for measure in measures:
+            value = cell.get(measure, {"mean": None, "std": None})
+            row += [value["mean"], value["std"]]
+        writer.writerow(row)
+    return text.getvalue()

@@ -1,0 +1,113 @@
+"""PSNR and SSIM against their definitions in NumPy."""
+
+import numpy as np
+import pytest
+
+from miue_jax.image import quality
+
+
+def _images(count=3, size=16, channels=3, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (count, size, size, channels), dtype=np.uint8)
+
+
+def _noisy(images, radius=8, seed=1):
+    noise = np.random.default_rng(seed).integers(-radius, radius + 1, images.shape)
+    return np.clip(images.astype(int) + noise, 0, 255).astype(np.uint8)
+
+
+def _reference_ssim(a, b):
+    """SSIM of one channel pair from the paper's formula, window by window."""
+    offsets = np.arange(11) - 5
+    window = np.exp(-0.5 * (offsets / 1.5) ** 2)
+    window = np.outer(window, window)
+    window /= window.sum()
+    values = []
+    for top in range(a.shape[0] - 10):
+        for left in range(a.shape[1] - 10):
+            p, q = (z[top : top + 11, left : left + 11] / 255.0 for z in (a, b))
+            mean_p, mean_q = (window * p).sum(), (window * q).sum()
+            var_p = (window * (p - mean_p) ** 2).sum()
+            var_q = (window * (q - mean_q) ** 2).sum()
+            cov = (window * (p - mean_p) * (q - mean_q)).sum()
+            values.append(
+                (2 * mean_p * mean_q + 1e-4)
+                * (2 * cov + 9e-4)
+                / ((mean_p**2 + mean_q**2 + 1e-4) * (var_p + var_q + 9e-4))
+            )
+    return np.mean(values)
+
+
+def test_psnr_of_a_constant_shift():
+    clean = np.full((2, 4, 4, 3), 100, np.uint8)
+    # 20 log10(255 / 8)
+    assert quality.psnr(clean, clean + np.uint8(8)) == pytest.approx(30.0686, abs=1e-3)
+
+
+def test_psnr_is_the_mean_over_images():
+    clean = np.full((2, 4, 4, 1), 100, np.uint8)
+    images = clean.copy()
+    images[0] += 8
+    images[1] += 2
+    expected = np.mean(20 * np.log10(255 / np.array([8, 2])))
+    assert quality.psnr(clean, images) == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (11, 14), (14, 11)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_ssim_matches_the_formula(shape, channels):
+    height, width = shape
+    clean = _images(2, 16, channels)[:, :height, :width]
+    images = _noisy(clean, radius=60)
+    expected = np.mean(
+        [
+            _reference_ssim(clean[n, ..., c], images[n, ..., c])
+            for n in range(2)
+            for c in range(channels)
+        ]
+    )
+    assert 0.2 < expected < 0.99
+    assert quality.ssim(clean, images) == pytest.approx(expected, abs=1e-4)
+
+
+def test_unchanged_images_do_not_count():
+    clean = _images(4)
+    images = _noisy(clean)
+    half = images.copy()
+    half[::2] = clean[::2]
+    for metric in (quality.psnr, quality.ssim):
+        assert metric(clean, half) == pytest.approx(
+            metric(clean[1::2], images[1::2]), abs=1e-5
+        ), metric.__name__
+
+
+def test_identical_images():
+    clean = _images()
+    assert quality.psnr(clean, clean) == np.inf
+    assert quality.ssim(clean, clean) == 1.0
+
+
+def test_chunks_give_the_value_of_the_whole(monkeypatch):
+    clean = _images(7)
+    images = _noisy(clean)
+    whole = quality.psnr(clean, images), quality.ssim(clean, images)
+    monkeypatch.setattr(quality, "_CHUNK", 3)
+    chunks = quality.psnr(clean, images), quality.ssim(clean, images)
+    np.testing.assert_allclose(chunks, whole, rtol=1e-5)
+
+
+@pytest.mark.parametrize("metric", [quality.psnr, quality.ssim])
+def test_bad_input(metric):
+    clean = _images()
+    with pytest.raises(ValueError, match=r"\(3, 16, 16, 3\) and \(2, 16, 16, 3\)"):
+        metric(clean, clean[:2])
+    with pytest.raises(ValueError, match="uint8, got uint8 and float32"):
+        metric(clean, clean.astype(np.float32))
+    with pytest.raises(ValueError, match="N, H, W, C"):
+        metric(clean[0], clean[0])
+
+
+def test_ssim_refuses_images_below_its_window():
+    clean = _images(size=10)
+    with pytest.raises(ValueError, match="at least 11x11 pixels, got 10x10"):
+        quality.ssim(clean, _noisy(clean))

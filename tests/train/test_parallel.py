@@ -1,0 +1,56 @@
+"""Placement on a mesh and the checks that come before any compute."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from miue_jax.train import parallel
+from miue_jax.train.parallel import State
+
+
+def test_prefix_specs_reach_every_leaf():
+    mesh = parallel.data_mesh()
+    state = State(
+        np.int32(0), {"w": np.ones(3), "none": None}, (np.zeros((8, 2)), np.ones(16))
+    )
+    placed = parallel.place(state, mesh, parallel.STATE_SPEC)
+    assert placed.shared["w"].sharding.is_fully_replicated
+    assert placed.per_example[0].sharding.spec == P("data")
+    assert len(placed.per_example[1].addressable_shards) == mesh.size
+    np.testing.assert_array_equal(parallel.to_host(placed).per_example[1], np.ones(16))
+
+
+def test_a_parallel_mean_gradient_is_the_global_one():
+    x = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)
+
+    def gradient(weights, x):
+        grads = jax.grad(lambda w: jnp.mean(jnp.tanh(x @ w) ** 2))(weights)
+        return jax.lax.pmean(grads, parallel.AXIS)
+
+    mapped = parallel.parallelize(
+        gradient,
+        parallel.data_mesh(),
+        in_specs=(parallel.COPIED_SPEC, parallel.DATA_SPEC),
+        out_specs=parallel.COPIED_SPEC,
+    )
+    weights = jnp.arange(3.0)
+    expected = jax.grad(lambda w: jnp.mean(jnp.tanh(x @ w) ** 2))(weights)
+    np.testing.assert_allclose(mapped(weights, x), expected, rtol=1e-5)
+
+
+def test_shards_that_do_not_split_over_the_devices_are_refused():
+    with pytest.raises(ValueError, match="4 shards do not"):
+        parallel.check_shards(4, parallel.data_mesh())
+    parallel.check_shards(16, parallel.data_mesh())
+
+
+def test_runs_of_one_seed_for_other_purposes_share_no_draws():
+    mesh = parallel.data_mesh()
+    keys = [parallel.run_key(0, name, mesh) for name in ("generator", "victim")]
+    keys += [parallel.run_key(1, "victim", mesh), parallel.run_key(0, "victim", mesh)]
+    draws = [float(jax.random.uniform(key)) for key in keys]
+    assert len(set(draws[:3])) == 3
+    assert draws[1] == draws[3]
+    assert keys[0].sharding.is_fully_replicated

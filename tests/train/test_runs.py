@@ -1,0 +1,314 @@
+"""Run directories: one configuration, one process, metrics that can be resumed."""
+
+import concurrent.futures
+import errno
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from miue_jax.train import checkpoints, loop, parallel, run_directory, sampling
+from miue_jax.train import metrics as means
+
+
+def test_a_directory_belongs_to_one_configuration(tmp_path):
+    workdir = tmp_path / "run"
+    config = {"method": {"radius": 8.0}, "classes": (1, 2)}
+    with run_directory.open_directory(workdir, config, resume=False):
+        pass
+    with run_directory.open_directory(workdir, config, resume=True):
+        pass
+    with (
+        pytest.raises(ValueError, match=r"method.radius is 8.0 there and 4.0 here"),
+        run_directory.open_directory(
+            workdir, {**config, "method": {"radius": 4.0}}, resume=True
+        ),
+    ):
+        pass
+    with (
+        pytest.raises(ValueError, match="holds a run already; pass --resume"),
+        run_directory.open_directory(workdir, config, resume=False),
+    ):
+        pass
+
+
+def test_foreign_files_and_a_second_process_are_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("")
+    with (
+        pytest.raises(ValueError, match="is not empty and holds no run"),
+        run_directory.open_directory(tmp_path, {}, resume=True),
+    ):
+        pass
+    workdir = tmp_path / "run"
+    with (
+        run_directory.open_directory(workdir, {}, resume=True),
+        pytest.raises(ValueError, match="another process is working in"),
+        run_directory.open_directory(workdir, {}, resume=True),
+    ):
+        pass
+
+
+def test_processes_that_share_a_directory_keep_out_the_others(tmp_path):
+    workdir = tmp_path / "run"
+    with (
+        run_directory.open_directory(workdir, {}, resume=True, shared=True),
+        run_directory.open_directory(workdir, {}, resume=True, shared=True),
+        pytest.raises(run_directory.Busy, match="another process is working in"),
+        run_directory.open_directory(workdir, {}, resume=True),
+    ):
+        pass
+
+
+def test_a_damaged_configuration_is_named(tmp_path):
+    (tmp_path / "config.json").write_text('{"method": ')
+    with (
+        pytest.raises(ValueError, match=r"config.json is not readable JSON"),
+        run_directory.open_directory(tmp_path, {}, resume=True),
+    ):
+        pass
+
+
+def test_json_that_is_no_object_or_lacks_something_is_named(tmp_path):
+    (tmp_path / "config.json").write_text("3")
+    with (
+        pytest.raises(ValueError, match=r"config.json is damaged: it holds no JSON ob"),
+        run_directory.open_directory(tmp_path, {}, resume=True),
+    ):
+        pass
+    (tmp_path / "results.json").write_text('{"best": 1}')
+    with pytest.raises(ValueError, match=r"results.json is damaged: it has no final"):
+        run_directory.read_json(tmp_path / "results.json", needed=("best", "final"))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_settings_that_are_not_finite_are_named_before_anything_is_written(
+    tmp_path, value
+):
+    with (
+        pytest.raises(ValueError, match=r"method.radius is .*; it must be finite"),
+        run_directory.open_directory(
+            tmp_path / "run", {"method": {"radius": value}}, resume=True
+        ),
+    ):
+        pass
+    assert not (tmp_path / "run").exists()
+
+
+def test_of_two_first_starters_with_other_configurations_one_is_refused(
+    tmp_path, monkeypatch
+):
+    workdir = tmp_path / "run"
+    write = run_directory.write_json
+    together = threading.Barrier(2)
+
+    def slowly(path, value):
+        time.sleep(0.1)  # the other one looks meanwhile
+        write(path, value)
+
+    monkeypatch.setattr(run_directory, "write_json", slowly)
+
+    def start(seed: int) -> bool:
+        together.wait()
+        try:
+            with run_directory.open_directory(
+                workdir, {"seed": seed}, resume=True, shared=True
+            ):
+                return True
+        except ValueError:
+            return False
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(start, (0, 1))) == [False, True]
+
+
+def test_what_a_killed_run_left_is_removed_by_the_one_that_goes_on(tmp_path):
+    left = tmp_path / "seed_0" / f".metrics.jsonl.{'0' * 32}.tmp"
+    (tmp_path / "config.json").write_text("{}")
+    left.parent.mkdir()
+    left.write_text("")
+    with run_directory.open_directory(tmp_path, {}, resume=True, shared=True):
+        assert left.exists(), "another process may be writing it"
+    with run_directory.open_directory(tmp_path, {}, resume=True):
+        assert not left.exists()
+
+
+@pytest.mark.parametrize(
+    ("seeds", "message"),
+    [
+        (("a",), "seeds holds 'a'"),
+        ((0, 0.5), r"seeds holds 0\.5"),
+        ((True,), "seeds holds True"),
+        ((-1,), "seeds holds -1"),
+        ((2**32,), "seeds holds 4294967296"),
+        ((1, 0, 1), "they must differ"),
+        ((), "seeds is empty"),
+        (3, "must be a list"),
+    ],
+)
+def test_seeds_that_are_none_are_named(seeds, message):
+    with pytest.raises(ValueError, match=message):
+        run_directory.check_seeds("seeds", seeds)
+
+
+def test_the_largest_seed_is_one_that_keys_tell_apart():
+    run_directory.check_seeds("seeds", [0, 2**32 - 1])
+    keys = {str(jax.random.key_data(jax.random.key(s))) for s in (0, 1, 2**32 - 1)}
+    assert len(keys) == 3
+
+
+def test_the_number_of_shards_is_that_of_devices_unless_given():
+    mesh = parallel.data_mesh()
+    assert run_directory.number_of_shards(None, mesh) == mesh.size
+    assert run_directory.number_of_shards(16, mesh) == 16
+    for wrong in (0, -1):
+        with pytest.raises(ValueError, match=f"num_shards is {wrong}; it must be"):
+            run_directory.number_of_shards(wrong, mesh)
+
+
+def test_a_stop_between_two_marks_keeps_the_sums_of_the_means(tmp_path, monkeypatch):
+    """However calls are cut, by clocks or signals, the means are equal bit for bit."""
+    mesh = parallel.data_mesh(jax.devices()[:1])
+    data = parallel.place(
+        sampling.deal(np.zeros((4, 1, 1, 1), np.uint8), np.zeros(4, np.int32), 1),
+        mesh,
+        parallel.DATA_SPEC,
+    )
+    key = parallel.run_key(0, "test", mesh)
+
+    def step(key, state, data):
+        draw = jax.random.normal(jax.random.fold_in(key, state.step))
+        return state._replace(step=state.step + 1), {"draw": means.mean_of(draw, 0.1)}
+
+    def first():
+        state = parallel.State(jnp.int32(0), None, None)
+        return parallel.place(state, mesh, parallel.STATE_SPEC)
+
+    advance = loop.advance(step, mesh)
+
+    def go(directory, *, seconds_a_call, signal_at=None):
+        monkeypatch.setattr(loop, "_SECONDS_A_CALL", seconds_a_call)
+        received = []
+
+        def watched(key, state, data, stop, totals=None):
+            if signal_at is not None and stop >= signal_at:
+                received.append(signal.SIGTERM)
+            return advance(key, state, data, stop, totals)
+
+        with checkpoints.Checkpoints(directory) as saved:
+            step, state, totals = loop.go_on(saved, first())
+            return loop.run_until(
+                100,
+                watched,
+                key,
+                state,
+                data,
+                step=step,
+                totals=totals,
+                saved=saved,
+                received=received,
+            )[1]
+
+    whole = go(tmp_path / "whole", seconds_a_call=1e3)
+    assert go(tmp_path / "small", seconds_a_call=0.0) == whole
+    with pytest.raises(loop.Stopped):
+        go(tmp_path / "stopped", seconds_a_call=0.0, signal_at=37)
+    with checkpoints.Checkpoints(tmp_path / "stopped") as saved:
+        assert saved.latest_step == 37
+    assert go(tmp_path / "stopped", seconds_a_call=1e3) == whole
+
+
+def test_metrics_are_cut_back_to_the_checkpoint(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    metrics = run_directory.MetricsFile(path, keep_until=0)
+    for step in (1, 2, 3):
+        metrics.write(step, {"loss": 1.0 / step})
+    with path.open("a") as file:
+        file.write('{"step": 4, "lo')  # the kill came here
+    again = run_directory.MetricsFile(path, keep_until=2)
+    assert [line["step"] for line in again.read()] == [1, 2]
+    again.write(3, {"loss": 0.5})
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    with pytest.raises(ValueError, match="loss is nan at step 4: training diverged"):
+        again.write(4, {"loss": float("nan"), "accuracy": 0.5})
+    # The line that the message sends the reader to is there.
+    last = json.loads(path.read_text().splitlines()[-1])
+    assert last == {"step": 4, "loss": None, "accuracy": 0.5}
+
+
+def test_a_damaged_line_of_metrics_is_named(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    for damaged in ("12", '{"epoch": 1}', "[1]", '{"step": 1, "lo'):
+        path.write_text(f'{{"step": 1}}\n{damaged}\n{{"step": 3}}\n')
+        with pytest.raises(ValueError, match=r"metrics.jsonl is damaged: line 2 holds"):
+            run_directory.MetricsFile(path, keep_until=3)
+
+
+def test_a_full_disk_for_metrics_names_the_file(tmp_path, monkeypatch):
+    metrics = run_directory.MetricsFile(tmp_path / "metrics.jsonl", keep_until=0)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(pathlib.Path, "open", full)
+    with pytest.raises(OSError, match=r"No space .*metrics\.jsonl"):
+        metrics.write(1, {"loss": 1.0})
+
+
+def test_signals_are_collected_and_handlers_put_back():
+    before = signal.getsignal(signal.SIGTERM)
+
+    def receive():
+        with loop.stop_signals() as received:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert received == [signal.SIGTERM]
+
+    with pytest.raises(loop.Stopped) as stopped:
+        receive()
+    assert stopped.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_second_signal_kills():
+    script = (
+        "import os, signal, sys; sys.path[:0] = sys.argv[1:]; import runs\n"
+        "with runs.stop_signals():\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    print('still here', flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    print('and now', flush=True)\n"
+    )
+    folder = str(pathlib.Path(run_directory.__file__).parents[1])
+    ended = subprocess.run(
+        [sys.executable, "-c", script, folder], capture_output=True, text=True
+    )
+    assert ended.stdout == "still here\n", ended.stderr
+    assert ended.returncode == -signal.SIGTERM
+
+
+def test_a_directory_that_others_do_not_see_is_refused(tmp_path, monkeypatch):
+    # This process is not the first, and the first one writes elsewhere.
+    monkeypatch.setattr(run_directory.jax, "process_index", lambda: 1)
+    with (
+        pytest.raises(ValueError, match="not one and the same for all processes"),
+        run_directory.open_directory(tmp_path / "run", {"a": 1}, resume=True),
+    ):
+        pass
+
+
+def test_json_is_whole_or_absent(tmp_path):
+    path = tmp_path / "results.json"
+    run_directory.write_json(path, {"a": 1})
+    with pytest.raises(ValueError, match="JSON"):
+        run_directory.write_json(path, {"a": float("nan")})
+    assert run_directory.read_json(path) == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["results.json"]

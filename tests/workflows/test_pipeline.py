@@ -1,0 +1,569 @@
+"""Generate and evaluate, as a user runs them: results, resuming, and bad input."""
+
+import copy
+import errno
+import json
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from configs import evaluate as evaluate_config
+from configs import generate as generate_config
+from PIL import Image
+
+from miue_jax import cli, defenses
+from miue_jax import data as data_sets
+from miue_jax.budget import Budget
+from miue_jax.data import artifact
+from miue_jax.train import checkpoints, parallel
+from miue_jax.workflows import evaluate, protect
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def _write_data(path: pathlib.Path, size: int = 96) -> str:
+    """Two classes: red and green both lighter or both darker, or one of each.
+
+    No color alone tells the class, and crops and flips keep the cue.
+    """
+    rng = np.random.default_rng(0)
+
+    def split(size: int) -> tuple[np.ndarray, np.ndarray]:
+        labels = np.arange(size) % 2
+        red = rng.choice([-24, 24], size)
+        green = red * (2 * labels - 1)
+        images = rng.integers(80, 140, (size, 8, 8, 3))
+        images[..., 0] += red[:, None, None]
+        images[..., 1] += green[:, None, None]
+        return images.astype(np.uint8), labels
+
+    (x, y), (x_test, y_test) = split(size), split(100)
+    np.savez(path, x_train=x, y_train=y, x_test=x_test, y_test=y_test)
+    return str(path)
+
+
+def _generate_config(data: str, **method):
+    config = generate_config.get_config("mi_ue/interleaved").to_dict()
+    config["data"]["name_or_path"] = data
+    config["method"] |= {
+        "model": "mlp2",
+        "width": 32,
+        "epochs": 4,
+        "batch_size": 16,
+        **method,
+    }
+    return config
+
+
+def _evaluate_config(train: str, test: str, **victim):
+    config = evaluate_config.get_config("quick").to_dict()
+    config["train"]["name_or_path"] = train
+    config["test"]["name_or_path"] = test
+    config["victim"] |= {
+        "model": "mlp2",
+        "width": 32,
+        "epochs": 3,
+        "batch_size": 16,
+        **victim,
+    }
+    config["seeds"] = (0, 1)
+    return config
+
+
+@pytest.fixture
+def data(tmp_path):
+    return _write_data(tmp_path / "data.npz")
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+    """Collectives over fake devices are slow, and most of this is not about them."""
+    mesh = parallel.data_mesh(jax.devices()[:1])
+    monkeypatch.setattr(parallel, "data_mesh", lambda: mesh)
+
+
+def _flags(config: dict) -> list[str]:
+    """The command line that says what a configuration says."""
+    found = []
+    for section in ("data", "method"):
+        for name, value in config[section].items():
+            if value is not None and name != "name":
+                found.append(f"--config.{section}.{name}={value}")
+    return [*found, f"--config.checkpoint_every={config['checkpoint_every']}"]
+
+
+def _command(script: str, *arguments: str) -> list[str]:
+    return [sys.executable, f"experiments/{script}.py", *arguments]
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "1"}
+
+
+def _run_script(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        _command(script, *arguments),
+        cwd=ROOT,
+        env=_environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.usefixtures("one_device")
+@pytest.mark.slow
+def test_a_protected_victim_does_worse_than_a_clean_one(tmp_path):
+    data = _write_data(tmp_path / "data.npz", 256)
+    settings = {"model": "mlp2", "width": 64, "batch_size": 32, "learning_rate": 0.05}
+    made = protect.run(
+        _generate_config(
+            data,
+            epochs=30,
+            radius=32.0,
+            step_size=6.4,
+            step_size_end=6.4,
+            crop=0,  # half of an image of eight pixels would be lost
+            **settings,
+        ),
+        tmp_path / "generate",
+        quiet=True,
+    )
+    assert made.metadata["audit"]["max_change"] <= 32
+    artifact = str(tmp_path / "generate" / protect.ARTIFACT)
+    found = {}
+    for name, train in (("clean", data), ("protected", artifact)):
+        victim = _evaluate_config(train, data, epochs=40, **settings)
+        victim["evaluate_every"] = 40
+        found[name] = evaluate.run(victim, tmp_path / name, quiet=True)
+    clean, poisoned = (found[n]["final"]["mean"] for n in ("clean", "protected"))
+    assert clean > 0.8
+    assert poisoned < 0.65
+    # The protected victim fits what it was given: its failure is not one of training.
+    assert min(curve[-1] for curve in found["protected"]["train_accuracy"]) > 0.75
+
+
+@pytest.mark.usefixtures("one_device")
+def test_results_hold_every_seed_and_epoch(tmp_path, data):
+    config = _evaluate_config(data, data)
+    found = evaluate.run(config, tmp_path / "run", quiet=True)
+    assert np.shape(found["test_accuracy"]) == (2, 3)
+    assert found["final"]["values"] == [curve[-1] for curve in found["test_accuracy"]]
+    assert found["best"]["values"] == [max(c) for c in found["test_accuracy"]]
+    assert found["final"]["std"] == pytest.approx(
+        np.std(found["final"]["values"], ddof=1)
+    )
+    again = evaluate.run(config, tmp_path / "run", quiet=True)
+    assert again == json.loads((tmp_path / "run" / evaluate.RESULTS).read_text())
+
+
+@pytest.mark.usefixtures("one_device")
+def test_a_defense_purifies_what_the_victim_trains_on(tmp_path, data, monkeypatch):
+    black = defenses.Defense(purify=lambda key, images, labels: np.zeros_like(images))
+    monkeypatch.setattr(defenses, "create", lambda name, **shape: black)
+    config = _evaluate_config(data, data)
+    found = evaluate.run(config, tmp_path / "run", quiet=True)
+    # Without any input, a victim can only guess one of two classes.
+    assert max(max(curve) for curve in found["train_accuracy"]) < 0.65
+
+
+@pytest.mark.usefixtures("one_device")
+def test_a_finished_run_is_not_repeated(tmp_path, data, monkeypatch):
+    config = _generate_config(data)
+    first = protect.run(config, tmp_path / "run", quiet=True)
+    monkeypatch.setattr(protect, "_generate", lambda *a, **k: pytest.fail("ran again"))
+    again = protect.run(config, tmp_path / "run", quiet=True)
+    np.testing.assert_array_equal(first.dataset.images, again.dataset.images)
+    changed = copy.deepcopy(config)
+    changed["method"]["temperature"] = 0.2
+    with pytest.raises(ValueError, match=r"method.temperature is 0.1 there and 0.2"):
+        protect.run(changed, tmp_path / "run", quiet=True)
+
+
+@pytest.mark.usefixtures("one_device")
+def test_other_data_under_the_same_name_are_refused(tmp_path, data):
+    config = _generate_config(data)
+    protect.run(config, tmp_path / "run", quiet=True)
+    _write_data(pathlib.Path(data), 99)
+    with pytest.raises(ValueError, match="source is"):
+        protect.run(config, tmp_path / "run", quiet=True)
+
+
+@pytest.mark.slow
+def test_kill_minus_nine_and_sigterm_leave_no_trace_in_the_result(tmp_path, data):
+    config = _generate_config(data, epochs=100)
+    config["checkpoint_every"] = 10
+    arguments = _flags(config)
+    whole = _run_script("generate", *arguments, f"--workdir={tmp_path / 'whole'}")
+    assert whole.returncode == 0, whole.stderr
+    for number, expected in ((signal.SIGKILL, -9), (signal.SIGTERM, 143)):
+        workdir = tmp_path / f"stopped_{number}"
+        command = _command("generate", *arguments, f"--workdir={workdir}")
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=_environment(), stderr=subprocess.PIPE, text=True
+        )
+        metrics = workdir / "metrics.jsonl"
+        deadline = time.monotonic() + 200
+        while time.monotonic() < deadline and process.poll() is None:
+            if metrics.exists() and metrics.read_text().count("\n") > 25:
+                break
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=100)
+        assert process.returncode == expected, errors
+        assert not (workdir / protect.ARTIFACT).exists(), "it was stopped too late"
+        resumed = _run_script(
+            "generate", *arguments, f"--workdir={workdir}", "--resume"
+        )
+        assert resumed.returncode == 0, resumed.stderr
+        for name in (protect.ARTIFACT, "protected.delta.npy"):
+            a, b = ((tmp_path / d / name).read_bytes() for d in ("whole", workdir))
+            assert a == b, f"{name} differs after {signal.Signals(number).name}"
+        lines = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
+        assert lines == sorted(set(lines)), "metrics repeat steps"
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_numbers_of_one(tmp_path, data):
+    arguments = _flags(_generate_config(data))
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+
+    def start(workdir: str, devices: int, **variables: str) -> subprocess.Popen[str]:
+        environment = {**_environment(), "JAX_NUM_CPU_DEVICES": str(devices)}
+        return subprocess.Popen(
+            _command("generate", *arguments, f"--workdir={tmp_path / workdir}"),
+            cwd=ROOT,
+            env={**environment, **variables},
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
+
+    cluster = {
+        "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
+        "JAX_NUM_PROCESSES": "2",
+    }
+    processes = [
+        start("one", 4),
+        *(start("two", 2, **cluster, JAX_PROCESS_ID=str(i)) for i in range(2)),
+    ]
+    try:
+        for process in processes:
+            _, errors = process.communicate(timeout=200)
+            assert process.returncode == 0, errors
+    finally:
+        for process in processes:
+            process.kill()
+    one, two = (artifact.load(tmp_path / n / protect.ARTIFACT) for n in ("one", "two"))
+    assert two.metadata["num_shards"] == one.metadata["num_shards"] == 4
+    differing = np.mean(one.dataset.images != two.dataset.images)
+    assert differing < 0.02, f"{differing:.1%} of the values differ"
+
+
+def _folder(root: pathlib.Path, *names: str) -> pathlib.Path:
+    for index, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8 + index // 3)).save(root / name)
+    return root
+
+
+def _arrays(root: pathlib.Path, **changes) -> pathlib.Path:
+    images, labels = np.zeros((8, 8, 8, 3), np.float32), np.arange(8) % 2
+    path = root / "arrays.npz"
+    np.savez(path, **{"images": images, "labels": labels, **changes})
+    return path
+
+
+def _no_path(root: pathlib.Path) -> pathlib.Path:
+    return root / "none"
+
+
+def _one_class(root: pathlib.Path) -> pathlib.Path:
+    return _folder(root, "cats/0.png")
+
+
+def _unreadable(root: pathlib.Path) -> pathlib.Path:
+    _folder(root, "cats/0.png", "dogs/1.png")
+    (root / "dogs/1.png").write_bytes(b"no image")
+    return root
+
+
+def _mixed_sizes(root: pathlib.Path) -> pathlib.Path:
+    return _folder(root, "cats/0.png", "cats/1.png", "dogs/2.png", "dogs/3.png")
+
+
+def _labels_out_of_range(root: pathlib.Path) -> pathlib.Path:
+    return _arrays(root, class_names=["cat", "dog"], labels=np.arange(8) % 3)
+
+
+def _not_a_number(root: pathlib.Path) -> pathlib.Path:
+    return _arrays(root, images=np.full((8, 8, 8, 3), np.nan))
+
+
+def _out_of_range(root: pathlib.Path) -> pathlib.Path:
+    return _arrays(root, images=np.full((8, 8, 8, 3), 1.5))
+
+
+def _truncated(root: pathlib.Path) -> pathlib.Path:
+    clean = data_sets.Dataset(
+        np.zeros((8, 8, 8, 3), np.uint8), np.arange(8, dtype=np.int32) % 2, ("a", "b")
+    )
+    delta = np.full(clean.images.shape, 2 / 255, np.float32)
+    path = root / "protected.npz"
+    artifact.save(
+        path, artifact.build(clean, delta, budget=Budget("linf", 8), metadata={})
+    )
+    path.write_bytes(path.read_bytes()[:-500])
+    return path
+
+
+BAD_DATA = {
+    _no_path: "none: no such file",
+    _one_class: "two class folders are needed",
+    _unreadable: r"dogs.1\.png: not a readable image",
+    _mixed_sizes: r"dogs.3\.png: is 8x9, but .*0\.png is 8x8",
+    _labels_out_of_range: r"arrays\.npz: labels must lie in \[0, 1\], got 2",
+    _not_a_number: r"arrays\.npz: images has NaN",
+    _out_of_range: r"arrays\.npz: images must lie in \[0, 1\]",
+    _truncated: r"protected\.npz",
+}
+
+
+def _refused(capsys, script, config, workdir: pathlib.Path) -> str:
+    """The one line with which a script ends with status 2 on bad input."""
+    with pytest.raises((ValueError, OSError)) as raised:  # as in command_line.run
+        script.run(config, workdir, quiet=True)
+    with pytest.raises(SystemExit) as ended:
+        cli.fail(raised.value)
+    printed = capsys.readouterr()
+    assert ended.value.code == cli.BAD_INPUT == 2
+    assert not printed.out
+    lines = printed.err.splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+@pytest.mark.parametrize("make", BAD_DATA, ids=lambda make: make.__name__.strip("_"))
+@pytest.mark.parametrize("use", ["generate", "train", "test"])
+def test_bad_data_end_in_one_line_with_status_two(tmp_path, data, capsys, make, use):
+    (tmp_path / "bad").mkdir()
+    path = str(make(tmp_path / "bad"))
+    if use == "generate":
+        script, config = protect, _generate_config(path)
+    elif use == "train":
+        script, config = evaluate, _evaluate_config(path, data)
+    else:
+        script, config = evaluate, _evaluate_config(data, path)
+        config["test"]["split"] = "train"  # the only split that these have
+    line = _refused(capsys, script, config, tmp_path / "run")
+    assert re.search(BAD_DATA[make], line), line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("one_device")
+@pytest.mark.parametrize("script", [protect, evaluate], ids=["generate", "evaluate"])
+def test_a_truncated_checkpoint_ends_in_one_line(tmp_path, data, capsys, script):
+    # A whole run first; without its result it goes on from its last checkpoint.
+    if script is protect:
+        config, result = _generate_config(data, epochs=1), protect.ARTIFACT
+        config["checkpoint_every"] = 4
+    else:
+        config, result = _evaluate_config(data, data, epochs=2), evaluate.RESULTS
+    script.run(config, tmp_path / "run", quiet=True)
+    (tmp_path / "run" / result).unlink()
+    for file in (tmp_path / "run").rglob("checkpoints/**/*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    line = _refused(capsys, script, config, tmp_path / "run")
+    assert re.search(r"checkpoint \d+ in .*checkpoints cannot be read", line), line
+    assert not (tmp_path / "run" / result).exists()
+
+
+BAD_GENERATION = {
+    "radius": (lambda c, t: c["method"].update(radius=0.0), r"radius is 0\.0"),
+    "model": (lambda c, t: c["method"].update(model="resnt18"), "resnet18"),
+    "method": (lambda c, t: c["method"].update(name="mi_eu"), "mi_ue"),
+    "setting": (lambda c, t: c["method"].update(radios=8), "radius"),
+    "fraction of a level": (
+        lambda c, t: c["method"].update(radius=2.5),
+        "whole gray levels",
+    ),
+    "network": (lambda c, t: c["method"].update(model="lenet5", width=None), "16"),
+    "batch": (lambda c, t: c["method"].update(batch_size=12), "12 images does not"),
+    "too few": (lambda c, t: c["method"].update(batch_size=960), "batch of 960"),
+    "class to protect": (lambda c, t: c["protect"].update(classes=(9,)), "class 9"),
+    "checkpoints": (lambda c, t: c.update(checkpoint_every=0), "checkpoint_every is 0"),
+    "crop": (lambda c, t: c["method"].update(crop=100), "crop is 100 pixels"),
+    "export": (lambda c, t: c.update(export="truncated"), "did you mean 'truncate'"),
+    "seed": (lambda c, t: c["protect"].update(seed=-1), "seed is -1"),
+}
+
+
+@pytest.mark.parametrize("case", list(BAD_GENERATION))
+def test_bad_input_to_generate_is_named_and_nothing_is_written(
+    tmp_path, data, capsys, case
+):
+    change, message = BAD_GENERATION[case]
+    config = _generate_config(data)
+    change(config, tmp_path)
+    line = _refused(capsys, protect, config, tmp_path / "run")
+    assert re.search(message, line), line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("one_device")
+def test_an_export_is_part_of_a_run_and_told(tmp_path, data):
+    config = _generate_config(data, epochs=1)
+    config["export"] = "drop_negative"
+    made = protect.run(config, tmp_path / "run", quiet=True)
+    assert made.metadata["export"] == "drop_negative"
+    clean = data_sets.load(data).images.astype(int)
+    change = made.dataset.images - clean
+    assert change.min() == 0
+    assert change.max() > 0
+    assert protect.run(config, tmp_path / "run", quiet=True).metadata == made.metadata
+    with pytest.raises(ValueError, match="export is 'drop_negative' there and 'round'"):
+        protect.run({**config, "export": "round"}, tmp_path / "run", quiet=True)
+
+
+@pytest.mark.usefixtures("one_device")
+def test_a_perturbation_of_nothing_is_an_error_and_no_artifact(tmp_path, data):
+    # A step that rounds to nothing in 8 bits.
+    config = _generate_config(data, step_size=0.1, step_size_end=0.1, epochs=1)
+    with pytest.raises(ValueError, match="is 0 gray levels in every image"):
+        protect.run(config, tmp_path / "run", quiet=True)
+    assert not list((tmp_path / "run").glob("protected*"))
+
+
+@pytest.mark.usefixtures("one_device")
+def test_training_that_diverges_ends_in_one_line_naming_the_step(
+    tmp_path, data, capsys
+):
+    broken = {"learning_rate": 1e6, "epochs": 4}
+    generating = _generate_config(data, **broken)
+    line = _refused(capsys, protect, generating, tmp_path / "generate")
+    assert re.search(r"\w+_loss is (nan|inf) at step \d+: training diverged", line), (
+        line
+    )
+    assert not list((tmp_path / "generate").glob("protected*"))
+    victim = _evaluate_config(data, data, **broken)
+    line = _refused(capsys, evaluate, victim, tmp_path / "victim")
+    assert re.search(r"train_loss is (nan|inf) at step \d+: training diverged", line), (
+        line
+    )
+    assert not (tmp_path / "victim" / evaluate.RESULTS).exists()
+
+
+BAD_EVALUATION = {
+    "small for JPEG": (lambda c: c.update(defense="jpeg-10"), "16"),
+    "defense": (lambda c: c.update(defense="jepg-10"), "jpeg"),
+    "network": (lambda c: c["victim"].update(model="lenet5", width=None), "16"),
+    "seeds": (lambda c: c.update(seeds=()), "seeds is empty"),
+    "field": (lambda c: c["victim"].update(epoch=3), "epoch"),
+    "model": (lambda c: c["victim"].update(model="vg11"), "vgg11"),
+    "test data": (lambda c: c["test"].update(name_or_path="shapes"), "classes"),
+    "every": (lambda c: c.update(evaluate_every=0), "evaluate_every is 0"),
+}
+
+
+@pytest.mark.parametrize("case", list(BAD_EVALUATION))
+def test_bad_input_to_evaluate_is_named_and_nothing_is_written(
+    tmp_path, data, capsys, case
+):
+    change, message = BAD_EVALUATION[case]
+    config = _evaluate_config(data, data)
+    change(config)
+    line = _refused(capsys, evaluate, config, tmp_path / "run")
+    assert re.search(message, line), line
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_protocol_names_the_nearest():
+    with pytest.raises(ValueError, match="'quik'; did you mean 'quick'"):
+        evaluate_config.get_config("quik")
+
+
+@pytest.mark.usefixtures("one_device")
+def test_a_truncated_artifact_is_no_silent_clean_run(tmp_path, data):
+    protect.run(_generate_config(data), tmp_path / "made", quiet=True)
+    artifact = tmp_path / "made" / protect.ARTIFACT
+    artifact.write_bytes(artifact.read_bytes()[:-500])
+    with pytest.raises(ValueError, match=r"protected\.npz"):
+        evaluate.run(_evaluate_config(str(artifact), data), tmp_path / "v", quiet=True)
+    with pytest.raises(ValueError, match=r"protected\.npz"):
+        protect.run(_generate_config(data), tmp_path / "made", quiet=True)
+    assert not (tmp_path / "v").exists()
+
+
+@pytest.mark.usefixtures("one_device")
+def test_a_full_disk_is_one_error_and_leaves_no_artifact(tmp_path, data, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    config = _generate_config(data)
+    config["checkpoint_every"] = 5
+    checkpointer = checkpoints.ocp.training.Checkpointer
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpointer, "wait", full)
+        with pytest.raises(OSError, match=r"checkpoint 5 .* cannot be .*No space"):
+            protect.run(config, tmp_path / "run", quiet=True)
+    replace = os.replace
+
+    def full_for_artifacts(source, target):
+        return (full if "protected" in str(target) else replace)(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full_for_artifacts)
+        with pytest.raises(OSError, match=r"protected"):
+            protect.run(config, tmp_path / "run", quiet=True)
+    left = [p.name for p in (tmp_path / "run").iterdir() if p.suffix != ".json"]
+    assert not any("protected" in name for name in left), left
+    made = protect.run(config, tmp_path / "run", quiet=True)
+    artifact.check_source(made, protect.data.load(data))
+
+
+@pytest.mark.slow
+def test_scripts_report_bad_input_in_one_line_with_status_two(tmp_path):
+    cases = [
+        (
+            "generate",
+            ["--config=experiments/configs/generate.py:mi_ue/papr"],
+            "paper",
+        ),
+        ("generate", ["--config.method.radius=-1"], "radius is -1.0"),
+        ("generate", ["--config.method.radius=wide"], "radius"),
+        ("generate", ["--no_such_flag"], "no_such_flag"),
+        ("evaluate", [f"--config.train.name_or_path={tmp_path}/none"], "none: no such"),
+    ]
+    processes = [
+        (
+            subprocess.Popen(
+                _command(script, *extra, f"--workdir={tmp_path / 'run'}"),
+                cwd=ROOT,
+                env=_environment(),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            ),
+            message,
+        )
+        for script, extra, message in cases
+    ]
+    for process, message in processes:
+        output, errors = process.communicate(timeout=200)
+        assert process.returncode == 2, errors
+        assert "Traceback" not in errors
+        assert message in errors
+        assert len(errors.strip().splitlines()) == 1, errors
+        assert not output
+    assert not (tmp_path / "run").exists()
