@@ -4,7 +4,7 @@ import dataclasses
 import math
 import numbers
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -84,6 +84,23 @@ EXPORTS = ("round", "truncate", "drop_negative")
 
 # Values of a block of images: bounds temporaries to some 50 MB.
 _BLOCK = 1 << 21
+
+
+def to_unit(levels: Any) -> Any:
+    """Converts gray levels to [0, 1] units, in which images are computed with.
+
+    Args:
+      levels: a number or an array, in gray levels.
+
+    Returns:
+      levels / 255.
+
+    Example:
+      >>> from miue_jax.budget import to_unit
+      >>> round(to_unit(8), 4)
+      0.0314
+    """
+    return levels / 255
 
 
 def quantize(

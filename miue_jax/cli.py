@@ -1,117 +1,747 @@
-"""The flags that all scripts share, and bad input reported in one line, status 2."""
+"""The command ``miue``: what `miue_jax.workflows` does, from the command line."""
 
-import os
+import dataclasses
+import json
 import pathlib
-import re
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal, NamedTuple
 
-import jax
-from absl import app, flags, logging
-from ml_collections import config_flags
+import tyro
+from tyro.conf import Positional, arg
 
-from miue_jax.train import parallel
+from miue_jax import _checks, _command_line
+from miue_jax._command_line import load_config, option, parse
 
-BAD_INPUT = 2
+# JAX and the workflows are imported by the commands, so that the help is quick.
 
-# What flags and configuration files raise when they are parsed.
-_WRONG = (flags.Error, ValueError, TypeError, LookupError, AttributeError, OSError)
+PROG = "miue"
+
+_Export = Literal["round", "truncate", "drop_negative"]
 
 
-def run(
-    main: Callable[[dict[str, Any], pathlib.Path, bool], None],
-    *,
-    config_file: str,
-    description: str,
-    alone: Callable[[], bool] = lambda: False,
-) -> None:
-    """Runs a script with ``--config``, ``--workdir`` and ``--resume``.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Data:
+    """Options of a data set.
+
+    Attributes:
+      split: train or test.
+      per_class: images of each class, of a balanced subset; None for all.
+      seed: of the subset, and of procedural images.
+      data_dir: where TFDS keeps its prepared data.
+    """
+
+    split: str = "train"
+    per_class: int | None = None
+    seed: int = 0
+    data_dir: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Run:
+    """Options of every run.
+
+    Attributes:
+      workdir: directory of the run; rerun the same command to resume.
+      config: a Python file whose get_config() returns the settings; options override
+        them.
+      resume: resume a run that is in the directory.
+      quiet: no progress bars.
+    """
+
+    workdir: str = ""
+    config: str | None = None
+    resume: bool = True
+    quiet: bool = False
+
+
+def _directory(workdir: str) -> pathlib.Path:
+    if not workdir:
+        raise ValueError("--workdir is missing: name a directory for the run")
+    return pathlib.Path(workdir)
+
+
+def _source(name: str, options: _Data) -> Any:
+    from miue_jax.data import DataSource
+
+    return DataSource(name, **dataclasses.asdict(options))
+
+
+def _options(source: Any, default: _Data) -> tuple[str, _Data]:
+    """The name and the options of a data set in a configuration file."""
+    if not isinstance(source, Mapping):
+        source = (
+            dataclasses.asdict(source)
+            if not isinstance(source, str)
+            else {"name": source}
+        )
+    settings = {**dataclasses.asdict(default), **source}
+    name = settings.pop("name", "shapes")
+    for field in settings:
+        if field not in _Data.__dataclass_fields__:
+            raise _checks.unknown("setting of data", field, _Data.__dataclass_fields__)
+    return name, _Data(**settings)
+
+
+def _with_fields(base: type, **values: Any) -> type:
+    """Adds typed settings to the options: `generator=config` makes --generator.FIELD."""
+    fields = [
+        (
+            f"{name}_settings",
+            Annotated[
+                type(value) if not isinstance(value, type) else value, arg(name=name)
+            ],
+            dataclasses.field()
+            if isinstance(value, type)
+            else dataclasses.field(default=value),
+        )
+        for name, value in values.items()
+    ]
+    made = dataclasses.make_dataclass(
+        base.__name__.strip("_"), fields, bases=(base,), frozen=True, kw_only=True
+    )
+    made.__doc__ = base.__doc__
+    return made
+
+
+# protect
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Protect(_Run):
+    """Protects a data set: writes images that models do not learn from.
+
+    Attributes:
+      data: "shapes", a TFDS name, an image folder, an .npz file, a CIFAR archive, or
+        module:function.
+      data_options: of the data.
+      generator: its name and preset (see `miue list presets`), or module:function.
+      fraction: share of the images to protect.
+      classes: names or numbers of the classes to protect; None for all.
+      select_seed: of the choice of images.
+      export: how the perturbation becomes whole gray levels.
+      seed: of the generator.
+      num_shards: shards of the data; None for one per device.
+      checkpoint_every: steps between checkpoints.
+    """
+
+    data: Annotated[Positional[str], arg(metavar="DATA")] = "shapes"
+    data_options: Annotated[_Data, arg(name="data")] = _Data()
+    generator: str = "mi_ue/interleaved"
+    fraction: float = 1.0
+    classes: tuple[str, ...] | None = None
+    select_seed: int = 0
+    export: _Export = "round"
+    seed: int = 0
+    num_shards: int | None = None
+    checkpoint_every: int = 200
+
+
+def _protect(arguments: Sequence[str]) -> None:
+    from miue_jax import generators
+    from miue_jax.data import artifact
+    from miue_jax.workflows import protect
+
+    defaults, spec = _Protect(), None
+    if file := option(arguments, "--config", None):
+        defaults, spec = _protect_defaults(load_config(file), file)
+    name = option(arguments, "--generator", None)
+    if name is not None or spec is None:
+        spec = generators.spec(name or defaults.generator)
+    kind = _with_fields(_Protect, generator=spec.config)
+    given: Any = parse(
+        kind,
+        arguments,
+        prog=f"{PROG} protect",
+        default=kind(**_shallow(defaults), generator_settings=spec.config),
+    )
+    workdir = _directory(given.workdir)
+    config = protect.ProtectConfig(
+        data=_source(given.data, given.data_options),
+        generator=generators.GeneratorSpec(spec.name, given.generator_settings),
+        select=protect.Selection(
+            fraction=given.fraction, classes=given.classes, seed=given.select_seed
+        ),
+        **{
+            k: getattr(given, k)
+            for k in ("export", "seed", "num_shards", "checkpoint_every")
+        },
+    )
+    _start()
+    made = protect.run(config, workdir, resume=given.resume, progress=not given.quiet)
+    print(f"{workdir / protect.ARTIFACT}: {artifact.describe(made)}")
+
+
+def _protect_defaults(config: Any, file: str) -> tuple[_Protect, Any]:
+    from miue_jax import generators
+    from miue_jax.workflows.protect import ProtectConfig
+
+    plain = _mapping(config, ProtectConfig, file)
+    name, options = _options(plain.pop("data", "shapes"), _Data())
+    spec = generators.spec(plain.pop("generator", "mi_ue/interleaved"))
+    select = plain.pop("select", {})
+    select = select if isinstance(select, Mapping) else dataclasses.asdict(select)
+    renamed = {"select_seed" if k == "seed" else k: v for k, v in select.items()}
+    if renamed.get("classes") is not None:
+        renamed["classes"] = tuple(map(str, renamed["classes"]))
+    return _Protect(data=name, data_options=options, **plain, **renamed), spec
+
+
+def _mapping(config: Any, kind: type, file: str) -> dict[str, Any]:
+    """The fields of a configuration, which may be a mapping or the dataclass itself."""
+    if isinstance(config, kind):
+        return _shallow(config)
+    if not isinstance(config, Mapping):
+        raise ValueError(
+            f"{file}: get_config must return a {kind.__name__} or a mapping of its "
+            f"fields, got {config!r:.100}"
+        )
+    fields = [field.name for field in dataclasses.fields(kind)]
+    for name in config:
+        if name not in fields:
+            raise _checks.unknown(f"setting in {file}", name, fields)
+    return dict(config)
+
+
+def _shallow(instance: Any) -> dict[str, Any]:
+    return {f.name: getattr(instance, f.name) for f in dataclasses.fields(instance)}
+
+
+# evaluate
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Evaluate(_Run):
+    """Trains victims on a data set and reports their accuracy on clean test images.
+
+    Attributes:
+      train: what they are trained on: a protected data set, or any other (see
+        `miue protect --help`).
+      test: clean test images.
+      train_options: of the training data.
+      test_options: of the test data.
+      victim: protocol of the training (see `miue list victims`).
+      defense: what they do against protection (see `miue list defenses`), or
+        module:function.
+      seeds: one victim each.
+      num_shards: shards of the data; None for one per device.
+      evaluate_every: epochs between tests.
+      checkpoint_every: epochs between checkpoints.
+    """
+
+    train: Annotated[Positional[str], arg(metavar="TRAIN")] = "shapes"
+    test: Annotated[Positional[str], arg(metavar="TEST")] = "shapes"
+    train_options: Annotated[_Data, arg(name="train")] = _Data()
+    test_options: Annotated[_Data, arg(name="test")] = _Data(split="test")
+    victim: str = "quick"
+    defense: str = "none"
+    seeds: tuple[int, ...] = (0, 1, 2)
+    num_shards: int | None = None
+    evaluate_every: int = 1
+    checkpoint_every: int = 1
+
+
+def _evaluate(arguments: Sequence[str]) -> None:
+    from miue_jax import defenses, victims
+    from miue_jax.workflows import evaluate
+
+    defaults, victim, defense = _Evaluate(), None, None
+    if file := option(arguments, "--config", None):
+        defaults, victim, defense = _evaluate_defaults(load_config(file), file)
+    name = option(arguments, "--victim", None)
+    if name is not None or victim is None:
+        victim = victims.preset(name or defaults.victim)
+    name = option(arguments, "--defense", None)
+    defense_name, settings = defenses.parse(name or defense or defaults.defense)
+    kind = _with_fields(_Evaluate, victim=victim, defense=settings)
+    values = {**_shallow(defaults), "victim_settings": victim}
+    if not isinstance(settings, type):
+        values["defense_settings"] = settings
+    given: Any = parse(
+        kind,
+        arguments,
+        prog=f"{PROG} evaluate",
+        # Without an instance of its own, a defense's required settings have no default.
+        default=None if isinstance(settings, type) and not file else kind(**values),
+    )
+    workdir = _directory(given.workdir)
+    config = evaluate.EvaluateConfig(
+        train=_source(given.train, given.train_options),
+        test=_source(given.test, given.test_options),
+        victim=given.victim_settings,
+        defense=(defense_name, given.defense_settings),
+        **{
+            k: getattr(given, k)
+            for k in ("seeds", "num_shards", "evaluate_every", "checkpoint_every")
+        },
+    )
+    _start()
+    results = evaluate.run(
+        config, workdir, resume=given.resume, progress=not given.quiet
+    )
+    print(f"{workdir / evaluate.RESULTS}: {evaluate.describe(results)}")
+
+
+def _evaluate_defaults(config: Any, file: str) -> tuple[_Evaluate, Any, Any]:
+    from miue_jax import _settings, victims
+    from miue_jax.workflows.evaluate import EvaluateConfig
+
+    plain = _mapping(config, EvaluateConfig, file)
+    victim = plain.pop("victim", "quick")
+    if isinstance(victim, str):
+        victim = victims.preset(victim)
+    elif isinstance(victim, Mapping):
+        victim = _settings.from_plain(victims.VictimConfig, victim, "victim")
+    for part, default in (("train", _Data()), ("test", _Data(split="test"))):
+        named = _options(plain.pop(part, "shapes"), default)
+        plain[part], plain[f"{part}_options"] = named
+    defense = plain.pop("defense", "none")
+    if "seeds" in plain:
+        plain["seeds"] = tuple(plain["seeds"])
+    return _Evaluate(**plain), victim, defense
+
+
+# sweep
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Sweep(_Run):
+    """Runs generators x defenses x seeds, cell by cell, and tabulates the accuracies.
+
+    Attributes:
+      data: the training data (see `miue protect --help`).
+      test: clean test images; None for the test split of the data.
+      data_options: of the training data.
+      test_options: of the test data.
+      generators: rows: names and presets, "clean", or names of the configuration.
+      defenses: columns: names, or names of the configuration.
+      victims: protocols of the training, or names of the configuration.
+      seeds: of the victims.
+      generator_seed: of every generator.
+      num_shards: shards of the data; None for one per device.
+      evaluate_every: epochs between tests.
+      data_name: what the tables call the data.
+      devices: processes to run at once, each on a device of its own.
+    """
+
+    data: Annotated[Positional[str], arg(metavar="DATA")] = "shapes"
+    test: str | None = None
+    data_options: Annotated[_Data, arg(name="data")] = _Data()
+    test_options: Annotated[_Data, arg(name="test")] = _Data(split="test")
+    generators: tuple[str, ...] = ("clean", "mi_ue/interleaved")
+    defenses: tuple[str, ...] = ("none",)
+    victims: tuple[str, ...] = ("quick",)
+    seeds: tuple[int, ...] = (0,)
+    generator_seed: int = 0
+    num_shards: int | None = None
+    evaluate_every: int = 1
+    data_name: str | None = None
+    devices: int | None = None
+
+
+def _sweep(arguments: Sequence[str]) -> None:
+    from miue_jax.workflows.sweep import run
+    from miue_jax.workflows.sweep.plan import Sweep
+
+    file, base = option(arguments, "--config", None), None
+    defaults = _Sweep()
+    if file:
+        base = load_config(file)
+        base = base if isinstance(base, Sweep) else Sweep(**_mapping(base, Sweep, file))
+        data, test = _options(base.data, _Data()), _options(base.test, _Data())
+        defaults = _Sweep(
+            data=data[0],
+            test=test[0],
+            data_options=data[1],
+            test_options=test[1],
+            **{axis: tuple(getattr(base, axis)) for axis in _AXES},
+            **{k: getattr(base, k) for k in ("seeds", *_SWEEP)},
+        )
+    given = parse(_Sweep, arguments, prog=f"{PROG} sweep", default=defaults)
+    workdir = _directory(given.workdir)
+    axes = {axis: _chosen(base, axis, getattr(given, axis)) for axis in _AXES}
+    # Blocks name rows and columns of the file: a choice of others replaces them.
+    chosen = any(getattr(given, x) != getattr(defaults, x) for x in (*_AXES, "seeds"))
+    sweep = Sweep(
+        data=_source(given.data, given.data_options),
+        test=_source(given.test or given.data, given.test_options),
+        **axes,
+        seeds=given.seeds,
+        blocks=() if base is None or chosen else base.blocks,
+        **{k: getattr(given, k) for k in _SWEEP},
+    )
+    options = {"resume": given.resume, "progress": not given.quiet}
+    if given.devices is None:
+        _start()
+        results = run.run(sweep, workdir, **options)
+    else:
+        results = run.run_workers(given.devices, sweep, workdir, **options)
+    failed = f", {len(results['failed'])} failed" if results["failed"] else ""
+    print(
+        f"{workdir}: {results['done']} of {results['planned']} cells are done{failed}; "
+        f"see table.md"
+    )
+
+
+_AXES = ("generators", "defenses", "victims")
+_SWEEP = ("generator_seed", "num_shards", "evaluate_every", "data_name")
+
+
+def _chosen(base: Any, axis: str, names: Sequence[str]) -> Any:
+    """Rows or columns by name: those of a configuration, or their own specs."""
+    known = {} if base is None else getattr(base, axis)
+    if not set(names) & known.keys():
+        return tuple(names)
+    return {name: known.get(name, name) for name in names}
+
+
+def _sweep_worker(arguments: Sequence[str]) -> None:
+    """One of the processes that `sweep --devices` starts."""
+    from miue_jax.train import run_directory
+    from miue_jax.workflows.sweep import run
+    from miue_jax.workflows.sweep.plan import Sweep
+
+    settings, workdir = map(pathlib.Path, arguments)
+    _start(alone=True)
+    run.run(Sweep(**run_directory.read_json(settings)), workdir)
+
+
+# detect, export, import, table, demo, list
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Detect:
+    """Tells how well simple models detect that a data set is protected.
+
+    Attributes:
+      protected: the protected data set (.npz).
+      data: its clean source (see `miue protect --help`).
+      data_options: of the source.
+      json: a file for the results.
+    """
+
+    protected: Annotated[Positional[str], arg(metavar="PROTECTED")]
+    data: Annotated[Positional[str], arg(metavar="DATA")]
+    data_options: Annotated[_Data, arg(name="data")] = _Data()
+    json: str | None = None
+
+
+def _detect(arguments: Sequence[str]) -> None:
+    from miue_jax.data import atomic
+    from miue_jax.train import run_directory
+    from miue_jax.workflows import detect
+
+    kind = dataclasses.make_dataclass(
+        "Detect", [], bases=(_Detect, detect.DetectConfig), frozen=True, kw_only=True
+    )
+    kind.__doc__ = _joined_docs(_Detect, detect.DetectConfig)
+    given: Any = parse(kind, arguments, prog=f"{PROG} detect")
+    if given.json is not None:
+        atomic.check_new_file(given.json)
+    config = detect.DetectConfig(
+        **{
+            f.name: getattr(given, f.name)
+            for f in dataclasses.fields(detect.DetectConfig)
+        }
+    )
+    _start()
+    source = _source(given.data, given.data_options)
+    results = detect.detect(given.protected, source, config)
+    if given.json is not None:
+        run_directory.write_json(pathlib.Path(given.json), results)
+    print(detect.describe(results))
+
+
+def _joined_docs(*kinds: type) -> str:
+    """One docstring with the attributes of several dataclasses."""
+    first = (kinds[0].__doc__ or "").rstrip()
+    rest = [
+        (kind.__doc__ or "").partition("Attributes:")[2].rstrip() for kind in kinds[1:]
+    ]
+    return first + "".join(rest)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _ExportOptions:
+    """Writes a protected data set as PNG files, or its perturbation as an array.
+
+    Attributes:
+      protected: the protected data set (.npz).
+      png: a folder to create: class/index.png.
+      npy: a file to create: float32 (N, C, H, W) in [0, 1] units, as PyTorch has it.
+    """
+
+    protected: Annotated[Positional[str], arg(metavar="PROTECTED")]
+    png: str | None = None
+    npy: str | None = None
+
+
+def _export(arguments: Sequence[str]) -> None:
+    from miue_jax.workflows.export import export
+
+    given = parse(_ExportOptions, arguments, prog=f"{PROG} export")
+    export(given.protected, png=given.png, npy=given.npy)
+    for path in filter(None, (given.npy, given.png)):
+        print(path)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Import:
+    """Makes a protected data set of a perturbation that another program generated.
+
+    Attributes:
+      perturbation: .npy, .npz, a PNG folder, or .pt (read without running its code).
+      data: the clean data (see `miue protect --help`).
+      output: the .npz file to write.
+      data_options: of the clean data.
+      norm: that bounds the change.
+      radius: its largest value: gray levels (linf), [0, 1] units (l2) or pixels (l0).
+      class_wise: whether there is one per class; None to tell from the shape.
+      export: how it becomes whole gray levels.
+    """
+
+    perturbation: Annotated[Positional[str], arg(metavar="PERTURBATION")]
+    data: Annotated[Positional[str], arg(metavar="DATA")]
+    output: str
+    data_options: Annotated[_Data, arg(name="data")] = _Data()
+    norm: Literal["linf", "l2", "l0", "unbounded"] = "linf"
+    radius: float = 8.0
+    class_wise: bool | None = None
+    export: _Export = "round"
+
+
+def _import(arguments: Sequence[str]) -> None:
+    from miue_jax.budget import Budget
+    from miue_jax.data import artifact
+    from miue_jax.workflows.import_perturbation import import_perturbation
+
+    given = parse(_Import, arguments, prog=f"{PROG} import")
+    radius: float | None = given.radius
+    if given.norm == "unbounded":
+        radius = None
+    elif given.norm == "l0" and given.radius.is_integer():
+        radius = int(given.radius)
+    made = import_perturbation(
+        given.perturbation,
+        _source(given.data, given.data_options),
+        output=given.output,
+        budget=Budget(given.norm, radius),
+        class_wise=given.class_wise,
+        export=given.export,
+    )
+    print(f"{given.output}: {artifact.describe(made)}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Table:
+    """Prints the table of results, or fills the marked tables of a Markdown file.
+
+    Attributes:
+      path: results.json, the folder of a run, or a Markdown file to fill.
+      check: write nothing; the status is 1 if a table of the file is out of date.
+    """
+
+    path: Annotated[Positional[str], arg(metavar="PATH")]
+    check: bool = False
+
+
+def _table(arguments: Sequence[str]) -> int:
+    from miue_jax.data import atomic
+    from miue_jax.workflows.table import table
+
+    given = parse(_Table, arguments, prog=f"{PROG} table")
+    text, path = table(given.path), pathlib.Path(given.path)
+    if path.is_dir() or path.suffix == ".json":
+        print(text)
+        return 0
+    if given.check:
+        return int(text != path.read_text())
+    with atomic.write_file(path) as file:
+        file.write(text.encode())
+    return 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Demo:
+    """Protects the data set shapes and trains two victims, in a few minutes.
+
+    Attributes:
+      workdir: directory of the demonstration; rerun to resume.
+      quiet: no progress bars.
+    """
+
+    workdir: str = "runs/demo"
+    quiet: bool = False
+
+
+def _demo(arguments: Sequence[str]) -> None:
+    from miue_jax.workflows.demo import demo
+
+    given = parse(_Demo, arguments, prog=f"{PROG} demo")
+    _start()
+    demo(
+        _directory(given.workdir),
+        say=lambda text: print(text, flush=True),
+        progress=not given.quiet,
+    )
+
+
+_Kind = Literal[
+    "generators", "presets", "defenses", "victims", "models", "data", "estimators"
+]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _List:
+    """Lists what can be named.
+
+    Attributes:
+      kind: what to list; everything by default.
+      json: print JSON.
+    """
+
+    kind: Annotated[Positional[_Kind | None], arg(metavar="KIND")] = None
+    json: bool = False
+
+
+def _list(arguments: Sequence[str]) -> None:
+    given = parse(_List, arguments, prog=f"{PROG} list")
+    kinds = [given.kind] if given.kind else list(_Kind.__args__)
+    found = {kind: _names(kind) for kind in kinds}
+    if given.json:
+        print(json.dumps(found, indent=1))
+        return
+    for kind, names in found.items():
+        indent = "" if given.kind else "  "
+        if not given.kind:
+            print(f"{kind}:")
+        for name in names:
+            print(f"{indent}{name}")
+
+
+def _names(kind: str) -> list[str]:
+    from miue_jax import defenses, generators, models, victims
+
+    if kind == "presets":
+        return [
+            f"{name}/{preset}"
+            for name in generators.NAMES
+            for preset in generators.presets(name)
+        ]
+    if kind == "data":
+        return [
+            "shapes",
+            "TFDS name (pip install miue_jax[tfds])",
+            "path of an image folder, .npz file, CIFAR archive or protected data set",
+            "module:function",
+        ]
+    if kind == "estimators":
+        from miue_jax.information import estimators
+
+        return list(estimators.NAMES)
+    tables = {
+        "generators": generators.NAMES,
+        "defenses": defenses.NAMES,
+        "victims": victims.NAMES,
+        "models": models.NAMES,
+    }
+    return list(tables[kind])
+
+
+# The command itself.
+
+
+class _Command(NamedTuple):
+    run: Callable[[Sequence[str]], int | None]
+    options: type | None  # for shell completion
+
+
+_COMMANDS = {
+    "protect": _Command(_protect, _Protect),
+    "evaluate": _Command(_evaluate, _Evaluate),
+    "sweep": _Command(_sweep, _Sweep),
+    "detect": _Command(_detect, _Detect),
+    "export": _Command(_export, _ExportOptions),
+    "import": _Command(_import, _Import),
+    "table": _Command(_table, _Table),
+    "demo": _Command(_demo, _Demo),
+    "list": _Command(_list, _List),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command.
 
     Args:
-      main: called with the configuration, the working directory and whether a run that
-        was stopped may be continued.
-      config_file: the default of ``--config``, relative to the repository.
-      description: of ``--config``.
-      alone: whether this process is to join no cluster, asked once flags are parsed.
+      arguments: the command line without the program's name; None for that of the
+        process.
+
+    Returns:
+      The exit status: 0, or 2 after bad input, which is reported in one line.
     """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0
+    if arguments[0] == "--version":
+        from miue_jax import __version__
+
+        print(__version__)
+        return 0
+    name, *rest = arguments
+    return _command_line.run(lambda: _dispatch(name, rest), f"{PROG} {name}")
+
+
+def _dispatch(name: str, arguments: list[str]) -> int | None:
+    # User-defined parts are found in the current directory, too.
+    if "" not in sys.path:
+        sys.path.append("")
+    if name == "sweep-worker":
+        return _sweep_worker(arguments)
+    if name == "completion":
+        return _completion(arguments)
+    if name not in _COMMANDS:
+        raise _checks.unknown("command", name, _COMMANDS)
     try:
-        # Where --config is left out, the default is parsed here, with its overrides.
-        config_flags.DEFINE_config_file("config", config_file, description)
-    except _WRONG as error:
-        fail(_named(error))
-    flags.DEFINE_string("workdir", None, "Directory of the run.")
-    flags.DEFINE_bool("resume", True, "Continue a run that was stopped.")
-    for name in ("config", "workdir", "resume"):
-        # Else --help of the script would not show them.
-        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
-
-    def start(rest: Sequence[str]) -> None:
-        del rest
-        values = flags.FLAGS
-        keep_compiled()
-        if values.workdir is None:
-            raise ValueError("--workdir is missing: name a directory for the run")
-        if not alone():
-            parallel.initialize_processes()
-        main(values.config.to_dict(), pathlib.Path(values.workdir), values.resume)
-
-    try:
-        app.run(start, flags_parser=parse)
-    except (ValueError, OSError) as error:
-        fail(error)
+        return _COMMANDS[name].run(arguments)
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else 0
 
 
-def keep_compiled() -> None:
-    """Keeps compiled programs in the user's cache, unless JAX is told where already."""
-    if jax.config.values["jax_compilation_cache_dir"] is None:
-        cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-        jax.config.update("jax_compilation_cache_dir", f"{cache}/miue_jax")
+def _start(*, alone: bool = False) -> None:
+    """Prepares JAX, once the arguments are known to be right."""
+    from miue_jax.train import parallel
+
+    _command_line.keep_compiled()
+    if not alone:
+        parallel.initialize_processes()
 
 
-def parse(arguments: Sequence[str]) -> Sequence[str]:
-    """Parses flags; what is wrong with them ends the script with status 2."""
-    options = [argument.partition("=")[0] for argument in arguments]
-    for option in options:
-        # A tuple that is given twice would hold both, and a number the last.
-        if option.startswith("--config.") and options.count(option) > 1:
-            fail(ValueError(f"{option} is given twice"))
-    try:
-        rest = flags.FLAGS(arguments)
-    except _WRONG as error:
-        fail(_named(error))
-    if len(rest) > 1:
-        fail(ValueError(f"unexpected argument {rest[1]!r}; every option is a flag"))
-    # Orbax reports every directory that it makes.
-    logging.set_verbosity(logging.WARNING)
-    return rest
+def _usage() -> str:
+    rows = [
+        f"  {name:<10} {(command.options.__doc__ or '').splitlines()[0]}"
+        for name, command in _COMMANDS.items()
+        if command.options is not None
+    ]
+    return "\n".join(
+        [
+            f"usage: {PROG} COMMAND [OPTIONS]",
+            "",
+            "Unlearnable examples: protect pictures from unauthorized training, and "
+            "measure it.",
+            "",
+            *rows,
+            "  completion Prints the completion script of a shell: bash, zsh or tcsh.",
+            "",
+            f"`{PROG} COMMAND --help` shows the options of a command.",
+        ]
+    )
 
 
-def _named(error: Exception) -> Exception:
-    """Says which option is wrong: the error itself knows its last part at most."""
-    options = [argument.lstrip("-").partition("=")[0] for argument in sys.argv[1:]]
-    options = [option for option in options if option.startswith("config.")]
-    reason = str(error)
-    if isinstance(error, LookupError | AttributeError):
-        found = re.search(r"'(\w+)", reason)
-        near = re.search(r'Did you mean "(\w+)"', reason)
-        if found:
-            options = [o for o in options if found[1] in o.split(".")]
-            hint = f"; did you mean {near[1]!r}?" if near else ""
-            reason = f"there is no setting {found[1]!r}{hint}"
-    elif not isinstance(error, TypeError):
-        return error
-    if not options:
-        return error
-    return ValueError(f"{' or '.join(f'--{option}' for option in options)}: {reason}")
-
-
-def fail(error: Exception) -> NoReturn:
-    """Prints an error in one line and exits with status 2."""
-    message = " ".join(str(error).split()) or type(error).__name__
-    if "Traceback (most recent call last)" in message:
-        # ml_collections reports an error of a configuration file with its traceback.
-        message = str(error).strip().splitlines()[-1].partition(": ")[2] or message
-    script = pathlib.Path(sys.argv[0]).name
-    print(f"{script}: {message}", file=sys.stderr)
-    sys.exit(BAD_INPUT)
+def _completion(arguments: Sequence[str]) -> None:
+    if len(arguments) != 1 or arguments[0] not in ("bash", "zsh", "tcsh"):
+        raise ValueError("name a shell: bash, zsh or tcsh")
+    kinds: Any = {n: c.options for n, c in _COMMANDS.items() if c.options is not None}
+    tyro.extras.subcommand_cli_from_dict(
+        kinds, prog=PROG, args=["--tyro-print-completion", arguments[0]]
+    )

@@ -1,14 +1,30 @@
 """Data sets by name or by path, and the protected data set."""
 
+import dataclasses
 import os
 import pathlib
 
 from miue_jax import _checks
 from miue_jax._checks import check_number
 from miue_jax.data import arrays, cifar_archive, folder, shapes, tfds
-from miue_jax.data.dataset import Dataset, fingerprint, subset, validate
+from miue_jax.data.dataset import (
+    Dataset,
+    class_indices,
+    fingerprint,
+    subset,
+    validate,
+)
 
-__all__ = ["SPLITS", "Dataset", "fingerprint", "load", "subset", "validate"]
+__all__ = [
+    "SPLITS",
+    "DataSource",
+    "Dataset",
+    "class_indices",
+    "fingerprint",
+    "load",
+    "subset",
+    "validate",
+]
 
 SPLITS = ("train", "test")
 
@@ -17,8 +33,38 @@ _NUM_SHAPES = {"train": 5000, "test": 2000}
 _SUFFIXES = (".npz", ".tar", ".gz", ".tgz", ".bin", ".zip", ".png", ".jpg", ".jpeg")
 
 
+@dataclasses.dataclass(frozen=True)
+class DataSource:
+    """The name of a data set, and which part of it.
+
+    Attributes:
+      name: a name or path, see `load`.
+      split: train or test.
+      per_class: images of each class, of a balanced subset; None for all.
+      seed: of the subset, and of procedural images.
+      data_dir: where TFDS keeps its prepared data.
+    """
+
+    name: str = "shapes"
+    _: dataclasses.KW_ONLY
+    split: str = "train"
+    per_class: int | None = None
+    seed: int = 0
+    data_dir: str | None = None
+
+    def load(self) -> Dataset:
+        """Loads the data set, see `load`."""
+        return load(
+            self.name,
+            self.split,
+            per_class=self.per_class,
+            seed=self.seed,
+            data_dir=self.data_dir,
+        )
+
+
 def load(
-    name_or_path: str | os.PathLike[str],
+    name_or_path: str | os.PathLike[str] | Dataset,
     split: str = "train",
     *,
     per_class: int | None = None,
@@ -44,6 +90,8 @@ def load(
       ValueError: on an unknown name (with the nearest ones), a path that does not exist
         or cannot be read, a missing split, a class with fewer than `per_class` images.
     """
+    if isinstance(name_or_path, Dataset):
+        return validate(name_or_path)
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
     name = os.fspath(name_or_path)

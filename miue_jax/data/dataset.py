@@ -1,11 +1,12 @@
 """A data set of 8-bit images with labels, and what every loader owes it."""
 
 import hashlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from miue_jax._checks import check_number
+from miue_jax._checks import check_number, unknown
 
 
 class Dataset(NamedTuple):
@@ -118,3 +119,41 @@ def fingerprint(dataset: Dataset) -> str:
     digest.update(np.ascontiguousarray(dataset.images, dtype=np.uint8).data)
     digest.update(np.ascontiguousarray(dataset.labels, dtype="<i4").data)
     return digest.hexdigest()
+
+
+def class_indices(
+    class_names: Sequence[str], classes: Sequence[str | int]
+) -> tuple[int, ...]:
+    """Looks up classes by name or number.
+
+    Args:
+      class_names: one name per class.
+      classes: names, numbers, or numbers in digits where no class has that name.
+
+    Returns:
+      Their numbers.
+
+    Raises:
+      ValueError: for an unknown name (with the nearest ones) or number.
+
+    Example:
+      >>> from miue_jax import data
+      >>> data.class_indices(("cat", "dog"), ["dog", 0])
+      (1, 0)
+    """
+    found = []
+    for given in classes:
+        if isinstance(given, str) and given in class_names:
+            found.append(list(class_names).index(given))
+            continue
+        digits = isinstance(given, str) and given.isdecimal()
+        number = int(given) if digits else given
+        if isinstance(number, str):
+            raise unknown("class", number, class_names)
+        if isinstance(number, bool) or not 0 <= number < len(class_names):
+            raise ValueError(
+                f"class {given!r} is not in the data; allowed: 0 to "
+                f"{len(class_names) - 1}, or a name: {', '.join(class_names)}"
+            )
+        found.append(int(number))
+    return tuple(found)

@@ -5,6 +5,7 @@ are, with `image_shape`, `num_classes` and its settings, all as keywords, and re
 `Defense`.
 """
 
+import dataclasses
 import inspect
 import json
 from collections.abc import Callable, Mapping
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from miue_jax import _checks
+from miue_jax import _checks, _settings
 from miue_jax.defenses.adversarial_training import (
     adversarial_training as adversarial_training,
 )
@@ -122,6 +123,48 @@ def settings_of(spec: str | Mapping[str, Any]) -> dict[str, Any]:
     return {k: _plain(v, f"{k} of defense {name!r}") for k, v in settings.items()}
 
 
+def config_type(name: str) -> type:
+    """The settings of a defense as a frozen dataclass.
+
+    Args:
+      name: of the defense, without a number, or module:function.
+
+    Returns:
+      The dataclass; settings without a default are required.
+
+    Raises:
+      ValueError: if the name is unknown.
+    """
+    return _settings.from_signature(
+        _entry(name).build, skip=("image_shape", "num_classes")
+    )
+
+
+def parse(spec: str | Mapping[str, Any]) -> tuple[str, Any]:
+    """Splits a defense into its name and its settings.
+
+    Args:
+      spec: as for `create`.
+
+    Returns:
+      The name, and an instance of its `config_type`, or that type itself where a
+      required setting is missing.
+
+    Raises:
+      ValueError: if a name is unknown or a setting is not allowed.
+    """
+    name, settings = _name_and_settings(spec)
+    kind = config_type(name)
+    missing = [
+        field.name
+        for field in dataclasses.fields(kind)
+        if field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+        and field.name not in settings
+    ]
+    return name, kind if missing else _settings.from_plain(kind, settings, name)
+
+
 def parameters(name: str) -> dict[str, inspect.Parameter]:
     """The settings of a defense: their types, and what they are if nothing is said.
 
@@ -157,6 +200,11 @@ def _entry(name: object) -> _Entry:
 def _name_and_settings(spec: str | Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     if isinstance(spec, str):
         return _parse(spec)
+    if isinstance(spec, tuple):
+        name, config = spec
+        return name, {
+            f.name: getattr(config, f.name) for f in dataclasses.fields(config)
+        }
     settings = dict(spec)
     return settings.pop("name", None), settings
 

@@ -3,9 +3,13 @@
 import dataclasses
 
 from miue_jax._checks import check_number
-from miue_jax.generators.base import Generator
-from miue_jax.generators.surrogate_attack import surrogate_attack
-from miue_jax.generators.surrogate_attack_config import SurrogateAttackConfig
+from miue_jax.generators.base import DataSpec, Generator
+from miue_jax.generators.surrogate import Normalization
+from miue_jax.generators.surrogate_attack import (
+    Start,
+    SurrogateAttackConfig,
+    surrogate_attack,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -16,12 +20,12 @@ class AdversarialPoisoningConfig(SurrogateAttackConfig):
       restarts: attacks on the whole data set; the one of the lowest mean loss is kept.
     """
 
-    normalization: str = "cifar10"
+    normalization: Normalization = "cifar10"
     # The published 14, 24 and 35 of 40 epochs: a floor division took the place of the
     # 15, 25 and 35 that were meant.
     milestones: tuple[float, ...] = (0.35, 0.6, 0.875)
     nesterov: bool = True
-    start: str = "normal"
+    start: Start = "normal"
     restarts: int = 8
 
     def __post_init__(self) -> None:
@@ -50,12 +54,7 @@ PRESETS: dict[str, AdversarialPoisoningConfig] = {
 
 
 def adversarial_poisoning(
-    config: AdversarialPoisoningConfig,
-    *,
-    num_examples: int,
-    num_classes: int,
-    num_shards: int = 1,
-    axis_name: str | None = None,
+    config: AdversarialPoisoningConfig, spec: DataSpec
 ) -> Generator:
     r"""Builds AP.
 
@@ -69,10 +68,7 @@ def adversarial_poisoning(
 
     Args:
       config: its settings.
-      num_examples: images in the data set.
-      num_classes: classes.
-      num_shards: shards of the data over all devices.
-      axis_name: the mesh axis over which the shards are split.
+      spec: of the data.
 
     Returns:
       The generator.
@@ -84,11 +80,4 @@ def adversarial_poisoning(
       Fowl et al., Adversarial Examples Make Strong Poisons, NeurIPS 2021,
       arXiv 2106.10807.
     """
-    return surrogate_attack(
-        config,
-        restarts=config.restarts,
-        num_examples=num_examples,
-        num_classes=num_classes,
-        num_shards=num_shards,
-        axis_name=axis_name,
-    )
+    return surrogate_attack(config, spec, restarts=config.restarts)

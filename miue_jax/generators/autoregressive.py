@@ -1,17 +1,16 @@
 """AR: noise that the linear recursion of its class grows from a random boundary."""
 
 import dataclasses
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from miue_jax._checks import check_choice, check_number
-from miue_jax.budget import Budget, check_l2_radius
-from miue_jax.generators import autoregressive_filters, autoregressive_process
-from miue_jax.generators.base import Generator
-from miue_jax.generators.by_class import by_class
-from miue_jax.generators.single_step import single_step
+from miue_jax.budget import Budget, check_l2_radius, to_unit
+from miue_jax.generators import autoregressive_process as process
+from miue_jax.generators.base import DataSpec, Generator, by_class, single_step
 from miue_jax.generators.surrogate import check_radius
 from miue_jax.projected_gradient import clip_to_images
 from miue_jax.train.metrics import Metrics, mean_of
@@ -39,7 +38,7 @@ class AutoregressiveConfig:
       max_draws: filters drawn for one class before the best of them has to do.
     """
 
-    norm: str = "l2"
+    norm: Literal["l2", "linf"] = "l2"
     radius: float = 1.0
     burn_in: int = 4
     trials: int = 3
@@ -77,14 +76,7 @@ PRESETS: dict[str, AutoregressiveConfig] = {
 }
 
 
-def autoregressive(
-    config: AutoregressiveConfig,
-    *,
-    num_examples: int,
-    num_classes: int,
-    num_shards: int = 1,
-    axis_name: str | None = None,
-) -> Generator:
+def autoregressive(config: AutoregressiveConfig, spec: DataSpec) -> Generator:
     """Builds AR, autoregressive perturbations.
 
     Every class has a filter b for each channel. An image's signal is
@@ -96,40 +88,35 @@ def autoregressive(
 
     Args:
       config: its settings.
-      num_examples: images in the data set (the draw of an image needs no other).
-      num_classes: classes.
-      num_shards: shards of the data (each draws for its own rows).
-      axis_name: unused, since every device searches for the same filters.
+      spec: of the data.
 
     Returns:
       The generator. It measures "filters_found", the classes whose filters meet the
-      criterion of the search (see `autoregressive_filters.search`); fewer than all mean
-      that `max_draws` were not enough for the others. Its `init` raises a ValueError
-      for images below 3x3 pixels.
+      criterion of the search (see `process.search`); fewer than all mean
+      that `max_draws` were not enough for the others.
+
+    Raises:
+      ValueError: if the radius or the filters do not fit the images.
 
     References:
       Sandoval-Segura, Singla, Geiping, Goldblum, Goldstein, Jacobs, "Autoregressive
       perturbations for data poisoning", NeurIPS 2022, arXiv 2206.03693, section 3.
     """
-    del num_examples, num_shards, axis_name
     in_levels = config.norm == "linf"
-
-    def check(image_shape: tuple[int, ...]) -> None:
-        if config.norm == "l2":
-            check_l2_radius(config.radius, image_shape)
-        if min(image_shape[:2]) < 3:
-            raise ValueError(
-                f"the filters need images of at least 3x3 pixels, got "
-                f"{image_shape[0]}x{image_shape[1]}"
-            )
+    shape = spec.image_shape
+    if config.norm == "l2":
+        check_l2_radius(config.radius, shape)
+    if min(shape[:2]) < 3:
+        raise ValueError(
+            f"the filters need images of at least 3x3 pixels, got {shape[0]}x{shape[1]}"
+        )
+    height, width = shape[0] + config.burn_in, shape[1] + config.burn_in
+    size = process.boundary_size(height, width)
 
     def perturb(key: jax.Array, data: Shards) -> tuple[jax.Array, Metrics]:
-        shape = data.images.shape[2:]
-        height, width = shape[0] + config.burn_in, shape[1] + config.burn_in
-        size = autoregressive_process.boundary_size(height, width)
-        filters, found = autoregressive_filters.search(
+        filters, found = process.search(
             jax.random.fold_in(key, _FILTERS),
-            num_classes,
+            spec.num_classes,
             shape,
             burn_in=config.burn_in,
             trials=config.trials,
@@ -147,7 +134,7 @@ def autoregressive(
         boundaries = jax.vmap(draw)(data.shard)
 
         def of_class(label: jax.Array) -> jax.Array:
-            whole = autoregressive_process.linear_map(filters[label], height, width)
+            whole = process.linear_map(filters[label], height, width)
             # Lower precision would hide the structure that the filters find.
             return jnp.einsum(
                 "gnmc,hwmc->gnhwc",
@@ -156,14 +143,14 @@ def autoregressive(
                 precision=lax.Precision.HIGHEST,
             )
 
-        signals = by_class(of_class, data.labels, num_classes)
+        signals = by_class(of_class, data.labels, spec.num_classes)
         if in_levels:
             norms = jnp.max(jnp.abs(signals), axis=(2, 3, 4), keepdims=True)
-            delta = config.radius / 255 * signals / norms
+            delta = to_unit(config.radius) * signals / norms
         else:
             squares = jnp.sum(jnp.square(signals), axis=(2, 3, 4), keepdims=True)
             delta = config.radius * signals / jnp.sqrt(squares)
         images = data.images.astype(jnp.float32) / 255
         return clip_to_images(images, delta), {"filters_found": mean_of(found)}
 
-    return single_step(perturb, check=check, budget=Budget(config.norm, config.radius))
+    return single_step(perturb, budget=Budget(config.norm, config.radius))

@@ -1,8 +1,11 @@
-"""The process of AR: every value is a linear function of its upper left neighbors.
+"""The processes of AR, and the search for filters that can be told apart.
 
-A process runs over a field of H x W pixels. It starts from the field's first two rows
-and the first two columns of its other rows, the boundary: n = 2 W + 2 (H - 2) values.
+A process is linear: every value is a weighted sum of its upper left neighbors. It runs
+over a field of H x W pixels, from the field's first two rows and the first two columns
+of its other rows, the boundary: n = 2 W + 2 (H - 2) values.
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -70,3 +73,173 @@ def linear_map(filters: jax.Array, height: int, width: int) -> jax.Array:
     units = jnp.eye(size, dtype=filters.dtype)[..., None]
     units = jnp.broadcast_to(units, (size, size, channels))
     return run(filters[:, :, None], units, width)
+
+
+# Candidates whose first trials run side by side: nearly all fail in it.
+_BATCH = 256
+
+
+class Filters(NamedTuple):
+    """What a search found.
+
+    Attributes:
+      filters: (K, 3, 3, C) float32, of every class and channel; filters[:, 2, 2] is 0
+        and the sum of a filter is 1.
+      found: () int32, the classes whose filters meet the criterion.
+    """
+
+    filters: jax.Array
+    found: jax.Array
+
+
+class _Candidate(NamedTuple):
+    key: jax.Array  # of its trials but the first
+    filters: jax.Array  # (3, 3, C)
+    signal: jax.Array  # (H, W, C), of its first trial, of unit norm
+    passed: jax.Array  # () bool, whether that trial's norm was small enough
+
+
+class _Search(NamedTuple):
+    batch: jax.Array  # () int32
+    filters: jax.Array  # (K, 3, 3, C)
+    filled: jax.Array  # () int32, the classes that have their filters
+    found: jax.Array  # () int32, those of them that meet the criterion
+    best: jax.Array  # (3, 3, C), of this class's candidates so far
+    score: jax.Array  # () its smallest response
+    draws: jax.Array  # () int32, this class's candidates so far
+
+
+def search(
+    key: jax.Array,
+    num_classes: int,
+    image_shape: tuple[int, ...],
+    *,
+    burn_in: int,
+    trials: int,
+    max_norm: float,
+    min_response: float,
+    max_draws: int,
+) -> Filters:
+    """Draws filters until every class has those that meet the criterion.
+
+    A candidate has eight normal weights divided by their sum in every channel. It is
+    taken if the norms of all its trial signals, from standard normal boundaries, are at
+    most `max_norm`, which neither NaN nor infinity is, and if the first of them, scaled
+    to unit norm, has a response of at least `min_response` to the filters of every
+    class before. The response of a signal to filters b is
+
+        sum over positions of max(0, sum over channels of (b with b[2, 2] = -1) * z),
+
+    which is 0 for signals of b itself. A class for which `max_draws` candidates fail
+    keeps the one with the largest of the smallest responses among those that do not
+    grow or, without any, the mean of the neighbors.
+
+    Args:
+      key: a PRNG key.
+      num_classes: K.
+      image_shape: (H, W, C).
+      burn_in: rows and columns of the process left out at the top and left, in pixels.
+      trials: signals drawn for a candidate.
+      max_norm: largest Euclidean norm of a signal from a standard normal boundary.
+      min_response: smallest response.
+      max_draws: candidates of one class.
+
+    Returns:
+      The filters, and for how many classes they meet the criterion.
+
+    References:
+      Sandoval-Segura, Singla, Geiping, Goldblum, Goldstein, Jacobs, "Autoregressive
+      perturbations for data poisoning", NeurIPS 2022, arXiv 2206.03693, section 3 and
+      appendix.
+    """
+    height, width = image_shape[0] + burn_in, image_shape[1] + burn_in
+    channels = image_shape[2]
+    size = boundary_size(height, width)
+    average = jnp.ones((3, 3, channels), jnp.float32).at[2, 2].set(0) / 8
+
+    def trial(key: jax.Array, filters: jax.Array) -> tuple[jax.Array, jax.Array]:
+        # (3, 3, M, C) to the signals of M processes, (H, W, M, C), and their norms.
+        shape = (size, *filters.shape[2:])
+        boundary = jax.random.normal(key, shape, jnp.float32)
+        field = run(filters, boundary, width)[burn_in - 2 :, burn_in - 2 :]
+        return field, jnp.sqrt(jnp.sum(jnp.square(field), axis=(0, 1, 3)))
+
+    def smallest_response(candidate: _Candidate, state: _Search) -> jax.Array:
+        shape = (3, 3, trials - 1, channels)
+        filters = jnp.broadcast_to(candidate.filters[:, :, None], shape)
+        _, norms = trial(candidate.key, filters)
+        responses = _responses(candidate.signal, state.filters)
+        before = jnp.arange(num_classes) < state.filled
+        smallest = jnp.min(jnp.where(before, responses, jnp.inf))
+        return jnp.where(jnp.all(norms <= max_norm), smallest, -1)
+
+    def consider(state: _Search, candidate: _Candidate) -> tuple[_Search, None]:
+        wanted = state.filled < num_classes
+        score = lax.cond(
+            candidate.passed & wanted,
+            smallest_response,
+            lambda candidate, state: jnp.full((), -1, jnp.float32),
+            candidate,
+            state,
+        )
+        better = score > state.score
+        best = jnp.where(better, candidate.filters, state.best)
+        score = jnp.where(better, score, state.score)
+        draws = state.draws + 1
+        meets = score >= min_response
+        done = wanted & (meets | (draws >= max_draws))
+        return state._replace(
+            filters=state.filters.at[state.filled].set(
+                jnp.where(done, best, state.filters[state.filled])
+            ),
+            filled=state.filled + done,
+            found=state.found + (done & meets),
+            best=jnp.where(done, average, best),
+            score=jnp.where(done, -1, score),
+            draws=jnp.where(done, 0, draws),
+        ), None
+
+    def try_batch(state: _Search) -> _Search:
+        keys = jax.random.split(jax.random.fold_in(key, state.batch), _BATCH + 2)
+        filters = _draw(keys[0], _BATCH, channels)
+        field, norms = trial(keys[1], filters)
+        candidates = _Candidate(
+            key=keys[2:],
+            filters=jnp.moveaxis(filters, 2, 0),
+            signal=jnp.moveaxis(field / norms[:, None], 2, 0),
+            passed=norms <= max_norm,
+        )
+        state, _ = lax.scan(consider, state, candidates)
+        return state._replace(batch=state.batch + 1)
+
+    zero = jnp.zeros((), jnp.int32)
+    none = jnp.zeros((num_classes, 3, 3, channels), jnp.float32)
+    start = _Search(
+        zero, none, zero, zero, average, jnp.full((), -1, jnp.float32), zero
+    )
+    end = lax.while_loop(lambda state: state.filled < num_classes, try_batch, start)
+    return Filters(end.filters, end.found)
+
+
+def _draw(key: jax.Array, number: int, channels: int) -> jax.Array:
+    """Draws candidates, (3, 3, M, C)."""
+    weights = jax.random.normal(key, (8, number, channels), jnp.float32)
+    weights /= jnp.sum(weights, axis=0)
+    corner = jnp.zeros((1, number, channels), jnp.float32)
+    return jnp.concatenate([weights, corner]).reshape(3, 3, number, channels)
+
+
+def _responses(signal: jax.Array, filters: jax.Array) -> jax.Array:
+    """Responses of a signal (H, W, C) to the filters (K, 3, 3, C): (K,)."""
+    matching = filters.at[:, 2, 2].set(-1)
+    height, width = signal.shape[0] - 2, signal.shape[1] - 2
+    total = jnp.zeros((), jnp.float32)
+    for i in range(3):
+        for j in range(3):
+            total += jnp.einsum(
+                "hwc,kc->hwk",
+                signal[i : i + height, j : j + width],
+                matching[:, i, j],
+                precision=lax.Precision.HIGHEST,
+            )
+    return jnp.sum(jax.nn.relu(total), axis=(0, 1))

@@ -1,52 +1,356 @@
-"""The interface of every generator of unlearnable examples."""
+"""The interface of a generator, and what it knows about the data it protects."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from miue_jax._checks import check_number
 from miue_jax.budget import Budget
-from miue_jax.train.metrics import Metrics
+from miue_jax.train import sampling
+from miue_jax.train.metrics import Mean, Metrics
 from miue_jax.train.parallel import State
-from miue_jax.train.sampling import Shards, collect
+from miue_jax.train.sampling import Shards
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataSpec:
+    """What a generator knows about the data before it sees them.
+
+    Attributes:
+      num_examples: N, images in the data set.
+      num_classes: K.
+      image_shape: (H, W, C).
+      num_shards: shards of the data over all devices.
+      axis_name: the mesh axis over which the shards are split; None outside a mesh.
+
+    Raises:
+      ValueError: if there are fewer than two classes.
+
+    Example:
+      >>> from miue_jax import generators
+      >>> spec = generators.DataSpec(
+      ...     num_examples=100, num_classes=10, image_shape=(32, 32, 3)
+      ... )
+      >>> spec.steps_per_pass(batch_size=32)
+      4
+    """
+
+    num_examples: int
+    num_classes: int
+    image_shape: tuple[int, ...]
+    num_shards: int = 1
+    axis_name: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_classes < 2:
+            raise ValueError(f"num_classes is {self.num_classes}; it must be >= 2")
+
+    def share(self, batch_size: int) -> int:
+        """Images that each shard contributes to a global batch."""
+        return batch_size // self.num_shards
+
+    def steps_per_pass(self, batch_size: int) -> int:
+        """Batches that visit every image; a ValueError if the data do not fill one."""
+        return sampling.steps_per_pass(self.num_examples, self.num_shards, batch_size)
+
+    def mean(self, tree: Any) -> Any:
+        """The mean over the devices of a pytree of per-device values."""
+        return tree if self.axis_name is None else lax.pmean(tree, self.axis_name)
+
+    def sum(self, tree: Any) -> Any:
+        """The sum over the devices of a pytree of per-device values."""
+        return tree if self.axis_name is None else lax.psum(tree, self.axis_name)
+
+
+def _never(state: Any) -> jax.Array:
+    del state
+    return jnp.zeros((), bool)
+
+
+def _state_itself(state: Any) -> jax.Array:
+    return state
 
 
 class Generator(NamedTuple):
-    """A generator as pure functions of one device's share of the data.
+    """A generator of unlearnable examples: pure functions of a state.
+
+    By default the functions see the whole data set and need not know how it is split
+    over devices: ``images`` are (N, H, W, C) float32 in [0, 1] and ``labels`` (N,)
+    int32. With ``sharded=True`` they see one device's share instead, as a
+    `train.sampling.Shards`, and use collectives over `DataSpec.axis_name`.
 
     Attributes:
-      init: (key, data) -> state.
-      step: (key, state, data) -> (state, metrics). The state is a `parallel.State` and
-        knows its step; metrics are `metrics.Mean` by name, from `metrics.mean_of`; the
-        key is the run's own and the same in every step.
+      init: ``(key, images, labels) -> state``, any pytree. Sharded: ``(key, data) ->
+        State``, a `train.parallel.State`; it is traced outside the mesh axis.
+      step: ``(key, state, images, labels) -> state`` or ``(state, metrics)``, where
+        metrics is a dictionary of scalars; ``key`` is new in every step. Sharded:
+        ``(key, state, data) -> (state, metrics)``, where the key is the run's own, the
+        state counts its steps and metrics are `train.metrics.Mean` by name.
       num_steps: steps after which the generator is done, at the latest.
-      perturbation: state -> delta in [0, 1] units, (g, n, H, W, C) float32 with a row
-        for every example, or (K, H, W, C) with one for every class.
-      finished: state -> () bool, whether it met its stopping rule before num_steps;
-        further steps then change nothing.
-      per_class: whether the perturbation has a row for every class.
-      budget: what the perturbation keeps to in every image.
+      perturbation: ``state -> delta`` in [0, 1] units, (N, H, W, C); the state itself
+        by default. Sharded: (G, n, H, W, C). With ``per_class``: (K, H, W, C).
+      finished: ``state -> () bool``, whether it stopped early; further steps must then
+        change nothing.
+      budget: what the perturbation of every image keeps to.
+      per_class: whether the perturbation has one row per class.
+      sharded: whether the functions see one device's share of the data.
+
+    Example:
+      >>> import jax
+      >>> from miue_jax import generators
+      >>> noise = generators.Generator(
+      ...     init=lambda key, images, labels: 0 * images,
+      ...     step=lambda key, state, images, labels: jax.random.uniform(
+      ...         key, images.shape, minval=-8 / 255, maxval=8 / 255
+      ...     ),
+      ... )
+      >>> noise.num_steps, str(noise.budget)
+      (1, 'linf 8 gray levels')
     """
 
-    init: Callable[[jax.Array, Shards], State]
-    step: Callable[[jax.Array, State, Shards], tuple[State, Metrics]]
+    init: Callable[..., Any]
+    step: Callable[..., Any]
+    num_steps: int = 1
+    perturbation: Callable[[Any], jax.Array] = _state_itself
+    finished: Callable[[Any], jax.Array] = _never
+    budget: Budget = Budget()
+    per_class: bool = False
+    sharded: bool = False
+
+
+def to_sharded(generator: Generator, spec: DataSpec) -> Generator:
+    """Adapts a generator that sees the whole data set to sharded data.
+
+    Every device gathers the images, computes the same step and keeps the same state, so
+    results do not depend on the number of devices.
+
+    Args:
+      generator: with ``sharded=False``; one with ``sharded=True`` is returned as it is.
+      spec: of the data.
+
+    Returns:
+      A generator with ``sharded=True``.
+
+    Example:
+      >>> from miue_jax import generators
+      >>> spec = generators.DataSpec(
+      ...     num_examples=4, num_classes=2, image_shape=(8, 8, 3)
+      ... )
+      >>> plain = generators.from_function(lambda key, images, labels: 0 * images)
+      >>> generators.to_sharded(plain, spec).sharded
+      True
+    """
+    if generator.sharded:
+        return generator
+
+    def whole(data: Shards, axis_name: str | None) -> tuple[jax.Array, jax.Array]:
+        images, labels = data.images, data.labels
+        if axis_name is not None:
+            images, labels = lax.all_gather((images, labels), axis_name, tiled=True)
+        images, labels = (
+            jnp.swapaxes(array, 0, 1).reshape(-1, *array.shape[2:])[: spec.num_examples]
+            for array in (images, labels)
+        )
+        return images.astype(jnp.float32) / 255, labels
+
+    def init(key: jax.Array, data: Shards) -> State:
+        return State(
+            jnp.zeros((), jnp.int32), generator.init(key, *whole(data, None)), None
+        )
+
+    def step(key: jax.Array, state: State, data: Shards) -> tuple[State, Metrics]:
+        result = generator.step(
+            jax.random.fold_in(key, state.step),
+            state.shared,
+            *whole(data, spec.axis_name),
+        )
+        is_pair = isinstance(result, tuple) and len(result) == 2
+        inner, values = (
+            result if is_pair and isinstance(result[1], dict) else (result, {})
+        )
+        one = jnp.ones((), jnp.float32)
+        metrics = {k: Mean(jnp.asarray(v, jnp.float32), one) for k, v in values.items()}
+        return State(state.step + 1, inner, None), metrics
+
+    def perturbation(state: State) -> jax.Array:
+        delta = generator.perturbation(state.shared)
+        if generator.per_class:
+            return delta
+        rows = -(-spec.num_examples // spec.num_shards)
+        padding = rows * spec.num_shards - spec.num_examples
+        padded = jnp.pad(delta, ((0, padding), *[(0, 0)] * (delta.ndim - 1)))
+        dealt = padded.reshape(rows, spec.num_shards, *delta.shape[1:])
+        return jnp.swapaxes(dealt, 0, 1).astype(jnp.float32)
+
+    return generator._replace(
+        init=init,
+        step=step,
+        perturbation=perturbation,
+        finished=lambda state: generator.finished(state.shared),
+        sharded=True,
+    )
+
+
+def from_function(
+    function: Callable[..., jax.Array], *, budget: Budget | None = None, **settings: Any
+) -> Generator:
+    """Makes a one-step generator of a function that returns the whole perturbation.
+
+    Args:
+      function: ``(key, images, labels, **settings) -> delta``: images (N, H, W, C)
+        float32 in [0, 1], labels (N,) int32, delta of the shape of the images in [0, 1]
+        units. It is traced.
+      budget: what delta keeps to; None for L-infinity 8.
+      **settings: passed on to the function.
+
+    Returns:
+      The generator.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from miue_jax import generators
+      >>> def darker(key, images, labels, *, levels=4.0):
+      ...     return jnp.full_like(images, -levels / 255)
+      >>> generators.from_function(darker, levels=2.0).num_steps
+      1
+    """
+    return Generator(
+        init=lambda key, images, labels: jnp.zeros_like(images),
+        step=lambda key, state, images, labels: function(
+            key, images, labels, **settings
+        ),
+        budget=Budget() if budget is None else budget,
+    )
+
+
+def single_step(
+    perturb: Callable[[jax.Array, Shards], tuple[jax.Array, Metrics]], *, budget: Budget
+) -> Generator:
+    """Makes a sharded generator whose only step computes the whole perturbation.
+
+    Args:
+      perturb: (key, data) -> the perturbation, (g, n, H, W, C) float32 in [0, 1] units,
+        and metrics.
+      budget: what the perturbation of every image keeps to.
+
+    Returns:
+      The generator.
+    """
+
+    def init(key: jax.Array, data: Shards) -> State:
+        del key
+        delta = jnp.zeros(data.images.shape, jnp.float32)
+        return State(jnp.zeros((), jnp.int32), None, delta)
+
+    def step(key: jax.Array, state: State, data: Shards) -> tuple[State, Metrics]:
+        delta, metrics = perturb(key, data)
+        return state._replace(step=state.step + 1, per_example=delta), metrics
+
+    return Generator(
+        init=init,
+        step=step,
+        perturbation=lambda state: state.per_example,
+        budget=budget,
+        sharded=True,
+    )
+
+
+class Stage(NamedTuple):
+    """A number of steps of one kind.
+
+    Attributes:
+      step: (key, count, state, data) -> (state, metrics), where count is the () int32
+        number of steps that the stage has taken before. It leaves `State.step` alone.
+      num_steps: steps of the stage.
+      metrics: names of the metrics that its steps return.
+    """
+
+    step: Callable[[jax.Array, jax.Array, State, Shards], tuple[State, Metrics]]
     num_steps: int
-    perturbation: Callable[[State], jax.Array]
-    finished: Callable[[State], jax.Array]
-    per_class: bool
-    budget: Budget
+    metrics: tuple[str, ...]
+
+
+def in_stages(
+    stages: Sequence[Stage],
+) -> tuple[Callable[[jax.Array, State, Shards], tuple[State, Metrics]], int]:
+    """Joins stages into the step function of a sharded generator.
+
+    Args:
+      stages: in the order in which they run.
+
+    Returns:
+      (key, state, data) -> (state, metrics), where the metrics of all other stages have
+      weight 0, and the total number of steps.
+    """
+    ends = np.cumsum([stage.num_steps for stage in stages])
+    names = dict.fromkeys(name for stage in stages for name in stage.metrics)
+
+    def step(key: jax.Array, state: State, data: Shards) -> tuple[State, Metrics]:
+        nothing = dict.fromkeys(names, no_mean())
+
+        def branch(stage: Stage, end: int) -> Callable[..., tuple[State, Metrics]]:
+            def run(state: State) -> tuple[State, Metrics]:
+                count = state.step - (end - stage.num_steps)
+                state, metrics = stage.step(key, count, state, data)
+                return state, {**nothing, **metrics}
+
+            return run
+
+        branches = [
+            branch(stage, int(end)) for stage, end in zip(stages, ends, strict=True)
+        ]
+        current = jnp.sum(state.step >= ends[:-1], dtype=jnp.int32)
+        state, metrics = lax.switch(current, branches, state)
+        return state._replace(step=state.step + 1), metrics
+
+    return step, int(ends[-1])
+
+
+def no_mean() -> Mean:
+    """The mean of no values; float32 also with x64 enabled."""
+    return Mean(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
+
+
+def by_class(
+    function: Callable[[jax.Array], jax.Array], labels: jax.Array, num_classes: int
+) -> jax.Array:
+    """Evaluates a function of the class on all rows and keeps each row's own class.
+
+    Only one class's parameters and results are alive at a time, at the price of
+    computing every row once per class.
+
+    Args:
+      function: class, () integer -> (g, n, ...), as if every row were of this class.
+      labels: (g, n) integer.
+      num_classes: K.
+
+    Returns:
+      (g, n, ...): for each row the function's result for the row's class, and 0 where
+      the label is not a class.
+    """
+    result = jax.eval_shape(function, jnp.zeros((), jnp.int32))
+
+    def add(label: jax.Array, rows: jax.Array) -> jax.Array:
+        mine = jnp.expand_dims(labels == label, tuple(range(2, rows.ndim)))
+        return jnp.where(mine, function(label), rows)
+
+    start = jnp.zeros(result.shape, result.dtype)
+    return lax.fori_loop(0, num_classes, add, start)
 
 
 def per_example(
-    method: Generator, delta: np.ndarray, labels: np.ndarray, selected: np.ndarray
+    generator: Generator, delta: np.ndarray, labels: np.ndarray, selected: np.ndarray
 ) -> np.ndarray:
-    """Brings a generator's perturbation into the order of the data set, on the host.
+    """Brings a sharded perturbation into the order of the data set, on the host.
 
     Args:
-      method: the generator.
-      delta: what `Generator.perturbation` gave for the whole mesh.
+      generator: with ``sharded=True``.
+      delta: what `Generator.perturbation` returned for the whole mesh.
       labels: (N,) integer.
       selected: (N,) bool, the examples that may be perturbed.
 
@@ -57,15 +361,18 @@ def per_example(
       ValueError: if the perturbation has another shape than `Generator` says.
     """
     labels = np.asarray(labels)
-    rows = len(delta) if method.per_class else delta.shape[0] * delta.shape[1]
-    needed = labels.max() + 1 if method.per_class else len(labels)
-    if delta.ndim != (4 if method.per_class else 5) or rows < needed:
-        shape = "(K, H, W, C)" if method.per_class else "(G, n, H, W, C)"
+    rows = len(delta) if generator.per_class else delta.shape[0] * delta.shape[1]
+    needed = labels.max() + 1 if generator.per_class else len(labels)
+    if delta.ndim != (4 if generator.per_class else 5) or rows < needed:
+        shape = "(K, H, W, C)" if generator.per_class else "(G, n, H, W, C)"
         raise ValueError(
             f"a perturbation of {len(labels)} images has shape {shape} with "
-            f"{'K' if method.per_class else 'G n'} >= {needed}, got {delta.shape}"
+            f"{'K' if generator.per_class else 'G n'} >= {needed}, got {delta.shape}"
         )
-    whole = delta[labels] if method.per_class else collect(delta, len(labels))
+    if generator.per_class:
+        whole = delta[labels]
+    else:
+        whole = sampling.collect(delta, len(labels))
     return whole * selected[:, None, None, None].astype(np.float32)
 
 
@@ -73,10 +380,10 @@ def select(
     labels: np.ndarray,
     *,
     fraction: float = 1.0,
-    classes: tuple[int, ...] | None = None,
+    classes: Sequence[int] | None = None,
     seed: int = 0,
 ) -> np.ndarray:
-    """Chooses the examples to protect: some classes only, a random fraction of them.
+    """Chooses the examples to protect: a random fraction of some classes.
 
     Args:
       labels: (N,) integer.
@@ -90,6 +397,12 @@ def select(
     Raises:
       ValueError: if the fraction, the seed or a class is out of range, or nothing is
         chosen.
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax import generators
+      >>> generators.select(np.array([0, 1, 0, 1]), classes=(1,)).tolist()
+      [False, True, False, True]
     """
     labels = np.asarray(labels)
     check_number("fraction", fraction, "in (0, 1]")

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 
 from miue_jax._checks import check_number
 from miue_jax.budget import Budget
-from miue_jax.generators.base import Generator
-from miue_jax.generators.single_step import single_step
+from miue_jax.generators.base import DataSpec, Generator, single_step
 from miue_jax.train.metrics import Metrics
 from miue_jax.train.sampling import Shards
 
@@ -38,14 +37,7 @@ class ConvolutionFilterConfig:
 PRESETS: dict[str, ConvolutionFilterConfig] = {"published": ConvolutionFilterConfig()}
 
 
-def convolution_filter(
-    config: ConvolutionFilterConfig,
-    *,
-    num_examples: int,
-    num_classes: int,
-    num_shards: int = 1,
-    axis_name: str | None = None,
-) -> Generator:
+def convolution_filter(config: ConvolutionFilterConfig, spec: DataSpec) -> Generator:
     """Builds CUDA, convolution-based unlearnable data sets.
 
     An image x of class c becomes (w_c * x) / max(w_c * x). The weights of w_c are
@@ -54,10 +46,7 @@ def convolution_filter(
 
     Args:
       config: its settings.
-      num_examples: images in the data set (no image needs another).
-      num_classes: classes.
-      num_shards: shards of the data.
-      axis_name: unused, since devices need nothing of each other.
+      spec: of the data.
 
     Returns:
       The generator. Its perturbation is what the filter changes, without a budget.
@@ -66,19 +55,16 @@ def convolution_filter(
       Sadasivan, Soltanolkotabi, Feizi, "CUDA: convolution-based unlearnable datasets",
       CVPR 2023, arXiv 2303.04278, section 4.
     """
-    del num_examples, num_shards, axis_name
 
     def perturb(key: jax.Array, data: Shards) -> tuple[jax.Array, Metrics]:
         images = data.images.astype(jnp.float32) / 255
-        own = draw_filters(key, num_classes, config)[data.labels]
+        own = draw_filters(key, spec.num_classes, config)[data.labels]
         filtered = _correlate(images, own[..., None, None, None])
         largest = jnp.max(filtered, axis=(2, 3, 4), keepdims=True)
         # A black image stays black.
         return filtered / jnp.where(largest > 0, largest, 1) - images, {}
 
-    return single_step(
-        perturb, check=lambda shape: None, budget=Budget("unbounded", None)
-    )
+    return single_step(perturb, budget=Budget("unbounded", None))
 
 
 def draw_filters(

@@ -4,14 +4,13 @@ import dataclasses
 
 import jax
 
-from miue_jax.generators.alternation import alternation
-from miue_jax.generators.alternation_config import AlternationConfig
-from miue_jax.generators.base import Generator
+from miue_jax.generators.base import DataSpec, Generator
+from miue_jax.generators.min_min import MinMinConfig, min_min
 from miue_jax.train.classifier import cross_entropy
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ErrorMinimizingConfig(AlternationConfig):
+class ErrorMinimizingConfig(MinMinConfig):
     """Settings of EM: those of its schedule, with the published ones as defaults."""
 
     pgd_steps: int = 20
@@ -57,22 +56,12 @@ PRESETS: dict[str, ErrorMinimizingConfig] = {
 }
 
 
-def error_minimizing(
-    config: ErrorMinimizingConfig,
-    *,
-    num_examples: int,
-    num_classes: int,
-    num_shards: int = 1,
-    axis_name: str | None = None,
-) -> Generator:
+def error_minimizing(config: ErrorMinimizingConfig, spec: DataSpec) -> Generator:
     """Builds EM.
 
     Args:
       config: its settings.
-      num_examples: images in the data set.
-      num_classes: classes.
-      num_shards: shards of the data over all devices.
-      axis_name: the mesh axis over which the shards are split.
+      spec: of the data.
 
     Returns:
       The generator.
@@ -88,11 +77,4 @@ def error_minimizing(
         loss = cross_entropy(logits, labels)
         return loss if axis is None else jax.lax.pmean(loss, axis)
 
-    return alternation(
-        config,
-        objective,
-        num_examples=num_examples,
-        num_classes=num_classes,
-        num_shards=num_shards,
-        axis_name=axis_name,
-    )
+    return min_min(config, objective, spec)

@@ -8,10 +8,14 @@ import jax.numpy as jnp
 
 from miue_jax import projected_gradient
 from miue_jax._checks import check_number
-from miue_jax.generators.base import Generator
-from miue_jax.generators.surrogate import check_radius
-from miue_jax.generators.surrogate_attack import surrogate_attack
-from miue_jax.generators.surrogate_attack_config import SurrogateAttackConfig
+from miue_jax.budget import to_unit
+from miue_jax.generators.base import DataSpec, Generator
+from miue_jax.generators.surrogate import Attack, check_radius
+from miue_jax.generators.surrogate_attack import (
+    Objective,
+    SurrogateAttackConfig,
+    surrogate_attack,
+)
 from miue_jax.train.classifier import cross_entropy
 
 
@@ -29,7 +33,7 @@ class HypocriticalConfig(SurrogateAttackConfig):
     epochs: int = 10
     train_radius: float = 2.0
     train_pgd_steps: int = 10
-    objective: str = "own_class"
+    objective: Objective = "own_class"
     step_size: float = 0.8
     pgd_steps: int = 100
     perturbation_batch_size: int = 256
@@ -49,14 +53,7 @@ PRESETS: dict[str, HypocriticalConfig] = {
 }
 
 
-def hypocritical(
-    config: HypocriticalConfig,
-    *,
-    num_examples: int,
-    num_classes: int,
-    num_shards: int = 1,
-    axis_name: str | None = None,
-) -> Generator:
+def hypocritical(config: HypocriticalConfig, spec: DataSpec) -> Generator:
     r"""Builds HYPO.
 
     With a surrogate f that was trained adversarially at a small radius and a random
@@ -67,10 +64,7 @@ def hypocritical(
 
     Args:
       config: its settings.
-      num_examples: images in the data set.
-      num_classes: classes.
-      num_shards: shards of the data over all devices.
-      axis_name: the mesh axis over which the shards are split.
+      spec: of the data.
 
     Returns:
       The generator.
@@ -82,20 +76,11 @@ def hypocritical(
       Tao et al., Can Adversarial Training Be Manipulated By Non-Robust Features?,
       NeurIPS 2022, arXiv 2201.13329.
     """
-    return surrogate_attack(
-        config,
-        train_attack=_train_attack(config),
-        num_examples=num_examples,
-        num_classes=num_classes,
-        num_shards=num_shards,
-        axis_name=axis_name,
-    )
+    return surrogate_attack(config, spec, train_attack=_train_attack(config))
 
 
-def _train_attack(
-    config: HypocriticalConfig,
-) -> Callable[..., jax.Array]:
-    radius = config.train_radius / 255
+def _train_attack(config: HypocriticalConfig) -> Attack:
+    radius = to_unit(config.train_radius)
 
     def attack(
         keys: jax.Array,

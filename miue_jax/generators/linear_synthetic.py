@@ -8,9 +8,7 @@ from jax import lax
 
 from miue_jax._checks import check_number
 from miue_jax.budget import Budget, check_l2_radius
-from miue_jax.generators.base import Generator
-from miue_jax.generators.by_class import by_class
-from miue_jax.generators.single_step import single_step
+from miue_jax.generators.base import DataSpec, Generator, by_class, single_step
 from miue_jax.projected_gradient import clip_to_images
 from miue_jax.train.metrics import Metrics
 from miue_jax.train.sampling import Shards
@@ -51,14 +49,7 @@ class LinearSyntheticConfig:
 PRESETS: dict[str, LinearSyntheticConfig] = {"published": LinearSyntheticConfig()}
 
 
-def linear_synthetic(
-    config: LinearSyntheticConfig,
-    *,
-    num_examples: int,
-    num_classes: int,
-    num_shards: int = 1,
-    axis_name: str | None = None,
-) -> Generator:
+def linear_synthetic(config: LinearSyntheticConfig, spec: DataSpec) -> Generator:
     """Builds LSP, linearly separable perturbations.
 
     With F features, one for every patch and channel, an image of class c has
@@ -73,46 +64,38 @@ def linear_synthetic(
 
     Args:
       config: its settings.
-      num_examples: images in the data set (the draw of an image needs no other).
-      num_classes: classes.
-      num_shards: shards of the data (each draws for its own rows).
-      axis_name: unused, since devices need nothing of each other.
+      spec: of the data.
 
     Returns:
-      The generator. Its `init` raises a ValueError for images whose sides are no
-      multiples of the patch, or that have too few patches to tell the classes apart.
+      The generator.
+
+    Raises:
+      ValueError: if the sides of the images are not multiples of the patch, or the
+        images have too few patches for so many classes.
 
     References:
       Yu, Zhang, Chen, Yin, Liu, "Availability attacks create shortcuts", KDD 2022,
       arXiv 2111.00898, section 4.
       Guyon, "Design of experiments of the NIPS 2003 variable selection benchmark".
     """
-    del num_examples, num_shards, axis_name
-
-    def grid(image_shape: tuple[int, ...]) -> tuple[int, int, int]:
-        height, width, channels = image_shape
-        return height // config.patch_size, width // config.patch_size, channels
-
-    def check(image_shape: tuple[int, ...]) -> None:
-        check_l2_radius(config.radius, image_shape)
-        height, width, _ = image_shape
-        if height % config.patch_size or width % config.patch_size:
-            raise ValueError(
-                f"patch_size is {config.patch_size} pixels, the images have "
-                f"{height}x{width}: both sides must be multiples of it"
-            )
-        rows, columns, channels = grid(image_shape)
-        features = rows * columns * channels
-        most = 2 ** min(features, _DISTINCT_BITS)
-        if num_classes > most:
-            raise ValueError(
-                f"{num_classes} classes are too many for the {features} features that "
-                f"{rows}x{columns} patches have in {channels} channels: at most {most}"
-            )
+    num_classes = spec.num_classes
+    check_l2_radius(config.radius, spec.image_shape)
+    height, width, channels = spec.image_shape
+    if height % config.patch_size or width % config.patch_size:
+        raise ValueError(
+            f"patch_size is {config.patch_size} pixels, the images have "
+            f"{height}x{width}: both sides must be multiples of it"
+        )
+    rows, columns = height // config.patch_size, width // config.patch_size
+    features = rows * columns * channels
+    most = 2 ** min(features, _DISTINCT_BITS)
+    if num_classes > most:
+        raise ValueError(
+            f"{num_classes} classes are too many for the {features} features that "
+            f"{rows}x{columns} patches have in {channels} channels: at most {most}"
+        )
 
     def perturb(key: jax.Array, data: Shards) -> tuple[jax.Array, Metrics]:
-        rows, columns, channels = grid(data.images.shape[2:])
-        features = rows * columns * channels
         signs = _vertices(jax.random.fold_in(key, _CENTERS), num_classes, features)
         centers = config.class_separation * signs
         spreads = jax.random.uniform(
@@ -142,7 +125,7 @@ def linear_synthetic(
         delta = config.radius * painted / (config.patch_size * norm)
         return clip_to_images(data.images.astype(jnp.float32) / 255, delta), {}
 
-    return single_step(perturb, check=check, budget=Budget("l2", config.radius))
+    return single_step(perturb, budget=Budget("l2", config.radius))
 
 
 def _vertices(key: jax.Array, num_classes: int, features: int) -> jax.Array:

@@ -5,24 +5,24 @@ import dataclasses
 import jax
 
 from miue_jax._checks import check_number
-from miue_jax.generators.alternation import alternation
-from miue_jax.generators.alternation_config import AlternationConfig
-from miue_jax.generators.base import Generator
+from miue_jax.generators.base import DataSpec, Generator
+from miue_jax.generators.min_min import MinMinConfig, min_min
+from miue_jax.generators.surrogate import Normalization
 from miue_jax.losses import mi_ue_loss
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MIUEConfig(AlternationConfig):
-    """Settings of MI-UE; the schedule's are those of `AlternationConfig`.
+class MIUEConfig(MinMinConfig):
+    """Settings of MI-UE; the schedule's and the surrogate's are inherited.
 
     Attributes:
       temperature: of the similarity loss.
-      distance_weight: of the distance loss beside the similarity loss.
-      distance_per_dimension: whether the distances are divided by the number of
-        features, as in the published code, or not, as in the paper's formula.
+      distance_weight: of the distance loss, which is added to the similarity loss.
+      distance_per_dimension: whether distances are divided by the number of features,
+        as in the published code, or not, as in the paper's formula.
     """
 
-    normalization: str = "imagenet"
+    normalization: Normalization = "imagenet"
     step_size: float = 0.2
     step_size_end: float = 0.2
     learning_rate_end: float | None = 1e-6
@@ -37,14 +37,14 @@ class MIUEConfig(AlternationConfig):
         check_number("distance_weight", self.distance_weight, ">= 0")
 
 
-# "paper" is the text's loss and step, and mirrors image and perturbation together, of
-# which the text says nothing; "authors_code" is what the released command runs:
-# no distance loss, a step that grows to 4/(255 * 10), and perturbations that stay put
-# while the image under them is mirrored. Which of the two the paper's tables come from
-# is not known. "interleaved" is ours: it visits each batch
-# right before training on it, mirrors image and perturbation together as victims do,
-# and takes steps of a fifth of the radius because it has far fewer of them. It does not
-# crop as victims do: in 15 epochs on 5,000 CIFAR-10 images that gave the weaker poison.
+# "paper" is the text's loss and step; it mirrors image and perturbation together, on
+# which the text is silent. "authors_code" is what the released command runs: no
+# distance loss, a step that grows to 4/(255 * 10), and a perturbation that stays put
+# while the image under it is mirrored. Which of the two the paper's tables come from is
+# not known. "interleaved" is ours: it perturbs each batch right before training on it,
+# mirrors image and perturbation together as victims do, and takes steps of a fifth of
+# the radius because it takes far fewer of them. It does not crop as victims do: in 15
+# epochs on 5,000 CIFAR-10 images cropping gave the weaker poison.
 PRESETS: dict[str, MIUEConfig] = {
     "paper": MIUEConfig(flip="joint", distance_per_dimension=False),
     "authors_code": MIUEConfig(
@@ -63,22 +63,12 @@ PRESETS: dict[str, MIUEConfig] = {
 }
 
 
-def mi_ue(
-    config: MIUEConfig,
-    *,
-    num_examples: int,
-    num_classes: int,
-    num_shards: int = 1,
-    axis_name: str | None = None,
-) -> Generator:
+def mi_ue(config: MIUEConfig, spec: DataSpec) -> Generator:
     """Builds MI-UE.
 
     Args:
       config: its settings.
-      num_examples: images in the data set.
-      num_classes: classes.
-      num_shards: shards of the data over all devices.
-      axis_name: the mesh axis over which the shards are split.
+      spec: of the data.
 
     Returns:
       The generator.
@@ -100,11 +90,4 @@ def mi_ue(
             axis_name=axis,
         )
 
-    return alternation(
-        config,
-        objective,
-        num_examples=num_examples,
-        num_classes=num_classes,
-        num_shards=num_shards,
-        axis_name=axis_name,
-    )
+    return min_min(config, objective, spec)

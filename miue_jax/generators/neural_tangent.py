@@ -1,17 +1,80 @@
 """NTGA: perturbations under which an infinitely wide network generalizes badly."""
 
+import dataclasses
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from miue_jax import projected_gradient
-from miue_jax.budget import Budget
+from miue_jax._checks import check_choice, check_number
+from miue_jax.budget import Budget, to_unit
 from miue_jax.generators import tangent_kernel
-from miue_jax.generators.base import Generator
-from miue_jax.generators.neural_tangent_config import NeuralTangentConfig
+from miue_jax.generators.base import DataSpec, Generator
+from miue_jax.generators.surrogate import check_radius
 from miue_jax.train import classifier, sampling
 from miue_jax.train.metrics import Metrics, mean_of
 from miue_jax.train.parallel import State
+
+_NETWORKS = ("cnn", "fnn")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NeuralTangentConfig:
+    """Settings of NTGA.
+
+    Attributes:
+      radius: largest change of a channel, in gray levels.
+      step_size: of projected gradient, in gray levels.
+      pgd_steps: projected-gradient steps on a block.
+      network: "cnn", two convolutions and three dense layers, or "fnn", five layers of
+        the error function.
+      weight_variance: of the network at initialization, times the inputs of a neuron.
+      bias_variance: of the network at initialization.
+      time: learning rate times steps of the gradient descent on a block whose result
+        is attacked.
+      regularization: added to the diagonal of a block's kernel, relative to its mean.
+      block_size: images that are perturbed together, as one training set.
+      validation_size: images on which that training is judged, for each block others.
+      rows_at_once: images compared with a block at a time, by each device: a matter of
+        memory only.
+    """
+
+    radius: float = 8.0
+    step_size: float = 8.0
+    pgd_steps: int = 1
+    network: Literal["cnn", "fnn"] = "cnn"
+    weight_variance: float = 1.76
+    bias_variance: float = 0.18
+    time: float = 64.0
+    regularization: float = 1e-4
+    block_size: int = 512
+    validation_size: int = 10_000
+    rows_at_once: int = 64
+
+    def __post_init__(self) -> None:
+        check_radius(self.radius)
+        check_choice("network", self.network, _NETWORKS)
+        for name in ("pgd_steps", "block_size", "validation_size", "rows_at_once"):
+            check_number(name, getattr(self, name), "> 0", whole=True)
+        for name in ("step_size", "weight_variance", "bias_variance", "time"):
+            check_number(name, getattr(self, name), "> 0")
+        check_number("regularization", self.regularization, ">= 0")
+
+
+# "cnn" and "fnn" are what was published: the paper's ten steps of projected gradient
+# are, in the released code, ten times the same step of the whole radius from the clean
+# image. "pgd" takes the steps that the paper means. The published images are 40,000,
+# judged by 10,000 that stay clean, and only whole blocks are perturbed; here all are,
+# and those that follow a block in a random order judge it. The rate of the descent is
+# divided by n K entries of the targets, as in the library that the code calls.
+PRESETS: dict[str, NeuralTangentConfig] = {
+    "cnn": NeuralTangentConfig(),
+    "fnn": NeuralTangentConfig(network="fnn"),
+    "pgd": NeuralTangentConfig(step_size=0.88, pgd_steps=10),
+}
+
 
 _ORDER = 0  # the run's key is folded with it
 
@@ -77,22 +140,12 @@ def validation_loss(
     return jnp.mean(in_pieces(loss_of, (images, labels)))
 
 
-def neural_tangent(
-    config: NeuralTangentConfig,
-    *,
-    num_examples: int,
-    num_classes: int,
-    num_shards: int = 1,
-    axis_name: str | None = None,
-) -> Generator:
+def neural_tangent(config: NeuralTangentConfig, spec: DataSpec) -> Generator:
     """Builds NTGA.
 
     Args:
       config: its settings.
-      num_examples: images in the data set.
-      num_classes: classes.
-      num_shards: shards of the data over all devices.
-      axis_name: the mesh axis over which the shards are split.
+      spec: of the data.
 
     Returns:
       The generator. A step is one block, to which every shard gives an equal share; the
@@ -105,21 +158,21 @@ def neural_tangent(
     References:
       Yuan, Wu, Neural Tangent Generalization Attacks, ICML 2021.
     """
-    blocks = sampling.steps_per_pass(num_examples, num_shards, config.block_size)
-    if config.validation_size % num_shards:
+    blocks = spec.steps_per_pass(config.block_size)
+    if config.validation_size % spec.num_shards:
         raise ValueError(
             f"validation_size is {config.validation_size}; it must be a multiple of "
-            f"the {num_shards} shards"
+            f"the {spec.num_shards} shards"
         )
-    share = config.block_size // num_shards
-    held = config.validation_size // num_shards
-    if share + held > num_examples // num_shards:
+    share = spec.share(config.block_size)
+    held = spec.share(config.validation_size)
+    if share + held > spec.share(spec.num_examples):
         raise ValueError(
             f"block_size {config.block_size} and validation_size "
-            f"{config.validation_size} take more images from each of {num_shards} "
-            f"shards than the {num_examples // num_shards} that it is sure to have"
+            f"{config.validation_size} take more images from each of {spec.num_shards} "
+            f"shards than the {spec.share(spec.num_examples)} that it is sure to have"
         )
-    radius, step_size = config.radius / 255, config.step_size / 255
+    radius, step_size = to_unit(config.radius), to_unit(config.step_size)
 
     def init(key: jax.Array, data: sampling.Shards) -> State:
         del key
@@ -128,8 +181,8 @@ def neural_tangent(
         return State(jnp.zeros((), jnp.int32), None, (delta, order))
 
     def everywhere(values: jax.Array) -> jax.Array:
-        if axis_name is not None:
-            values = lax.all_gather(values, axis_name, tiled=True)
+        if spec.axis_name is not None:
+            values = lax.all_gather(values, spec.axis_name, tiled=True)
         return values.reshape(-1, *values.shape[2:])
 
     def step(
@@ -148,16 +201,16 @@ def neural_tangent(
             everywhere, (own.images, own.labels, own.selected)
         )
         changing = selected[:, None, None, None]
-        targets = jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
+        targets = jax.nn.one_hot(labels, spec.num_classes, dtype=jnp.float32)
         judges = taken.images[:, share:]
         judges = judges.reshape(-1, *judges.shape[2:])
         answers = taken.labels[:, share:].reshape(-1)
         kernel = _kernel(images.shape[1:], config)
 
         def loss_fn(perturbed: jax.Array) -> jax.Array:
-            if axis_name is not None:
-                # Of copies this is the identity, and it averages their gradients.
-                perturbed = lax.pmean(perturbed, axis_name)
+            if spec.axis_name is not None:
+                # The identity on copies, whose gradients it averages.
+                perturbed = lax.pmean(perturbed, spec.axis_name)
             block = jnp.where(changing, perturbed, images)
             return validation_loss(kernel, block, targets, judges, answers, config)
 
@@ -170,9 +223,7 @@ def neural_tangent(
             num_steps=config.pgd_steps,
             ascend=True,
         )
-        loss = losses[0]
-        if axis_name is not None:
-            loss = lax.pmean(loss, axis_name)
+        loss = spec.mean(losses[0])
         shares = moved.reshape(-1, share, *moved.shape[1:])[data.shard]
         # The last block is filled up from the front, where images have been perturbed.
         fresh = positions[:share] < data.count[:, None]
@@ -185,7 +236,6 @@ def neural_tangent(
         step=step,
         num_steps=blocks,
         perturbation=lambda state: state.per_example[0],
-        finished=lambda state: jnp.zeros((), bool),
-        per_class=False,
         budget=Budget("linf", config.radius),
+        sharded=True,
     )

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,7 @@ from jax import lax
 
 from miue_jax._checks import check_choice, check_number
 from miue_jax.budget import Budget
-from miue_jax.generators.base import Generator
-from miue_jax.generators.single_step import single_step
+from miue_jax.generators.base import DataSpec, Generator, single_step
 from miue_jax.train.metrics import Metrics
 from miue_jax.train.sampling import Shards
 
@@ -30,7 +29,7 @@ class OnePixelConfig:
     """
 
     pixels: int = 1
-    spread: str = "deviation"
+    spread: Literal["deviation", "variance"] = "deviation"
 
     def __post_init__(self) -> None:
         check_number("pixels", self.pixels, "> 0", whole=True)
@@ -56,14 +55,7 @@ class _Moments(NamedTuple):
     variance: jax.Array
 
 
-def one_pixel(
-    config: OnePixelConfig,
-    *,
-    num_examples: int,
-    num_classes: int,
-    num_shards: int = 1,
-    axis_name: str | None = None,
-) -> Generator:
+def one_pixel(config: OnePixelConfig, spec: DataSpec) -> Generator:
     """Builds OPS, the one-pixel shortcut.
 
     For a position p and a color t in {0, 1}^C the score of a class is
@@ -75,38 +67,33 @@ def one_pixel(
 
     Args:
       config: its settings.
-      num_examples: images in the data set.
-      num_classes: classes.
-      num_shards: shards of the data over all devices.
-      axis_name: the mesh axis over which the shards are split.
+      spec: of the data.
 
     Returns:
-      The generator. Its `init` raises a ValueError for images with fewer pixels and
-      colors than the classes take. A perturbation on top of another one (CIFAR10-S)
-      comes from running it on images that were protected before.
+      The generator. For a perturbation on top of another one (CIFAR10-S), run it on
+      protected images.
+
+    Raises:
+      ValueError: if the images have fewer pixels and colors than the classes take.
 
     References:
       Wu, Chen, Xie, Huang, "One-pixel shortcut: on the learning preference of deep
       neural networks", ICLR 2023, arXiv 2205.12141, section 3.
     """
-    del num_examples, num_shards
-
-    def check(image_shape: tuple[int, ...]) -> None:
-        positions, colors = math.prod(image_shape[:2]), 2 ** image_shape[2]
-        # The positions that the classes before the last one can have used up, and its.
-        taken = (num_classes - 1) * config.pixels // colors + config.pixels
-        if taken > positions:
-            raise ValueError(
-                f"pixels is {config.pixels} for each of {num_classes} classes; images "
-                f"of {positions} pixels and {colors} colors have not as many"
-            )
+    shape, num_classes = spec.image_shape, spec.num_classes
+    positions, num_colors = math.prod(shape[:2]), 2 ** shape[2]
+    # The positions that all classes but the last can have used up, and its own.
+    taken = (num_classes - 1) * config.pixels // num_colors + config.pixels
+    if taken > positions:
+        raise ValueError(
+            f"pixels is {config.pixels} for each of {num_classes} classes; images of "
+            f"{positions} pixels and {num_colors} colors do not have that many"
+        )
 
     def perturb(key: jax.Array, data: Shards) -> tuple[jax.Array, Metrics]:
         del key
-        shape = data.images.shape[2:]
-        positions = math.prod(shape[:2])
         colors = jnp.asarray(list(itertools.product((0, 1), repeat=shape[2])), bool)
-        moments, present = _moments(data, num_classes, axis_name)
+        moments, present = _moments(data, spec)
         flat = jax.tree.map(lambda x: x.reshape(num_classes, positions, -1), moments)
 
         def choose(
@@ -130,7 +117,7 @@ def one_pixel(
         change = targets[data.labels] - images
         return jnp.where(chosen[data.labels], change, 0), {}
 
-    return single_step(perturb, check=check, budget=Budget("l0", config.pixels))
+    return single_step(perturb, budget=Budget("l0", config.pixels))
 
 
 def _scores(moments: _Moments, colors: jax.Array, spread: str) -> jax.Array:
@@ -146,9 +133,7 @@ def _scores(moments: _Moments, colors: jax.Array, spread: str) -> jax.Array:
     return overall / jnp.maximum(divisor, _SMALLEST)
 
 
-def _moments(
-    data: Shards, num_classes: int, axis_name: str | None
-) -> tuple[_Moments, jax.Array]:
+def _moments(data: Shards, spec: DataSpec) -> tuple[_Moments, jax.Array]:
     """Means and variances over all images, and the (K,) bool classes that have any.
 
     They are the same however the images are dealt.
@@ -161,12 +146,12 @@ def _moments(
     rows = jnp.arange(data.labels.shape[1])
     valid = rows < data.count[:, None]
     # What no class has is left out of the sums.
-    labels = jnp.where(valid, data.labels, num_classes).reshape(-1)
+    labels = jnp.where(valid, data.labels, spec.num_classes).reshape(-1)
     values = data.images.reshape(-1, *data.images.shape[2:]).astype(jnp.uint32)
 
     def total(array: jax.Array) -> jax.Array:
-        sums = jax.ops.segment_sum(array, labels, num_classes)
-        return sums if axis_name is None else lax.psum(sums, axis_name)
+        sums = jax.ops.segment_sum(array, labels, spec.num_classes)
+        return spec.sum(sums)
 
     count = total(jnp.ones_like(labels, jnp.uint32)).reshape(-1, 1, 1, 1)
     size = jnp.maximum(count, 1)

@@ -1,5 +1,6 @@
 """PIL: noise in which a linear classifier reads the label, taken off the image."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -7,14 +8,56 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from miue_jax.budget import Budget
-from miue_jax.generators import surrogate_training
-from miue_jax.generators.base import Generator
-from miue_jax.generators.perturbation_linear_config import PerturbationLinearConfig
-from miue_jax.generators.stages import Stage, in_turn
+from miue_jax._checks import check_number
+from miue_jax.budget import Budget, to_unit
+from miue_jax.generators import surrogate
+from miue_jax.generators.base import DataSpec, Generator, Stage, in_stages
+from miue_jax.generators.surrogate import check_radius
 from miue_jax.train import classifier, sampling
 from miue_jax.train.metrics import Mean, Metrics, mean_of
 from miue_jax.train.parallel import State
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PerturbationLinearConfig:
+    """Settings of PIL.
+
+    Attributes:
+      radius: largest change of a channel, in gray levels.
+      step_size: of a step of sign descent, in gray levels.
+      pgd_steps: steps of sign descent on each image's noise.
+      noise_weight: in [0, 1], of the loss of the noise alone; what remains is the
+        weight of the loss of the image without the noise.
+      depth: matrices of the linear classifier, without bias; their product is one.
+      epochs: passes of the classifier over the clean images.
+      batch_size: global batch, of training and of sign descent.
+      learning_rate: of the first epoch; a cosine over the epochs takes it to 0.
+      momentum: of the classifier's SGD.
+    """
+
+    radius: float = 8.0
+    step_size: float = 0.8
+    pgd_steps: int = 30
+    noise_weight: float = 0.9
+    depth: int = 2
+    epochs: int = 30
+    batch_size: int = 512
+    learning_rate: float = 0.003
+    momentum: float = 0.9
+
+    def __post_init__(self) -> None:
+        check_radius(self.radius)
+        for name in ("step_size", "learning_rate"):
+            check_number(name, getattr(self, name), "> 0")
+        for name in ("pgd_steps", "depth", "epochs", "batch_size"):
+            check_number(name, getattr(self, name), "> 0", whole=True)
+        check_number("noise_weight", self.noise_weight, "in [0, 1]")
+        check_number("momentum", self.momentum, "in [0, 1)")
+
+
+# The last batch of a pass is filled up from the front; the published one is smaller.
+PRESETS: dict[str, PerturbationLinearConfig] = {"published": PerturbationLinearConfig()}
+
 
 # Keys of a run are folded with these, so that no two uses share a stream.
 _INIT, _NOISE = range(2)
@@ -86,22 +129,12 @@ def noise_gradient(
     return _product(noise_weight * read - (1 - noise_weight) * unread, matrix.T)
 
 
-def perturbation_linear(
-    config: PerturbationLinearConfig,
-    *,
-    num_examples: int,
-    num_classes: int,
-    num_shards: int = 1,
-    axis_name: str | None = None,
-) -> Generator:
+def perturbation_linear(config: PerturbationLinearConfig, spec: DataSpec) -> Generator:
     """Builds PIL.
 
     Args:
       config: its settings.
-      num_examples: images in the data set.
-      num_classes: classes.
-      num_shards: shards of the data over all devices.
-      axis_name: the mesh axis over which the shards are split.
+      spec: of the data.
 
     Returns:
       The generator. A step is one batch: of the classifier's training on clean images,
@@ -110,9 +143,9 @@ def perturbation_linear(
     References:
       Liu, Chen, Zhang, Perturbation-Induced Linearization, ICLR 2026, arXiv 2601.19967.
     """
-    share = config.batch_size // num_shards
-    batches = sampling.steps_per_pass(num_examples, num_shards, config.batch_size)
-    radius, step_size = config.radius / 255, config.step_size / 255
+    share = spec.share(config.batch_size)
+    batches = spec.steps_per_pass(config.batch_size)
+    radius, step_size = to_unit(config.radius), to_unit(config.step_size)
     optimizer = classifier.sgd(
         classifier.epochwise_cosine(config.learning_rate, 0.0, config.epochs, batches),
         momentum=config.momentum,
@@ -122,7 +155,7 @@ def perturbation_linear(
 
     def init(key: jax.Array, data: sampling.Shards) -> State:
         pixels = data.images[0, 0].size
-        sizes = (pixels, *[num_classes] * config.depth)
+        sizes = (pixels, *[spec.num_classes] * config.depth)
         keys = jax.random.split(jax.random.fold_in(key, _INIT), config.depth)
         weights = [
             initialize(keys[i], sizes[i : i + 2], jnp.float32)
@@ -143,8 +176,7 @@ def perturbation_linear(
         return batch, batch.images.reshape(len(labels), -1), labels
 
     def mean(value: jax.Array) -> Mean:
-        value = jnp.mean(value)
-        return mean_of(value if axis_name is None else lax.pmean(value, axis_name))
+        return mean_of(spec.mean(jnp.mean(value)))
 
     def train(
         key: jax.Array, count: jax.Array, state: State, data: sampling.Shards
@@ -160,14 +192,13 @@ def perturbation_linear(
             return classifier.cross_entropy(logits, labels), logits
 
         (loss, logits), grads = jax.value_and_grad(loss_fn, has_aux=True)(weights)
-        if axis_name is not None:
-            grads = lax.pmean(grads, axis_name)
+        grads = spec.mean(grads)
         updates, opt_state = optimizer.update(grads, opt_state, weights)
         shared = _Shared(optax.apply_updates(weights, updates), opt_state)
         right = (jnp.argmax(logits, -1) == labels).astype(jnp.float32)
         measured = (mean(loss), mean(right))
         return state._replace(shared=shared), dict(
-            zip(surrogate_training.MEASURES, measured, strict=True)
+            zip(surrogate.METRICS, measured, strict=True)
         )
 
     def draw(key: jax.Array, data: sampling.Shards, batch: sampling.Batch) -> jax.Array:
@@ -201,9 +232,9 @@ def perturbation_linear(
         state = state._replace(per_example=stored)
         return state, {"perturbation_loss": mean(loss)}
 
-    step, num_steps = in_turn(
+    step, num_steps = in_stages(
         (
-            Stage(train, config.epochs * batches, surrogate_training.MEASURES),
+            Stage(train, config.epochs * batches, surrogate.METRICS),
             Stage(perturb, batches, ("perturbation_loss",)),
         )
     )
@@ -212,9 +243,8 @@ def perturbation_linear(
         step=step,
         num_steps=num_steps,
         perturbation=lambda state: state.per_example,
-        finished=lambda state: jnp.zeros((), bool),
-        per_class=False,
         budget=Budget("linf", config.radius),
+        sharded=True,
     )
 
 

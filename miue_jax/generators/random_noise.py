@@ -1,12 +1,14 @@
 """Random noise: the control that every generator has to beat."""
 
 import dataclasses
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
-from miue_jax.budget import Budget
-from miue_jax.generators.base import Generator
+from miue_jax._checks import check_choice
+from miue_jax.budget import Budget, to_unit
+from miue_jax.generators.base import DataSpec, Generator
 from miue_jax.generators.surrogate import check_radius
 from miue_jax.train.metrics import Metrics
 from miue_jax.train.parallel import State
@@ -23,47 +25,35 @@ class RandomNoiseConfig:
     """
 
     radius: float = 8.0
-    perturbation: str = "sample"
+    perturbation: Literal["sample", "class"] = "sample"
 
     def __post_init__(self) -> None:
         check_radius(self.radius)
-        if self.perturbation not in ("sample", "class"):
-            raise ValueError(
-                f"perturbation is {self.perturbation!r}; allowed: sample, class"
-            )
+        check_choice("perturbation", self.perturbation, ("sample", "class"))
 
 
 PRESETS: dict[str, RandomNoiseConfig] = {"uniform": RandomNoiseConfig()}
 
 
-def random_noise(
-    config: RandomNoiseConfig,
-    *,
-    num_examples: int,
-    num_classes: int,
-    num_shards: int = 1,
-    axis_name: str | None = None,
-) -> Generator:
+def random_noise(config: RandomNoiseConfig, spec: DataSpec) -> Generator:
     """Builds uniform noise in the ball; one step draws it.
 
     Args:
       config: its settings.
-      num_examples: images in the data set (the draw of an image needs no other).
-      num_classes: classes.
-      num_shards: shards of the data (each draws for its own rows).
-      axis_name: unused, since devices need nothing of each other.
+      spec: of the data.
 
     Returns:
       The generator.
     """
-    del num_examples, num_shards, axis_name
-    radius = config.radius / 255
+    radius = to_unit(config.radius)
     per_class = config.perturbation == "class"
 
     def init(key: jax.Array, data: Shards) -> State:
         del key
         shape = data.images.shape[2:]
-        shared = jnp.zeros((num_classes, *shape), jnp.float32) if per_class else None
+        shared = (
+            jnp.zeros((spec.num_classes, *shape), jnp.float32) if per_class else None
+        )
         own = None if per_class else jnp.zeros(data.images.shape, jnp.float32)
         return State(jnp.zeros((), jnp.int32), shared, own)
 
@@ -82,9 +72,8 @@ def random_noise(
     return Generator(
         init=init,
         step=step,
-        num_steps=1,
         perturbation=lambda state: state.shared if per_class else state.per_example,
-        finished=lambda state: jnp.zeros((), bool),
-        per_class=per_class,
         budget=Budget("linf", config.radius),
+        per_class=per_class,
+        sharded=True,
     )

@@ -4,6 +4,7 @@ The surrogate is trained as an adversarially trained victim would be, and the
 perturbation makes the loss small that the victim's adversary has made large.
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -12,17 +13,88 @@ import optax
 from jax import lax
 
 from miue_jax import projected_gradient
-from miue_jax.budget import Budget
+from miue_jax._checks import check_number
+from miue_jax.budget import Budget, to_unit
 from miue_jax.generators import surrogate
 from miue_jax.generators.adversarial_views import adversarial_views
-from miue_jax.generators.base import Generator
-from miue_jax.generators.robust_error_minimizing_config import (
-    RobustErrorMinimizingConfig,
-)
+from miue_jax.generators.base import DataSpec, Generator, no_mean
+from miue_jax.generators.surrogate import SurrogateConfig, check_radius
 from miue_jax.train import classifier, sampling
 from miue_jax.train.classifier import Learner
-from miue_jax.train.metrics import Mean, Metrics, mean_of
+from miue_jax.train.metrics import Metrics, mean_of
 from miue_jax.train.parallel import State
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RobustErrorMinimizingConfig(SurrogateConfig):
+    """Settings of REM, SEM and EM; the surrogate's settings are inherited.
+
+    Attributes:
+      radius: largest change of a channel, in gray levels.
+      step_size: of the perturbation's projected gradient, in gray levels.
+      pgd_steps: of the perturbation, from a random start at each visit.
+      transformations: random views over which each of these steps takes the mean. They
+        pass through the network together, as a batch that many times as large.
+      crop: pixels by which a view is shifted at most, as by a victim's random crop; 0
+        for none.
+      mirror: whether a view is mirrored with probability one half besides.
+      adversarial_radius: largest change of a channel by the adversary, in gray levels;
+        0 for no adversary.
+      adversarial_step_size: of its projected gradient, in gray levels.
+      adversarial_steps: of the adversary, from a random start on each view; 0 leaves
+        it at the start, which is SEM's uniform noise.
+      iterations: batches of training.
+      learning_rate_drop: factor of the learning rate at each of its drops.
+      learning_rate_drop_every: batches of training from one drop to the next.
+    """
+
+    radius: float = 8.0
+    step_size: float = 1.6
+    pgd_steps: int = 10
+    transformations: int = 5
+    crop: int = 4
+    mirror: bool = True
+    adversarial_radius: float = 4.0
+    adversarial_step_size: float = 0.8
+    adversarial_steps: int = 10
+    iterations: int = 5000
+    learning_rate_drop: float = 0.1
+    learning_rate_drop_every: int = 2000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_radius(self.radius)
+        for name in ("step_size", "adversarial_step_size"):
+            check_number(name, getattr(self, name), "> 0")
+        whole = ("pgd_steps", "transformations", "iterations")
+        for name in (*whole, "learning_rate_drop_every"):
+            check_number(name, getattr(self, name), "> 0", whole=True)
+        for name in ("crop", "adversarial_steps"):
+            check_number(name, getattr(self, name), ">= 0", whole=True)
+        check_number("adversarial_radius", self.adversarial_radius, ">= 0")
+        if self.adversarial_radius > 255:
+            raise ValueError(
+                f"adversarial_radius is {self.adversarial_radius!r}; allowed: gray "
+                "levels from 0 to 255"
+            )
+        check_number("learning_rate_drop", self.learning_rate_drop, "in (0, 1]")
+
+
+# "sem" replaces the adversary's steps by noise, in training and in generation, which
+# takes about a tenth of the time. Unlike the published script all visit every image
+# after training (the script leaves out the last, incomplete batch), and give the
+# network values in [0, 1], not in [-0.5, 0.5]; perturbations stay in the image box
+# throughout. "em" is EM as in REM's code, from which several papers took theirs: the
+# images as they are, no adversary, and perturbations made from noise at each visit,
+# where EM's own code goes on with those of the visit before.
+PRESETS: dict[str, RobustErrorMinimizingConfig] = {
+    "rem": RobustErrorMinimizingConfig(),
+    "sem": RobustErrorMinimizingConfig(adversarial_steps=0),
+    "em": RobustErrorMinimizingConfig(
+        adversarial_radius=0, transformations=1, crop=0, mirror=False
+    ),
+}
+
 
 # Keys of a run are folded with these, so that no two uses share a stream.
 _INIT, _ORDER, _START, _DEFENSE, _TRAIN = range(5)
@@ -34,12 +106,7 @@ class _PerExample(NamedTuple):
 
 
 def robust_error_minimizing(
-    config: RobustErrorMinimizingConfig,
-    *,
-    num_examples: int,
-    num_classes: int,
-    num_shards: int = 1,
-    axis_name: str | None = None,
+    config: RobustErrorMinimizingConfig, spec: DataSpec
 ) -> Generator:
     """Builds REM, SEM if the adversary takes no steps, or EM if there is none.
 
@@ -57,10 +124,7 @@ def robust_error_minimizing(
 
     Args:
       config: its settings.
-      num_examples: images in the data set.
-      num_classes: classes.
-      num_shards: shards of the data over all devices.
-      axis_name: the mesh axis over which the shards are split.
+      spec: of the data.
 
     Returns:
       The generator. A step is one batch: of training, then of the last visit.
@@ -72,10 +136,10 @@ def robust_error_minimizing(
       Fu, He, Liu, Shen, Tao, Robust Unlearnable Examples, ICLR 2022. Liu, Xu, Chen,
       Sun, Stable Unlearnable Example, AAAI 2024.
     """
-    module = surrogate.create(config, num_classes=num_classes, axis_name=axis_name)
-    share = config.batch_size // num_shards
-    batches = sampling.steps_per_pass(num_examples, num_shards, config.batch_size)
-    radius = config.radius / 255
+    module = surrogate.create(config, spec, crop=config.crop)
+    share = spec.share(config.batch_size)
+    batches = spec.steps_per_pass(config.batch_size)
+    radius = to_unit(config.radius)
     optimizer = classifier.sgd(
         optax.exponential_decay(
             config.learning_rate,
@@ -121,8 +185,8 @@ def robust_error_minimizing(
             views=views,
             crop=config.crop,
             mirror=config.mirror,
-            radius=config.adversarial_radius / 255,
-            step_size=config.adversarial_step_size / 255,
+            radius=to_unit(config.adversarial_radius),
+            step_size=to_unit(config.adversarial_step_size),
             num_steps=config.adversarial_steps,
         )
 
@@ -159,7 +223,7 @@ def robust_error_minimizing(
                 images,
                 delta,
                 radius=radius,
-                step_size=config.step_size / 255,
+                step_size=to_unit(config.step_size),
                 num_steps=1,
             )
             return delta, losses[0]
@@ -192,12 +256,10 @@ def robust_error_minimizing(
             optimizer,
             surrogate.normalize(seen, config),
             labels,
-            axis_name=axis_name,
+            axis_name=spec.axis_name,
         )
-        return learner, {
-            "surrogate_loss": mean_of(loss),
-            "surrogate_accuracy": mean_of(accuracy),
-        }
+        measured = (mean_of(loss), mean_of(accuracy))
+        return learner, dict(zip(surrogate.METRICS, measured, strict=True))
 
     def step(
         key: jax.Array, state: State, data: sampling.Shards
@@ -212,16 +274,13 @@ def robust_error_minimizing(
         order = sampling.order_of_pass(order_key, position, order, data)
         batch = sampling.take(data, order, position, share)
         delta, loss = defend(key, state, data, batch)
-        if axis_name is not None:
-            loss = lax.pmean(loss, axis_name)
+        loss = spec.mean(loss)
         selected = batch.selected[..., None, None, None]
         levels = jnp.where(selected, jnp.rint(255 * delta), 0).astype(jnp.int16)
-        nothing = Mean(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
-        names = ("surrogate_loss", "surrogate_accuracy")
         learner, metrics = lax.cond(
             training,
             lambda: train(key, state, data, batch, levels),
-            lambda: (state.shared, dict.fromkeys(names, nothing)),
+            lambda: (state.shared, dict.fromkeys(surrogate.METRICS, no_mean())),
         )
         stored = sampling.store(state.per_example.levels, batch, batch.fresh, levels)
         return State(state.step + 1, learner, _PerExample(stored, order)), {
@@ -234,7 +293,6 @@ def robust_error_minimizing(
         step=step,
         num_steps=config.iterations + batches,
         perturbation=lambda state: state.per_example.levels.astype(jnp.float32) / 255,
-        finished=lambda state: jnp.zeros((), bool),
-        per_class=False,
         budget=Budget("linf", config.radius),
+        sharded=True,
     )

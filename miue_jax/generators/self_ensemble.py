@@ -1,21 +1,96 @@
 """SEP: adversarial examples of all the checkpoints of one training at once."""
 
-from typing import Any, NamedTuple
+import dataclasses
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
 
-from miue_jax.budget import Budget
-from miue_jax.generators import checkpoint_ensemble, surrogate, surrogate_training
-from miue_jax.generators.base import Generator
-from miue_jax.generators.self_ensemble_config import SelfEnsembleConfig
-from miue_jax.generators.stages import Stage, in_turn
+from miue_jax._checks import check_choice, check_number
+from miue_jax.budget import Budget, to_unit
+from miue_jax.generators import checkpoint_ensemble, surrogate
+from miue_jax.generators.base import DataSpec, Generator, Stage, in_stages
+from miue_jax.generators.surrogate import (
+    Normalization,
+    SurrogateTrainingConfig,
+    check_radius,
+)
 from miue_jax.train import sampling
 from miue_jax.train.classifier import Learner
 from miue_jax.train.metrics import Mean, Metrics
 from miue_jax.train.parallel import State
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SelfEnsembleConfig(SurrogateTrainingConfig):
+    """Settings of SEP; those of the protecting training are inherited.
+
+    The published code keeps a checkpoint whenever the accuracy on test data improves,
+    and takes every so many-th of them. That takes test data, which a generator does not
+    have: here the checkpoints are those after evenly spaced epochs, the last included.
+
+    Attributes:
+      checkpoints: n, at most one an epoch. They are all held in memory, and saved with
+        the state of a run.
+      objective: "cross_entropy" toward the class y + K // 2 (mod K), or "features",
+        the mean squared distance of the last layer's features from that class's mean
+        over the clean data, for each checkpoint its own.
+      radius: largest change of a channel, in gray levels.
+      step_size: of a step, in gray levels.
+      pgd_steps: steps on each image.
+      inner_steps: steps of variance reduction within each of them; 0 for none.
+      inner_means: whose class means the inner steps aim at, the drawn checkpoint's
+        "own" or the "last" one's; the other steps take its own always. Of no effect
+        without inner steps, or toward no means.
+      perturbation_batch_size: global batch of the visits.
+    """
+
+    normalization: Normalization = "cifar10"
+    epochs: int = 120
+    milestones: tuple[float, ...] = (0.625, 0.75)
+    warmup_epochs: int = 1
+    checkpoints: int = 30
+    objective: Literal["cross_entropy", "features"] = "features"
+    radius: float = 8.0
+    step_size: float = 1.0
+    pgd_steps: int = 30
+    inner_steps: int = 0
+    inner_means: Literal["own", "last"] = "own"
+    perturbation_batch_size: int = 256
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("checkpoints", "pgd_steps", "perturbation_batch_size"):
+            check_number(name, getattr(self, name), "> 0", whole=True)
+        check_choice("objective", self.objective, ("cross_entropy", "features"))
+        check_choice("inner_means", self.inner_means, ("own", "last"))
+        check_radius(self.radius)
+        check_number("step_size", self.step_size, "> 0")
+        check_number("inner_steps", self.inner_steps, ">= 0", whole=True)
+        if self.checkpoints > self.epochs:
+            raise ValueError(
+                f"checkpoints ({self.checkpoints}) must be at most one an epoch, and "
+                f"there are {self.epochs} epochs"
+            )
+
+
+# Tables that say SEP mean the variant of reduced variance: "variance_reduced" as the
+# paper has it, "authors_code" as all released scripts of it have it, from which the
+# published figures presumably are: there the steps within a step aim at the means of
+# the last checkpoint, whichever is drawn. "sep" is the paper's plain ensemble. The
+# published commands have radius 2, the tables 8 too. Its images are truncated to gray
+# levels: the export "truncate".
+PRESETS: dict[str, SelfEnsembleConfig] = {
+    "variance_reduced": SelfEnsembleConfig(checkpoints=15, inner_steps=15),
+    "authors_code": SelfEnsembleConfig(
+        checkpoints=15, inner_steps=15, inner_means="last"
+    ),
+    "feature_alignment": SelfEnsembleConfig(),
+    "sep": SelfEnsembleConfig(objective="cross_entropy"),
+}
+
 
 # The training of the surrogate folds the run's key with numbers below this.
 _ATTACK = 16
@@ -37,14 +112,7 @@ class _PerExample(NamedTuple):
     delta: jax.Array  # (g, n, H, W, C)
 
 
-def self_ensemble(
-    config: SelfEnsembleConfig,
-    *,
-    num_examples: int,
-    num_classes: int,
-    num_shards: int = 1,
-    axis_name: str | None = None,
-) -> Generator:
+def self_ensemble(config: SelfEnsembleConfig, spec: DataSpec) -> Generator:
     r"""Builds SEP.
 
     With the checkpoints :math:`f_k` of one training on clean images, the features
@@ -58,10 +126,7 @@ def self_ensemble(
 
     Args:
       config: its settings.
-      num_examples: images in the data set.
-      num_classes: classes.
-      num_shards: shards of the data over all devices.
-      axis_name: the mesh axis over which the shards are split.
+      spec: of the data.
 
     Returns:
       The generator. A step is one batch: of training, of the features' means, or all
@@ -74,18 +139,16 @@ def self_ensemble(
       Chen et al., Self-Ensemble Protection: Training Checkpoints Are Good Data
       Protectors, ICLR 2023, arXiv 2211.12005.
     """
-    module = surrogate.create(config, num_classes=num_classes, axis_name=axis_name)
-    trainer = surrogate_training.trainer(
+    module = surrogate.create(config, spec, crop=surrogate.PADDING)
+    trainer = surrogate.trainer(
         config,
         module,
-        num_examples=num_examples,
-        num_shards=num_shards,
-        axis_name=axis_name,
+        spec,
     )
     size = config.perturbation_batch_size
-    visits = sampling.steps_per_pass(num_examples, num_shards, size)
-    share = size // num_shards
-    radius = config.radius / 255
+    visits = spec.steps_per_pass(size)
+    share = spec.share(size)
+    radius = to_unit(config.radius)
     by_features = config.objective == "features"
 
     def forward(variables: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -101,13 +164,13 @@ def self_ensemble(
         stack = jax.tree.map(
             lambda leaf: jnp.zeros((count, *leaf.shape), leaf.dtype), learner.variables
         )
-        sums = jnp.zeros((count, num_classes, features.shape[-1]), jnp.float32)
+        sums = jnp.zeros((count, spec.num_classes, features.shape[-1]), jnp.float32)
         return State(
             jnp.zeros((), jnp.int32),
             _Shared(
                 learner,
                 _Checkpoint(stack, sums if by_features else None),
-                jnp.zeros(num_classes, jnp.float32),
+                jnp.zeros(spec.num_classes, jnp.float32),
             ),
             _PerExample(
                 jnp.zeros(data.labels.shape, jnp.int32),
@@ -145,7 +208,7 @@ def self_ensemble(
         batch = sampling.take_in_order(data, count, share)
         images = batch.images.reshape(-1, *batch.images.shape[2:])
         members = jax.nn.one_hot(
-            batch.labels.reshape(-1), num_classes, dtype=jnp.float32
+            batch.labels.reshape(-1), spec.num_classes, dtype=jnp.float32
         )
         members = members * batch.fresh.reshape(-1, 1)
 
@@ -156,8 +219,7 @@ def self_ensemble(
         stack = state.shared.stack
         sums = lax.map(class_sums, stack.variables)
         counts = jnp.sum(members, axis=0)
-        if axis_name is not None:
-            sums, counts = lax.psum((sums, counts), axis_name)
+        sums, counts = spec.sum((sums, counts))
         shared = state.shared._replace(
             stack=stack._replace(sums=stack.sums + sums),
             counts=state.shared.counts + counts,
@@ -170,7 +232,7 @@ def self_ensemble(
         """Takes all steps on one batch."""
         batch = sampling.take_in_order(data, count, share)
         chosen = batch.fresh & batch.selected
-        aims = (batch.labels.reshape(-1) + num_classes // 2) % num_classes
+        aims = (batch.labels.reshape(-1) + spec.num_classes // 2) % spec.num_classes
 
         def cost(one: _Checkpoint, images: jax.Array) -> jax.Array:
             features, logits = forward(one.variables, images)
@@ -192,30 +254,28 @@ def self_ensemble(
             stack,
             batch.images.reshape(-1, *batch.images.shape[2:]),
             checkpoint_ensemble.Steps(
-                radius, config.step_size / 255, config.pgd_steps, config.inner_steps
+                radius, to_unit(config.step_size), config.pgd_steps, config.inner_steps
             ),
             inner_stack=inner,
         )
         measured = Mean(loss, jnp.sum(chosen, dtype=jnp.float32))
-        if axis_name is not None:
-            measured = lax.psum(measured, axis_name)
+        measured = spec.sum(measured)
         stored = sampling.store(state.per_example.delta, batch, chosen, delta)
         per_example = state.per_example._replace(delta=stored)
         metrics = {"perturbation_loss": measured}
         return state._replace(per_example=per_example), metrics
 
     training = config.epochs * trainer.epoch_steps
-    stages = [Stage(train, training, surrogate_training.MEASURES)]
+    stages = [Stage(train, training, surrogate.METRICS)]
     if by_features:
         stages.append(Stage(sum_features, visits, ()))
     stages.append(Stage(attack, visits, ("perturbation_loss",)))
-    step, num_steps = in_turn(stages)
+    step, num_steps = in_stages(stages)
     return Generator(
         init=init,
         step=step,
         num_steps=num_steps,
         perturbation=lambda state: jnp.clip(state.per_example.delta, -radius, radius),
-        finished=lambda state: jnp.zeros((), bool),
-        per_class=False,
         budget=Budget("linf", config.radius),
+        sharded=True,
     )

@@ -6,7 +6,8 @@ finished surrogate takes shifted and mirrored views of it for what the objective
 AP and HYPO differ in the objective and in how the surrogate is trained.
 """
 
-from typing import Any, NamedTuple
+import dataclasses
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,16 +15,58 @@ import optax
 from jax import lax
 
 from miue_jax import projected_gradient
-from miue_jax.budget import Budget
-from miue_jax.generators import surrogate, surrogate_training
-from miue_jax.generators.affine_view import shift_and_flip
-from miue_jax.generators.base import Generator
-from miue_jax.generators.stages import Stage, in_turn
-from miue_jax.generators.surrogate_attack_config import SurrogateAttackConfig
+from miue_jax._checks import check_choice, check_number
+from miue_jax.budget import Budget, to_unit
+from miue_jax.generators import surrogate
+from miue_jax.generators.base import DataSpec, Generator, Stage, in_stages
+from miue_jax.generators.surrogate import SurrogateTrainingConfig, check_radius
 from miue_jax.train import sampling
 from miue_jax.train.classifier import Learner
 from miue_jax.train.metrics import Mean, Metrics
 from miue_jax.train.parallel import State
+
+Objective = Literal["next_class", "own_class", "other_class"]
+Start = Literal["zero", "uniform", "normal"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SurrogateAttackConfig(SurrogateTrainingConfig):
+    """The attack on a finished surrogate; the surrogate's settings are inherited.
+
+    Attributes:
+      objective: "next_class" makes the surrogate take an image of class y for one of
+        y + 1 (mod K), "own_class" for one of y even more surely, "other_class" for
+        anything but y.
+      radius: largest change of a channel, in gray levels.
+      step_size: of a projected-gradient step, in gray levels.
+      pgd_steps: projected-gradient steps on each image.
+      start: of a perturbation: "zero"; "uniform" in the ball; "normal" with the radius
+        as deviation, cut off at the radius.
+      shift: largest shift of the views, see `shift_and_flip`.
+      perturbation_batch_size: global batch of the visits.
+    """
+
+    objective: Objective = "next_class"
+    radius: float = 8.0
+    step_size: float = 0.4
+    pgd_steps: int = 250
+    start: Start = "zero"
+    shift: float = 8 / 31
+    perturbation_batch_size: int = 512
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice(
+            "objective", self.objective, ("next_class", "own_class", "other_class")
+        )
+        check_radius(self.radius)
+        check_number("step_size", self.step_size, "> 0")
+        check_number("pgd_steps", self.pgd_steps, "> 0", whole=True)
+        check_choice("start", self.start, ("zero", "uniform", "normal"))
+        check_number("shift", self.shift, "in [0, 1]")
+        size = self.perturbation_batch_size
+        check_number("perturbation_batch_size", size, "> 0", whole=True)
+
 
 # The training of the surrogate folds the run's key with numbers below these.
 _VIEW, _START = 16, 17
@@ -43,42 +86,29 @@ class _PerExample(NamedTuple):
 
 def surrogate_attack(
     config: SurrogateAttackConfig,
+    spec: DataSpec,
     *,
     restarts: int = 1,
-    train_attack: surrogate_training.Attack | None = None,
-    num_examples: int,
-    num_classes: int,
-    num_shards: int = 1,
-    axis_name: str | None = None,
+    train_attack: surrogate.Attack | None = None,
 ) -> Generator:
     """Builds a generator that attacks a finished surrogate.
 
     Args:
       config: its settings.
+      spec: of the data.
       restarts: attacks on the whole data set, of which the one is kept whose loss,
         averaged over all protected images before the last step, is lowest.
       train_attack: what the surrogate is trained to withstand, None for nothing.
-      num_examples: images in the data set.
-      num_classes: classes.
-      num_shards: shards of the data over all devices.
-      axis_name: the mesh axis over which the shards are split.
 
     Returns:
       The generator. A step is one batch: of training, or all steps of an attack.
     """
-    module = surrogate.create(config, num_classes=num_classes, axis_name=axis_name)
-    trainer = surrogate_training.trainer(
-        config,
-        module,
-        num_examples=num_examples,
-        num_shards=num_shards,
-        axis_name=axis_name,
-        attack=train_attack,
-    )
+    module = surrogate.create(config, spec, crop=surrogate.PADDING)
+    trainer = surrogate.trainer(config, module, spec, attack=train_attack)
     size = config.perturbation_batch_size
-    visits = sampling.steps_per_pass(num_examples, num_shards, size)
-    share = size // num_shards
-    radius = config.radius / 255
+    visits = spec.steps_per_pass(size)
+    share = spec.share(size)
+    radius = to_unit(config.radius)
 
     def init(key: jax.Array, data: sampling.Shards) -> State:
         zero = jnp.zeros((), jnp.float32)
@@ -116,7 +146,7 @@ def surrogate_attack(
     def costs(variables: Any, seen: jax.Array, labels: jax.Array) -> jax.Array:
         outputs: Any = module.apply(variables, seen, train=False)
         away = 1 if config.objective == "next_class" else 0
-        aims = (labels + away) % num_classes
+        aims = (labels + away) % spec.num_classes
         values = optax.softmax_cross_entropy_with_integer_labels(outputs[1], aims)
         return -values if config.objective == "other_class" else values
 
@@ -147,7 +177,7 @@ def surrogate_attack(
                 images,
                 delta,
                 radius=radius,
-                step_size=config.step_size / 255,
+                step_size=to_unit(config.step_size),
                 num_steps=1,
             )
             return delta, values[0]
@@ -158,8 +188,7 @@ def surrogate_attack(
         step_keys = jax.random.split(jax.random.fold_in(key, _VIEW), config.pgd_steps)
         delta, values = lax.scan(move, delta, step_keys)
         loss = Mean(values[-1], jnp.sum(chosen, dtype=jnp.float32))
-        if axis_name is not None:
-            loss = lax.psum(loss, axis_name)
+        loss = spec.sum(loss)
         stored = sampling.store(state.per_example.delta, batch, chosen, delta)
         state = state._replace(per_example=state.per_example._replace(delta=stored))
         if restarts > 1:
@@ -190,11 +219,9 @@ def surrogate_attack(
         own = state.per_example
         return jnp.clip(own.kept if restarts > 1 else own.delta, -radius, radius)
 
-    step, num_steps = in_turn(
+    step, num_steps = in_stages(
         (
-            Stage(
-                train, config.epochs * trainer.epoch_steps, surrogate_training.MEASURES
-            ),
+            Stage(train, config.epochs * trainer.epoch_steps, surrogate.METRICS),
             Stage(visit, restarts * visits, ("perturbation_loss",)),
         )
     )
@@ -203,7 +230,56 @@ def surrogate_attack(
         step=step,
         num_steps=num_steps,
         perturbation=perturbation_of,
-        finished=lambda state: jnp.zeros((), bool),
-        per_class=False,
         budget=Budget("linf", config.radius),
+        sharded=True,
     )
+
+
+# The random views of the attack.
+
+
+def shift_and_flip(key: jax.Array, images: jax.Array, *, shift: float) -> jax.Array:
+    """Shifts every image, mirrors it with probability 1/2, and interpolates bilinearly.
+
+    Coordinates run from -1 at the center of an axis's first pixel to 1 at that of the
+    last, so a shift of s moves an axis of n pixels by s (n - 1) / 2 of them. Each image
+    is shifted along either axis by a uniform draw from [-shift, shift]; what comes in
+    from outside is 0.
+
+    Args:
+      key: a PRNG key.
+      images: (B, H, W, C) float.
+      shift: the largest shift, in the coordinates above; 8 / 31 is 4 of 32 pixels.
+
+    Returns:
+      (B, H, W, C), linear in the images.
+
+    References:
+      Fowl et al., NeurIPS 2021, arXiv 2106.10807: the augmentation of the attack.
+    """
+    size, height, width, _ = images.shape
+    row_key, column_key, flip_key = jax.random.split(key, 3)
+    mirrored = jax.random.bernoulli(flip_key, shape=(size, 1, 1))
+    row_source = _source(row_key, size, height, shift)
+    column_source = _source(column_key, size, width, shift)
+    column_source = jnp.where(mirrored, width - 1 - column_source, column_source)
+    # Exact products: an accelerator's fast ones would round pixels to 8 or 10 bits.
+    return jnp.einsum(
+        "bhi,bwj,bijc->bhwc",
+        _weights(row_source, height),
+        _weights(column_source, width),
+        images,
+        precision=lax.Precision.HIGHEST,
+    )
+
+
+def _source(key: jax.Array, size: int, length: int, shift: float) -> jax.Array:
+    """Where each place of an axis reads from, in pixels: (size, length, 1)."""
+    draws = jax.random.uniform(key, (size, 1, 1), jnp.float32, -shift, shift)
+    place = jnp.arange(length, dtype=jnp.float32)[:, None]
+    return place + draws * (length - 1) / 2
+
+
+def _weights(source: jax.Array, length: int) -> jax.Array:
+    """Weights of linear interpolation, 0 outside the axis: (size, length, length)."""
+    return jnp.maximum(0, 1 - jnp.abs(source - jnp.arange(length, dtype=jnp.float32)))

@@ -1,8 +1,8 @@
-"""What is wrong with samples, said before anything is computed from them.
+"""Validation of samples, labels and options before anything is computed from them.
 
-Values of traced arrays cannot be looked at; of them only shapes are checked. What is
-looked at is the argument as it came, in NumPy: inside `jax.jit` any operation of
-`jax.numpy` makes a tracer of an array that is known.
+Values of traced arrays cannot be inspected; only their shapes are checked. Checks look
+at the argument as it was passed, in NumPy: inside `jax.jit`, any `jax.numpy` operation
+turns a known array into a tracer.
 """
 
 import jax
@@ -17,18 +17,10 @@ def is_traced(*arrays: ArrayLike) -> bool:
 
 
 def check_samples(name: str, array: ArrayLike, *, minimum: int = 2) -> jax.Array:
-    """Checks samples and returns them as an (N, D) floating-point array.
+    """Checks samples, (N, D) or (N,), and returns them as (N, D) floats.
 
-    Args:
-      name: of the argument, for the message.
-      array: (N, D) or (N,) numbers; float32 or wider is kept, the rest becomes float.
-      minimum: fewest samples allowed.
-
-    Returns:
-      (N, D) float.
-
-    Raises:
-      ValueError: for another shape, too few samples, or values that are not finite.
+    float32 and wider types are kept. Raises a ValueError for another shape, fewer than
+    `minimum` samples, or values that are not finite.
     """
     samples = jnp.asarray(array)
     if samples.ndim == 1:
@@ -56,19 +48,7 @@ def check_samples(name: str, array: ArrayLike, *, minimum: int = 2) -> jax.Array
 def check_pair(
     x: ArrayLike, y: ArrayLike, *, minimum: int = 2
 ) -> tuple[jax.Array, jax.Array]:
-    """Checks paired samples (`check_samples`) and that there are as many of each.
-
-    Args:
-      x: (N, dx) numbers.
-      y: (N, dy) numbers.
-      minimum: fewest samples allowed.
-
-    Returns:
-      (N, dx) and (N, dy), of one floating-point type.
-
-    Raises:
-      ValueError: if one is bad, or they differ in length.
-    """
+    """Checks paired samples and returns both as (N, D) of one floating-point type."""
     first = check_samples("x", x, minimum=minimum)
     second = check_samples("y", y, minimum=minimum)
     if len(first) != len(second):
@@ -80,18 +60,10 @@ def check_pair(
 def check_labels(
     labels: ArrayLike, size: int, *, num_classes: int | None = None
 ) -> jax.Array:
-    """Checks labels and returns them as int32.
+    """Checks labels and returns them as (size,) int32.
 
-    Args:
-      labels: (N,) integers from 0.
-      size: N.
-      num_classes: labels must be below it; None for any number of classes.
-
-    Returns:
-      (N,) int32.
-
-    Raises:
-      ValueError: for another shape or type, or labels out of range.
+    Raises a ValueError for another shape or type, or for labels that are negative or
+    not below `num_classes` (None: any number of classes).
     """
     array = jnp.asarray(labels)
     if array.shape != (size,) or not jnp.issubdtype(array.dtype, jnp.integer):
@@ -110,18 +82,22 @@ def check_labels(
     return array.astype(jnp.int32)
 
 
-def check_columns_vary(name: str, samples: jax.Array) -> None:
-    """Refuses constant columns where a quantity is not defined for them.
-
-    Args:
-      name: of the argument, for the message.
-      samples: (N, D) float.
-
-    Raises:
-      ValueError: naming the first constant column.
-    """
-    if is_traced(samples):
+def check_class_sizes(labels: jax.Array, num_classes: int, neighbors: int) -> None:
+    """Raises a ValueError for a class present with no more members than neighbors."""
+    if is_traced(labels):
         return
-    constant = np.ptp(np.asarray(samples), axis=0) == 0
-    if constant.any():
-        raise ValueError(f"column {int(np.argmax(constant))} of {name} is constant")
+    sizes = np.bincount(np.asarray(labels), minlength=num_classes)
+    small = (sizes > 0) & (sizes <= neighbors)
+    if small.any():
+        label = int(np.argmax(small))
+        raise ValueError(
+            f"class {label} has {sizes[label]} sample(s); a class needs none or more "
+            f"than neighbors={neighbors}"
+        )
+
+
+def check_counts(**counts: int) -> None:
+    """Raises a ValueError for the first option that is not an integer >= 1."""
+    for name, number in counts.items():
+        if not isinstance(number, int | np.integer) or number < 1:
+            raise ValueError(f"{name} must be a whole number >= 1, got {number!r}")

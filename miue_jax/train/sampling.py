@@ -112,6 +112,33 @@ def collect(array: np.ndarray, size: int) -> np.ndarray:
     return np.swapaxes(array, 0, 1).reshape(-1, *array.shape[2:])[:size]
 
 
+def clip_batch_size(batch_size: int, size: int, num_shards: int) -> int:
+    """Reduces a global batch to what the data can fill.
+
+    Args:
+      batch_size: images in a global batch.
+      size: examples in the data set.
+      num_shards: G.
+
+    Returns:
+      The batch size, at most the largest multiple of G that the data fill.
+
+    Raises:
+      ValueError: if there are fewer images than shards.
+
+    Example:
+      >>> from miue_jax.train import sampling
+      >>> sampling.clip_batch_size(128, 90, 4)
+      88
+    """
+    if size < num_shards:
+        raise ValueError(
+            f"{size} images cannot be dealt to {num_shards} shards; set num_shards to "
+            f"at most {size}"
+        )
+    return min(batch_size, size // num_shards * num_shards)
+
+
 def steps_per_pass(size: int, num_shards: int, batch_size: int) -> int:
     """Steps in which every example is met at least once.
 

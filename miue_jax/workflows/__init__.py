@@ -1,1 +1,1 @@
-"""TODO."""
+"""What the command ``miue`` does, as functions: typed settings in, results out."""

@@ -1,78 +1,68 @@
-"""The library's whole job in a few minutes: protect `shapes`, train two victims.
+"""A demonstration: protects the data set `shapes` and trains two victims."""
 
-    python experiments/demo.py --workdir runs/demo
-
-Prints the accuracy on clean test images of a victim of the clean and of one of the
-protected images, and draws the images. The same command continues what was stopped.
-"""
-
+import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable
 
-from absl import app, flags
-from configs import evaluate as evaluate_config
-from configs import generate as generate_config
-
-from miue_jax import cli, data
+from miue_jax import generators, victims
+from miue_jax.data import DataSource, artifact
 from miue_jax.workflows import evaluate, pictures, protect
 
 # A part of the data and a narrow network keep it within five minutes on two cores. The
 # perturbation takes more epochs than a victim: it has to be learned before the shapes.
-_PER_CLASS = {"train": 200, "test": 100}
+_TRAIN = DataSource("shapes", per_class=200)
+_TEST = DataSource("shapes", split="test", per_class=100)
 _SHARED = {"model": "resnet10", "width": 8, "batch_size": 50, "learning_rate": 0.05}
 _GENERATOR_EPOCHS, _VICTIM_EPOCHS = 18, 12
 
 
-def run(workdir: pathlib.Path, *, quiet: bool = False) -> dict[str, float]:
-    """Protects, trains and draws.
+def demo(
+    workdir: str | os.PathLike[str],
+    *,
+    say: Callable[[str], object] = lambda text: None,
+    progress: bool = False,
+) -> dict[str, float]:
+    """Protects images, trains a victim on clean and one on protected ones, and draws.
+
+    Rerun it to resume.
 
     Args:
-      workdir: the directory of the demonstration.
-      quiet: no progress bars.
+      workdir: directory of the demonstration.
+      say: called with a line of text about each step.
+      progress: whether to show progress bars.
 
     Returns:
-      The clean test accuracy of the victim of each training set.
+      The accuracy on clean test images of the victim of each training set, "clean" and
+      "protected".
     """
-    making = generate_config.get_config("mi_ue/interleaved").to_dict()
-    making["data"]["per_class"] = _PER_CLASS["train"]
-    # On shapes, unlike on photographs, a victim's crops undo what was made without.
-    making["method"] |= {**_SHARED, "epochs": _GENERATOR_EPOCHS, "crop": 4}
-    print("1/3 protecting the images", flush=True)
-    made = protect.run(making, workdir / "protect", quiet=quiet)
-    clean = data.load(**making["data"])
+    workdir = pathlib.Path(workdir)
+    clean = _TRAIN.load()
+    say("1/3 protecting the images")
+    # On shapes, unlike on photographs, a victim's crops undo a perturbation that was
+    # made without.
+    spec = generators.spec(
+        "mi_ue/interleaved", **_SHARED, epochs=_GENERATOR_EPOCHS, crop=4
+    )
+    config = protect.ProtectConfig(data=_TRAIN, generator=spec)
+    made = protect.run(config, workdir / "protect", progress=progress)
     pictures.comparison(workdir / "protected.png", clean, made.dataset)
+    protected = DataSource(str(workdir / "protect" / protect.ARTIFACT))
     found = {}
-    artifact = str(workdir / "protect" / protect.ARTIFACT)
-    for number, (name, source, part) in enumerate(
-        (("clean", "shapes", _PER_CLASS["train"]), ("protected", artifact, None)),
-        start=2,
+    for number, (name, source) in enumerate(
+        {"clean": _TRAIN, "protected": protected}.items(), start=2
     ):
-        print(f"{number}/3 training a victim on the {name} images", flush=True)
-        training = evaluate_config.get_config("quick").to_dict()
-        training["train"] |= {"name_or_path": source, "per_class": part}
-        training["test"]["per_class"] = _PER_CLASS["test"]
-        training["victim"] |= {**_SHARED, "epochs": _VICTIM_EPOCHS}
-        training["seeds"] = (0,)
-        result = evaluate.run(training, workdir / f"victim-{name}", quiet=quiet)
+        say(f"{number}/3 training a victim on the {name} images")
+        training = evaluate.EvaluateConfig(
+            train=source,
+            test=_TEST,
+            victim=victims.preset("quick", **_SHARED, epochs=_VICTIM_EPOCHS),
+            seeds=(0,),
+        )
+        result = evaluate.run(training, workdir / f"victim-{name}", progress=progress)
         found[name] = result["final"]["mean"]
-    print(f"\nprotected: {artifact.describe(made)}")
-    print(f"picture: {workdir / 'protected.png'}\n")
-    print("victim trained on   accuracy on clean test images")
+    say(f"\nprotected: {artifact.describe(made)}")
+    say(f"picture: {workdir / 'protected.png'}\n")
+    say("victim trained on   accuracy on clean test images")
     for name, accuracy in found.items():
-        print(f"{name:<20}{100 * accuracy:.1f} %")
+        say(f"{name:<20}{100 * accuracy:.1f} %")
     return found
-
-
-def main(rest: Sequence[str]) -> None:
-    """Runs the demonstration."""
-    del rest
-    cli.keep_compiled()
-    run(pathlib.Path(flags.FLAGS.workdir))
-
-
-if __name__ == "__main__":
-    flags.DEFINE_string("workdir", "runs/demo", "Directory of the demonstration.")
-    try:
-        app.run(main, flags_parser=cli.parse)
-    except (ValueError, OSError) as error:
-        cli.fail(error)

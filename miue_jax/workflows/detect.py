@@ -1,145 +1,142 @@
-"""Tells whether a protected data set can be told from a clean one.
+"""Detection: how well simple models tell protected data from clean ones."""
 
-    python experiments/detect.py --data cifar10 \
-        --protected runs/miue/protected.npz --json runs/miue/detection.json
-
-Prints how well a linear classifier tells the classes by the perturbation alone, and how
-well simple networks learn protected and clean images: the accuracy on images that were
-held out, all in percent.
-"""
-
-import pathlib
-from collections.abc import Sequence
+import dataclasses
+import os
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags
 
-from miue_jax import _checks, cli, data, detection, models
-from miue_jax._checks import check_number
-from miue_jax.data import artifact, atomic
+from miue_jax import data, detection, models
+from miue_jax._checks import check_number, unknown
+from miue_jax.data import DataSource, artifact
+from miue_jax.data.artifact import Protected
 from miue_jax.detection import SimpleNetworkConfig
 from miue_jax.train import run_directory
-
-_PROTECTED = flags.DEFINE_string("protected", None, "The artifact.")
-_DATA = flags.DEFINE_string("data", None, "Its clean source: a name or a path.")
-_PER_CLASS = flags.DEFINE_integer("per_class", None, "Images of a class, if a subset.")
-_DATA_SEED = flags.DEFINE_integer("data_seed", 0, "Seed of that subset.")
-_MODELS = flags.DEFINE_list("models", list(detection.MODELS), "The simple networks.")
-_WIDTH = flags.DEFINE_integer("width", None, "Hidden units; the network's own if none.")
-_EPOCHS = flags.DEFINE_integer("epochs", 100, "Of the simple networks.")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Of the simple networks.")
-_STEPS = flags.DEFINE_integer(
-    "steps",
-    detection.STEPS["orthogonal_projection"],
-    "Iterations of the logistic regression at most.",
-)
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of what is held out and of the weights.")
-_JSON = flags.DEFINE_string("json", None, "A file for the results.")
+from miue_jax.workflows.protect import report_clipped
 
 
-def main(rest: Sequence[str]) -> None:
-    """Detects what the flags name."""
-    del rest
-    path, source, output = _PROTECTED.value, _DATA.value, _JSON.value
-    if path is None or source is None:
-        raise ValueError("give --protected and --data")
-    if output is not None:
-        atomic.check_new_file(output)
-    run_directory.check_seeds("seed", [_SEED.value])
-    check_number("steps", _STEPS.value, "> 0", whole=True)
-    configs = _configs()
-    made = artifact.load(path)
-    clean = data.load(source, per_class=_PER_CLASS.value, seed=_DATA_SEED.value)
-    artifact.check_source(made, clean)
-    # A width that a network has not is found before anything is trained.
-    for config in configs:
-        models.create(
-            config.model, num_classes=len(clean.class_names), width=config.width
-        )
-    cli.keep_compiled()
-    results = {
-        "protected": str(path),
-        "fingerprint": made.metadata["fingerprint"],
-        "seed": _SEED.value,
-        "steps": _STEPS.value,
-        "epochs": _EPOCHS.value,
-        "batch_size": _BATCH_SIZE.value,
-        "width": _WIDTH.value,
-        **detect(jax.random.key(_SEED.value), made.dataset, clean, configs),
-    }
-    if output is not None:
-        run_directory.write_json(pathlib.Path(output), results)
-    print(_table(results))
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DetectConfig:
+    """Settings of the detectors.
+
+    Attributes:
+      models: the simple networks: linear, mlp2 and mlp3.
+      width: their hidden units; None for each network's own.
+      epochs: of the simple networks.
+      batch_size: of the simple networks.
+      steps: iterations of the logistic regression at most.
+      seed: of what is held out and of the weights.
+    """
+
+    models: tuple[str, ...] = detection.MODELS
+    width: int | None = None
+    epochs: int = 100
+    batch_size: int = 128
+    steps: int = detection.STEPS["orthogonal_projection"]
+    seed: int = 0
 
 
 def detect(
-    key: jax.Array,
-    given: data.Dataset,
-    clean: data.Dataset,
-    configs: Sequence[SimpleNetworkConfig],
+    protected: str | os.PathLike[str] | Protected,
+    clean: str | DataSource | data.Dataset,
+    config: DetectConfig | None = None,
+    **settings: Any,
 ) -> dict[str, Any]:
     """Runs every detector on a protected data set and on its source.
 
+    A linear classifier reads the classes from the perturbation alone, and simple
+    networks learn protected and clean images; all are tested on images that were held
+    out.
+
     Args:
-      key: a PRNG key, the same for each detector.
-      given: the protected data set.
-      clean: its source.
-      configs: of the simple networks.
+      protected: the protected data set, or its path.
+      clean: its source: a name or path, a `DataSource` or a `Dataset`.
+      config: the settings; None for the defaults.
+      **settings: those that differ.
 
     Returns:
-      What JSON can hold: the accuracies, in [0, 1].
+      The settings and the accuracies, in [0, 1], as JSON can hold them.
 
     Raises:
-      ValueError: if nothing is protected, or a network does not fit the data.
+      ValueError: if a setting is not allowed, the source is another one, nothing is
+        protected, or a network does not fit the data.
     """
-    num_classes = len(clean.class_names)
-    changed = (given.images != clean.images).any(axis=(1, 2, 3))
+    config = dataclasses.replace(config or DetectConfig(), **settings)
+    run_directory.check_seeds("seed", [config.seed])
+    check_number("steps", config.steps, "> 0", whole=True)
+    networks = _networks(config)
+    made = protected if isinstance(protected, Protected) else artifact.load(protected)
+    source = clean.load() if isinstance(clean, DataSource) else data.load(clean)
+    artifact.check_source(made, source)
+    num_classes = len(source.class_names)
+    given = made.dataset
+    changed = (given.images != source.images).any(axis=(1, 2, 3))
     if not changed.any():
         raise ValueError("the protected images equal the clean ones: nothing to detect")
-    delta = given.images[changed].astype(np.int16) - clean.images[changed]
-    for config in configs:
-        detection.check_size(config, len(clean.labels))
-    # First, as it finds what is too little before the networks are trained.
+    for i, network in enumerate(networks):
+        # A width that a network does not have is found before anything is trained.
+        models.create(network.model, num_classes=num_classes, width=network.width)
+        fitted = len(source.labels) - round(network.validation * len(source.labels))
+        networks[i] = dataclasses.replace(
+            network, batch_size=max(1, min(network.batch_size, fitted))
+        )
+    if any(network.batch_size < config.batch_size for network in networks):
+        report_clipped({"batch_size": networks[0].batch_size}, fitted)
+    key = jax.random.key(config.seed)
+    delta = given.images[changed].astype(np.int16) - source.images[changed]
+    # First, as it finds too little data before the networks are trained.
     separability = detection.linear_separability(
-        key, delta, clean.labels[changed], num_classes, steps=_STEPS.value
+        key, delta, source.labels[changed], num_classes, steps=config.steps
     )
-    networks = {}
-    for config in configs:
-        networks[config.model] = {
+    found = {
+        network.model: {
             name: detection.simple_network(
-                key, dataset.images, dataset.labels, num_classes, config
+                key, dataset.images, dataset.labels, num_classes, network
             )._asdict()
-            for name, dataset in (("protected", given), ("clean", clean))
+            for name, dataset in (("protected", given), ("clean", source))
         }
+        for network in networks
+    }
     return {
-        "images": len(clean.labels),
+        "fingerprint": made.metadata["fingerprint"],
+        **{k: v for k, v in dataclasses.asdict(config).items() if k != "models"},
+        "images": len(source.labels),
         "images_changed": int(changed.sum()),
-        "largest_class": float(np.bincount(clean.labels).max() / len(clean.labels)),
+        "largest_class": float(np.bincount(source.labels).max() / len(source.labels)),
         "linear_separability": separability._asdict(),
-        "simple_networks": networks,
+        "simple_networks": found,
     }
 
 
-def _configs() -> list[SimpleNetworkConfig]:
-    if not _MODELS.value:
-        raise ValueError(f"give --models, some of {', '.join(detection.MODELS)}")
-    for name in _MODELS.value:
+def _networks(config: DetectConfig) -> list[SimpleNetworkConfig]:
+    if not config.models:
+        raise ValueError(f"models is empty; allowed: {', '.join(detection.MODELS)}")
+    for name in config.models:
         if name not in detection.MODELS:
-            raise _checks.unknown("simple network", name, detection.MODELS)
+            raise unknown("simple network", name, detection.MODELS)
     return [
         SimpleNetworkConfig(
             model=name,
-            width=None if name == "linear" else _WIDTH.value,
-            epochs=_EPOCHS.value,
-            batch_size=_BATCH_SIZE.value,
+            width=None if name == "linear" else config.width,
+            epochs=config.epochs,
+            batch_size=config.batch_size,
         )
-        for name in _MODELS.value
+        for name in config.models
     ]
 
 
-def _table(results: dict[str, Any]) -> str:
+def describe(results: Mapping[str, Any]) -> str:
+    """The accuracies as a table.
+
+    Args:
+      results: what `detect` returned.
+
+    Returns:
+      Lines of text, accuracies in percent.
+    """
+
     def row(name: str, *values: float) -> str:
         return f"{name:<32}" + "".join(f"{100 * value:>10.2f}" for value in values)
 
@@ -154,10 +151,3 @@ def _table(results: dict[str, Any]) -> str:
         for name, accuracies in values.items():
             lines.append(row(f"{name} images, {model}", *accuracies.values()))
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    try:
-        app.run(main, flags_parser=cli.parse)
-    except (ValueError, OSError) as error:
-        cli.fail(error)

@@ -1,63 +1,172 @@
 """Trains victims on a data set and reports their accuracy on clean test images.
 
-    python experiments/evaluate.py --config experiments/configs/evaluate.py:quick \
-        --config.train.name_or_path=runs/shapes/protected.npz \
-        --config.test.name_or_path=shapes --workdir runs/shapes-victims
-
 The working directory then holds results.json and, for each seed, metrics.jsonl and
-checkpoints. The same command continues what was stopped.
+checkpoints. Rerun it to resume.
 """
 
+import dataclasses
+import os
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from miue_jax import cli, data, defenses, detection
+from miue_jax import data, defenses, detection, victims
 from miue_jax._checks import check_number
-from miue_jax.data import atomic
+from miue_jax.data import Dataset, DataSource, atomic
+from miue_jax.data.artifact import Protected
 from miue_jax.train import checkpoints, loop, parallel, run_directory, sampling
 from miue_jax.train import metrics as means
-from miue_jax.victims import presets, training
+from miue_jax.victims import Victim, VictimConfig
+from miue_jax.workflows.protect import (
+    clipped_fields,
+    data_settings,
+    directory_of,
+    report_clipped,
+)
 
 RESULTS = "results.json"
 
-# In the directory of a run that is under way.
+# In the directory of a run in progress.
 _PURIFIED = "purified.npy"
 
-# What others read in it.
-_RESULTS = (
+# What others read in the results.
+_NEEDED = (
     *("victim", "defense", "final", "best"),
     *("epochs_tested", "test_accuracy", "train_accuracy"),
 )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Settings of a run that trains victims.
+
+    Attributes:
+      train: what they are trained on.
+      test: clean images.
+      victim: how they are trained.
+      defense: what they do against protection: whatever `defenses.create` takes.
+      seeds: one victim each.
+      num_shards: shards of the data; None for one per device. Results depend on it, not
+        on the devices.
+      evaluate_every: epochs between tests; the last epoch is always tested.
+      checkpoint_every: epochs between checkpoints.
+    """
+
+    train: DataSource | Dataset = DataSource("shapes")
+    test: DataSource | Dataset = DataSource("shapes", split="test")
+    victim: VictimConfig = dataclasses.field(
+        default_factory=lambda: victims.preset("quick")
+    )
+    defense: Any = "none"
+    seeds: tuple[int, ...] = (0, 1, 2)
+    num_shards: int | None = None
+    evaluate_every: int = 1
+    checkpoint_every: int = 1
+
+
+def evaluate(
+    train: str | os.PathLike[str] | DataSource | Dataset | Protected,
+    test: str | os.PathLike[str] | DataSource | Dataset | None = None,
+    victim: str | VictimConfig = "quick",
+    *,
+    defense: Any = "none",
+    seeds: Sequence[int] = (0, 1, 2),
+    workdir: str | os.PathLike[str] | None = None,
+    num_shards: int | None = None,
+    evaluate_every: int = 1,
+    progress: bool = False,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Trains victims and measures their accuracy on clean test images.
+
+    Args:
+      train: what they are trained on: a name or path (see `data.load`), a `DataSource`,
+        a `Dataset`, or a protected data set.
+      test: clean images; None for the test split of `train`, if that is a name.
+      victim: name of a protocol (`victims.NAMES`), or its settings.
+      defense: what they do against protection, such as "jpeg-10"; see
+        `defenses.create`.
+      seeds: one victim each.
+      workdir: directory of the run, which can be resumed; None for a temporary one.
+      num_shards: shards of the data; None for one per device.
+      evaluate_every: epochs between tests.
+      progress: whether to show progress bars.
+      **settings: of the victim, where they differ from the protocol's.
+
+    Returns:
+      What results.json holds: all settings; "final" and "best", the accuracy after the
+      last and the best epoch, each with its "mean", "std" and "values" over the seeds;
+      and the curves "train_accuracy" and "test_accuracy".
+
+    Raises:
+      ValueError: if an input is bad, and nothing is written then; if training diverges,
+        or the contents of the directory are damaged.
+
+    Example:
+      >>> import miue_jax as mj
+      >>> clean = mj.data.load("shapes", per_class=4)
+      >>> test = mj.data.load("shapes", "test", per_class=2)
+      >>> results = mj.evaluate(clean, test, model="linear", epochs=1, seeds=(0,))
+      >>> len(results["final"]["values"])
+      1
+    """
+    if isinstance(train, Protected):
+        train = train.dataset
+    if test is None:
+        if isinstance(train, tuple):
+            raise ValueError("test is missing: name clean test images")
+        test = DataSource(_source(train, "train").name, split="test")
+    if isinstance(victim, str):
+        victim = victims.preset(victim, **settings)
+    elif settings:
+        victim = dataclasses.replace(victim, **settings)
+    config = EvaluateConfig(
+        train=_source(train, "train"),
+        test=_source(test, "test"),
+        victim=victim,
+        defense=defense,
+        seeds=tuple(seeds),
+        num_shards=num_shards,
+        evaluate_every=evaluate_every,
+    )
+    with directory_of(workdir) as path:
+        return run(config, path, progress=progress)
+
+
+def _source(given: Any, split: str) -> Any:
+    if isinstance(given, DataSource | tuple):
+        return given
+    return DataSource(os.fspath(given), split=split)
+
+
 def run(
-    config: Mapping[str, Any],
+    config: EvaluateConfig,
     workdir: pathlib.Path,
     *,
     resume: bool = True,
-    quiet: bool = False,
+    progress: bool = True,
 ) -> dict[str, Any]:
-    """Trains one victim for each seed, or finishes a run that was stopped.
+    """Trains one victim per seed in a working directory, or finishes a stopped run.
 
     Args:
-      config: as in experiments/configs/evaluate.py.
-      workdir: the directory of the run.
-      resume: whether a directory that was used before may be continued.
-      quiet: no progress bars.
+      config: the settings.
+      workdir: directory of the run.
+      resume: whether to resume a run that is in the directory.
+      progress: whether to show progress bars.
 
     Returns:
       What results.json holds.
 
     Raises:
-      ValueError: if any input is bad, and nothing is written then; if training
-        diverges, or what lies in the directory is damaged.
+      ValueError: if an input is bad, and nothing is written then; if training diverges,
+        or the contents of the directory are damaged.
     """
     job = prepare(config)
+    report_clipped(job.identity["clipped"], len(job.train_set.labels))
     train_set, test_set = job.train_set, job.test_set
     mesh, num_shards = job.mesh, job.identity["num_shards"]
     with run_directory.open_directory(workdir, job.identity, resume=resume):
@@ -67,19 +176,18 @@ def run(
             return read_results(results_file, job.identity)
         images = _purify(job.defense, train_set, workdir / _PURIFIED)
         placed = [
-            parallel.place(dealt, mesh, parallel.DATA_SPEC)
-            for dealt in (
+            parallel.place(shards, mesh, parallel.DATA_SPEC)
+            for shards in (
                 sampling.deal(images, train_set.labels, num_shards),
                 sampling.deal(test_set.images, test_set.labels, num_shards),
             )
         ]
+        robust = job.victim.evaluate_robust
         compiled = _Compiled(
             loop.start(job.victim.init, mesh),
             loop.advance(job.victim.step, mesh),
             loop.evaluation(job.victim.evaluate, mesh),
-            None
-            if job.victim.evaluate_robust is None
-            else loop.evaluation(job.victim.evaluate_robust, mesh),
+            None if robust is None else loop.evaluation(robust, mesh),
         )
         curves = {
             seed: _train(
@@ -89,17 +197,16 @@ def run(
                 placed[1],
                 workdir / f"seed_{seed}",
                 seed=seed,
-                checkpoint_every=config["checkpoint_every"],
-                quiet=quiet,
+                checkpoint_every=config.checkpoint_every,
+                progress=progress,
             )
             for seed in job.identity["seeds"]
         }
-        paths = {part: dict(config[part]) for part in ("train", "test")}
-        results = {**job.identity, **paths, **_summary(curves)}
+        results = {**job.identity, **_names(config), **_summary(curves)}
         if jax.process_index() == 0:
             run_directory.write_json(results_file, results)
             (workdir / _PURIFIED).unlink(missing_ok=True)
-        # Other processes may go on to read it.
+        # Other processes may read it next.
         parallel.barrier("results written")
         return results
 
@@ -117,9 +224,9 @@ class Job(NamedTuple):
       identity: all that the results depend on, as JSON.
     """
 
-    train_set: data.Dataset
-    test_set: data.Dataset
-    victim: training.Victim
+    train_set: Dataset
+    test_set: Dataset
+    victim: Victim
     defense: defenses.Defense
     epochs: int
     mesh: jax.sharding.Mesh
@@ -127,62 +234,61 @@ class Job(NamedTuple):
 
 
 def prepare(
-    config: Mapping[str, Any],
-    train_set: data.Dataset | None = None,
-    test_set: data.Dataset | None = None,
+    config: EvaluateConfig,
+    train_set: Dataset | None = None,
+    test_set: Dataset | None = None,
 ) -> Job:
     """Checks everything that can be checked before a victim is trained.
 
     Args:
-      config: as in experiments/configs/evaluate.py.
-      train_set: the training data that it names, if they are loaded already, or
-        others of their size and shape.
-      test_set: the test data that it names, if they are loaded already.
+      config: the settings.
+      train_set: the training data that they name, if they are loaded already, or others
+        of their size and shape.
+      test_set: the test data that they name, if they are loaded already.
 
     Returns:
       The training.
 
     Raises:
-      ValueError: if any input is bad.
+      ValueError: if an input is bad.
     """
-    try:
-        victim_config = presets.VictimConfig(**config["victim"])
-    except TypeError as error:
-        raise ValueError(f"victim: {error}") from error
     for name in ("evaluate_every", "checkpoint_every"):
-        check_number(name, config[name], "> 0", whole=True)
-    run_directory.check_seeds("seeds", config["seeds"])
+        check_number(name, getattr(config, name), "> 0", whole=True)
+    run_directory.check_seeds("seeds", config.seeds)
     mesh = parallel.data_mesh()
-    num_shards = run_directory.number_of_shards(config["num_shards"], mesh)
+    num_shards = run_directory.number_of_shards(config.num_shards, mesh)
     parallel.check_shards(num_shards, mesh)
     if train_set is None:
-        train_set = data.load(**config["train"])
+        train_set = _load(config.train)
     if test_set is None:
-        test_set = data.load(**config["test"])
+        test_set = _load(config.test)
     _check_match(train_set, test_set)
+    num_examples, num_classes = len(train_set.labels), len(train_set.class_names)
     defense = defenses.create(
-        config["defense"],
-        image_shape=train_set.images.shape[1:],
-        num_classes=len(train_set.class_names),
+        config.defense, image_shape=train_set.images.shape[1:], num_classes=num_classes
     )
-    victim = training.victim(
-        victim_config,
-        num_examples=len(train_set.labels),
-        num_classes=len(train_set.class_names),
+    settings = dataclasses.replace(
+        config.victim,
+        batch_size=sampling.clip_batch_size(
+            config.victim.batch_size, num_examples, num_shards
+        ),
+    )
+    victim = victims.victim(
+        settings,
+        num_examples=num_examples,
+        num_classes=num_classes,
         num_shards=num_shards,
         axis_name=parallel.AXIS,
         defense=defense,
     )
     identity = {
-        # Fingerprints say what the data are, and directories may be moved.
-        **{
-            part: {k: v for k, v in config[part].items() if k != "name_or_path"}
-            for part in ("train", "test")
-        },
-        "victim": dict(config["victim"]),
-        "defense": defenses.settings_of(config["defense"]),
-        "seeds": list(config["seeds"]),
-        "evaluate_every": config["evaluate_every"],
+        "train": data_settings(config.train),
+        "test": data_settings(config.test),
+        "victim": dataclasses.asdict(config.victim),
+        "clipped": clipped_fields(config.victim, settings),
+        "defense": defenses.settings_of(config.defense),
+        "seeds": list(config.seeds),
+        "evaluate_every": config.evaluate_every,
         "num_shards": num_shards,
         "fingerprints": [data.fingerprint(train_set), data.fingerprint(test_set)],
     }
@@ -192,8 +298,22 @@ def prepare(
         jax.random.key(0),
         sampling.deal(train_set.images, train_set.labels, num_shards),
     )
-    epochs = victim_config.epochs
-    return Job(train_set, test_set, victim, defense, epochs, mesh, identity)
+    return Job(*(train_set, test_set, victim, defense, settings.epochs, mesh, identity))
+
+
+def _load(source: DataSource | Dataset) -> Dataset:
+    return data.load(source) if isinstance(source, tuple) else source.load()
+
+
+def _names(config: EvaluateConfig) -> dict[str, Any]:
+    """The data as they were named, for those who read the results."""
+    sources = {"train": config.train, "test": config.test}
+    return {
+        part: data_settings(source)
+        if isinstance(source, tuple)
+        else dataclasses.asdict(source)
+        for part, source in sources.items()
+    }
 
 
 def read_results(
@@ -211,14 +331,14 @@ def read_results(
     Raises:
       ValueError: if the file is damaged or of another configuration.
     """
-    results = run_directory.read_json(path, needed=_RESULTS)
+    results = run_directory.read_json(path, needed=_NEEDED)
     if identity is not None:
         run_directory.check_same(path, results, dict(identity), whole=False)
     return results
 
 
 def _purify(
-    defense: defenses.Defense, train_set: data.Dataset, file: pathlib.Path
+    defense: defenses.Defense, train_set: Dataset, file: pathlib.Path
 ) -> np.ndarray:
     """What a defense makes of the training images, kept until all victims are done."""
     if defense.purify is None:
@@ -251,7 +371,7 @@ def _read_purified(file: pathlib.Path, images: np.ndarray) -> np.ndarray:
     return purified
 
 
-def _check_match(train_set: data.Dataset, test_set: data.Dataset) -> None:
+def _check_match(train_set: Dataset, test_set: Dataset) -> None:
     if train_set.class_names != test_set.class_names:
         raise ValueError(
             f"training and test data have other classes: {train_set.class_names} and "
@@ -278,7 +398,7 @@ def _train(
     *,
     seed: int,
     checkpoint_every: int,
-    quiet: bool,
+    progress: bool,
 ) -> list[dict[str, Any]]:
     """Trains one victim; returns a line of metrics for every epoch."""
     victim, epochs = job.victim, job.epochs
@@ -296,7 +416,9 @@ def _train(
         _check_curve(job, metrics, step // victim.steps_per_epoch)
         began = time.perf_counter()
         done = step // victim.steps_per_epoch
-        with loop.progress(epochs, done, label=f"seed {seed}", quiet=quiet) as bar:
+        with loop.progress(
+            epochs, done, label=f"seed {seed}", quiet=not progress
+        ) as bar:
             while step < victim.num_steps:
                 epoch = step // victim.steps_per_epoch + 1
                 state, values = loop.run_until(
@@ -374,23 +496,20 @@ def _summary(curves: Mapping[int, list[dict[str, Any]]]) -> dict[str, Any]:
     }
 
 
-def main(config: dict[str, Any], workdir: pathlib.Path, resume: bool) -> None:
-    """Runs and prints what came out."""
-    results = run(config, workdir, resume=resume)
-    final, best = results["final"], results["best"]
-    robust = results.get("robust")
+def describe(results: Mapping[str, Any]) -> str:
+    """The accuracies in one line.
+
+    Args:
+      results: what `evaluate` returned.
+
+    Returns:
+      The accuracy on clean test images after the last and the best epoch.
+    """
+    final, best, robust = results["final"], results["best"], results.get("robust")
     spread = "" if final["std"] is None else f" +- {100 * final['std']:.2f}"
-    print(
-        f"{workdir / RESULTS}: clean test accuracy {100 * final['mean']:.2f}{spread} % "
-        f"after the last epoch, {100 * best['mean']:.2f} % at its best, "
-        f"{len(final['values'])} seeds"
+    count = len(final["values"])
+    return (
+        f"clean test accuracy {100 * final['mean']:.2f}{spread} % after the last epoch, "
+        f"{100 * best['mean']:.2f} % at its best, {count} seed{'s' * (count > 1)}"
         + (f", robust {100 * robust['mean']:.2f} %" if robust else "")
-    )
-
-
-if __name__ == "__main__":
-    cli.run(
-        main,
-        config_file="experiments/configs/evaluate.py",
-        description="Whom to train, and on what.",
     )

@@ -1,51 +1,55 @@
 """Pictures of clean images, their perturbation, and the protected images."""
 
-import pathlib
-
-import matplotlib
-
-matplotlib.use("Agg")
+import os
 
 import numpy as np
-from matplotlib import pyplot
+from PIL import Image, ImageDraw, ImageFont
 
-from miue_jax.data import atomic
-from miue_jax.data.dataset import Dataset
+from miue_jax.data import Dataset, atomic
 
 _MAGNIFY = 16
+_SIDE, _GAP, _TITLE = 128, 8, 24
 
 
 def comparison(
-    path: pathlib.Path, clean: Dataset, protected: Dataset, *, classes: int = 5
+    path: str | os.PathLike[str],
+    clean: Dataset,
+    protected: Dataset,
+    *,
+    classes: int = 5,
 ) -> None:
     """Draws one image of each of the first classes: clean, perturbation, protected.
+
+    The perturbation is magnified 16 times around mid-gray.
 
     Args:
       path: the PNG file to write.
       clean: the source.
       protected: the same images, protected.
-      classes: how many rows.
+      classes: number of rows, at most the classes there are.
     """
-    rows = [int(np.argmax(clean.labels == label)) for label in range(classes)]
+    present = sorted({int(label) for label in clean.labels})[:classes]
+    rows = [int(np.argmax(clean.labels == label)) for label in present]
     change = protected.images[rows].astype(np.int16) - clean.images[rows]
-    magnified = np.clip(128 + _MAGNIFY * change, 0, 255).astype(np.uint8)
     columns = {
         "clean": clean.images[rows],
-        f"perturbation x {_MAGNIFY}": magnified,
+        f"perturbation x {_MAGNIFY}": np.clip(128 + _MAGNIFY * change, 0, 255),
         "protected": protected.images[rows],
     }
-    size = (2 * len(columns), 2 * classes)
-    figure, axes = pyplot.subplots(classes, len(columns), figsize=size, squeeze=False)
+    step = _SIDE + _GAP
+    size = (len(columns) * step + _GAP, len(rows) * (step + _TITLE) + _TITLE)
+    canvas = Image.new("RGB", size, "white")
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default()
     for j, (title, images) in enumerate(columns.items()):
-        axes[0, j].set_title(title)
-        for i, image in enumerate(images):
-            gray = image.shape[-1] == 1
-            axes[i, j].imshow(image.squeeze(), cmap="gray" if gray else None)
-            axes[i, j].set_xticks([])
-            axes[i, j].set_yticks([])
-    for i, row in enumerate(rows):
-        axes[i, 0].set_ylabel(clean.class_names[clean.labels[row]])
-    figure.tight_layout()
+        left = _GAP + j * step
+        draw.text((left, 6), title, fill="black", font=font)
+        for i, image in enumerate(images.astype(np.uint8)):
+            top = _TITLE + i * (step + _TITLE)
+            shown = Image.fromarray(image.repeat(4 - image.shape[-1], -1)[..., :3])
+            resized = shown.resize((_SIDE, _SIDE), Image.Resampling.NEAREST)
+            canvas.paste(resized, (left, top))
+            if j == 0:
+                name = clean.class_names[clean.labels[rows[i]]]
+                draw.text((left, top + _SIDE + 4), name, fill="black", font=font)
     with atomic.write_file(path) as file:
-        figure.savefig(file, format="png", dpi=100)
-    pyplot.close(figure)
+        canvas.save(file, format="PNG")

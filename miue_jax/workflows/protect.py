@@ -1,77 +1,185 @@
 """Protects a data set: runs a generator and writes the images that can be published.
 
-    python experiments/generate.py --config experiments/configs/generate.py \
-        --config.data.name_or_path=shapes --workdir runs/shapes
-
-The working directory then holds protected.npz (the artifact), protected.delta.npy,
-metrics.jsonl
-and checkpoints. The same command continues a run that was stopped, and does nothing
-where it is finished.
+The working directory then holds protected.npz (the artifact), protected.delta.npy (its
+float perturbation), metrics.jsonl and checkpoints. Rerun it to resume; a finished run
+is read, not repeated.
 """
 
+import contextlib
+import dataclasses
+import logging
+import os
 import pathlib
+import tempfile
 import time
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 
-from miue_jax import cli, data, generators
-from miue_jax.data import artifact
+from miue_jax import data, generators
+from miue_jax._checks import check_number
+from miue_jax.budget import check_export
+from miue_jax.data import Dataset, DataSource, artifact
+from miue_jax.generators import GeneratorSpec
 from miue_jax.train import checkpoints, loop, parallel, run_directory, sampling
 
 ARTIFACT = "protected.npz"
 
+Export = Literal["round", "truncate", "drop_negative"]
+
+_LOGGER = logging.getLogger("miue_jax")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Which images to protect.
+
+    Attributes:
+      fraction: share of the images in (0, 1], drawn at random.
+      classes: from which they are drawn, by name or number; None for all.
+      seed: of the draw.
+    """
+
+    fraction: float = 1.0
+    classes: tuple[str, ...] | None = None
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProtectConfig:
+    """Settings of a run that protects a data set.
+
+    Attributes:
+      data: the data set.
+      generator: the generator and its settings.
+      select: which images to protect.
+      export: how the perturbation becomes whole gray levels, see `budget.quantize`.
+      seed: of the generator.
+      num_shards: shards of the data; None for one per device. Results depend on it, not
+        on the devices: set it to reproduce a larger machine on a smaller one.
+      checkpoint_every: steps between checkpoints.
+    """
+
+    data: DataSource | Dataset = DataSource("shapes")
+    generator: GeneratorSpec
+    select: Selection = Selection()
+    export: Export = "round"
+    seed: int = 0
+    num_shards: int | None = None
+    checkpoint_every: int = 200
+
+
+def protect(
+    data: str | os.PathLike[str] | DataSource | Dataset,
+    generator: str | Mapping[str, Any] | GeneratorSpec = "mi_ue/interleaved",
+    *,
+    workdir: str | os.PathLike[str] | None = None,
+    fraction: float = 1.0,
+    classes: Sequence[str | int] | None = None,
+    export: Export = "round",
+    seed: int = 0,
+    num_shards: int | None = None,
+    progress: bool = False,
+    **settings: Any,
+) -> artifact.Protected:
+    """Protects a data set.
+
+    Args:
+      data: a name or path (see `data.load`), a `DataSource` or a `Dataset`.
+      generator: "name" or "name/preset", module:function, or what `generators.spec`
+        returns.
+      workdir: directory of the run, which can be resumed; None for a temporary one.
+      fraction: share of the images to protect, in (0, 1].
+      classes: names or numbers of the classes to protect; None for all.
+      export: how the perturbation becomes whole gray levels, see `budget.quantize`.
+      seed: of the generator and of the draw of the fraction.
+      num_shards: shards of the data; None for one per device.
+      progress: whether to show a progress bar.
+      **settings: of the generator, where they differ from the preset's.
+
+    Returns:
+      The protected data set.
+
+    Raises:
+      ValueError: if an input is bad, and nothing is written then; if training diverges
+        or no image changes, and no artifact is written then.
+
+    Example:
+      >>> import miue_jax as mj
+      >>> clean = mj.data.load("shapes", per_class=2)
+      >>> made = mj.protect(clean, "random_noise", radius=4)
+      >>> made.metadata["audit"]["max_change"]
+      4
+    """
+    given = (
+        data if isinstance(data, DataSource | tuple) else DataSource(os.fspath(data))
+    )
+    chosen = None if classes is None else tuple(map(str, classes))
+    config = ProtectConfig(
+        data=given,
+        generator=generators.spec(generator, **settings),
+        select=Selection(fraction=fraction, classes=chosen, seed=seed),
+        export=export,
+        seed=seed,
+        num_shards=num_shards,
+    )
+    with directory_of(workdir) as path:
+        return run(config, path, progress=progress)
+
+
+@contextlib.contextmanager
+def directory_of(workdir: str | os.PathLike[str] | None) -> Iterator[pathlib.Path]:
+    """Yields a working directory, a temporary one for None."""
+    if workdir is not None:
+        yield pathlib.Path(workdir)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield pathlib.Path(folder) / "run"
+
 
 def run(
-    config: Mapping[str, Any],
+    config: ProtectConfig,
     workdir: pathlib.Path,
     *,
     resume: bool = True,
-    quiet: bool = False,
+    progress: bool = True,
 ) -> artifact.Protected:
-    """Protects a data set, or finishes a run that was stopped.
+    """Protects a data set in a working directory, or finishes a run that was stopped.
 
     Args:
-      config: as in experiments/configs/generate.py.
-      workdir: the directory of the run.
-      resume: whether a directory that was used before may be continued.
-      quiet: no progress bar.
+      config: the settings.
+      workdir: directory of the run.
+      resume: whether to resume a run that is in the directory.
+      progress: whether to show a progress bar.
 
     Returns:
-      The protected data set, as it lies in the working directory.
+      The protected data set, as in the working directory.
 
     Raises:
-      ValueError: if any input is bad, and nothing is written then; if training diverges
-        or changes no image, and no artifact is written then.
+      ValueError: if an input is bad, and nothing is written then; if training diverges
+        or no image changes, and no artifact is written then.
     """
     job = prepare(config)
-    clean = job.clean
+    report_clipped(job.identity["clipped"], len(job.clean.labels))
     with run_directory.open_directory(workdir, job.identity, resume=resume):
-        artifact = workdir / ARTIFACT
-        if artifact.exists() and artifact.delta_path(artifact).exists():
-            finished = artifact.load(artifact)
-            run_directory.check_same(
-                artifact, finished.metadata, job.identity, whole=False
-            )
-            artifact.check_source(finished, clean)
+        path = workdir / ARTIFACT
+        if path.exists() and artifact.delta_path(path).exists():
+            finished = artifact.load(path)
+            run_directory.check_same(path, finished.metadata, job.identity, whole=False)
+            artifact.check_source(finished, job.clean)
             return finished
-        delta = _generate(
-            job,
-            workdir,
-            checkpoint_every=config["checkpoint_every"],
-            quiet=quiet,
+        delta = _generate(job, workdir, config.checkpoint_every, progress=progress)
+        delta = generators.per_example(
+            job.generator, delta, job.clean.labels, job.selected
         )
-        delta = generators.per_example(job.method, delta, clean.labels, job.selected)
-        # The export is told by what `build` measures.
-        settings = {k: v for k, v in job.identity.items() if k != "export"}
         result = artifact.build(
-            clean,
+            job.clean,
             delta,
-            budget=job.method.budget,
-            export=job.identity["export"],
-            metadata={**settings, "protected_images": int(job.selected.sum())},
+            budget=job.generator.budget,
+            export=config.export,
+            metadata=_metadata(config, job),
         )
         if result.metadata["audit"]["max_change"] == 0:
             raise run_directory.Failed(
@@ -79,8 +187,8 @@ def run(
                 "nothing is protected and nothing written; take larger or more steps"
             )
         if jax.process_index() == 0:
-            artifact.save(artifact, result, delta=delta)
-        # Other processes may go on to read it.
+            artifact.save(path, result, delta=delta)
+        # Other processes may read it next.
         parallel.barrier("artifact written")
         return result
 
@@ -90,82 +198,126 @@ class Job(NamedTuple):
 
     Attributes:
       clean: the data.
-      method: the generator.
+      generator: with ``sharded=True``.
       mesh: the devices.
-      dealt: the data, dealt to shards.
+      shards: the data, dealt to shards.
       selected: (N,) bool, the examples to protect.
       identity: all that the result depends on, as JSON.
     """
 
-    clean: data.Dataset
-    method: generators.Generator
+    clean: Dataset
+    generator: generators.Generator
     mesh: jax.sharding.Mesh
-    dealt: sampling.Shards
+    shards: sampling.Shards
     selected: np.ndarray
     identity: dict[str, Any]
 
 
-def prepare(config: Mapping[str, Any], clean: data.Dataset | None = None) -> Job:
+def prepare(config: ProtectConfig, clean: Dataset | None = None) -> Job:
     """Checks everything that can be checked before a generator runs.
 
     Args:
-      config: as in experiments/configs/generate.py.
-      clean: the data that it names, if they are loaded already.
+      config: the settings.
+      clean: the data that they name, if they are loaded already.
 
     Returns:
       The run.
 
     Raises:
-      ValueError: if any input is bad.
+      ValueError: if an input is bad.
     """
-    if config["checkpoint_every"] <= 0:
-        raise ValueError(
-            f"checkpoint_every is {config['checkpoint_every']}; it must be positive"
-        )
-    run_directory.check_seeds("seed", (config["seed"],))
-    check_export(config["export"])
-    settings = dict(config["method"])
-    name = settings.pop("name", None)
-    method_config = generators.configure(name, settings)
+    check_number("checkpoint_every", config.checkpoint_every, "> 0", whole=True)
+    run_directory.check_seeds("seed", (config.seed,))
+    check_export(config.export)
     mesh = parallel.data_mesh()
-    num_shards = run_directory.number_of_shards(config["num_shards"], mesh)
+    num_shards = run_directory.number_of_shards(config.num_shards, mesh)
     parallel.check_shards(num_shards, mesh)
     if clean is None:
-        clean = data.load(**config["data"])
-    selected = generators.select(clean.labels, **config["protect"])
-    method = generators.create(
-        name,
-        method_config,
+        clean = (
+            data.load(config.data)
+            if isinstance(config.data, tuple)
+            else (config.data.load())
+        )
+    select = config.select
+    classes = select.classes
+    if classes is not None:
+        classes = data.class_indices(clean.class_names, classes)
+    selected = generators.select(
+        clean.labels, fraction=select.fraction, classes=classes, seed=select.seed
+    )
+    name, settings = config.generator.name, config.generator.config
+    spec = generators.DataSpec(
         num_examples=len(clean.labels),
         num_classes=len(clean.class_names),
+        image_shape=clean.images.shape[1:],
         num_shards=num_shards,
         axis_name=parallel.AXIS,
     )
+    clipped = generators.clip_batches(settings, spec)
+    generator = generators.create(name, clipped, spec)
     identity = {
-        "data": dict(config["data"]),
-        "method": {"name": name, **settings},
-        "protect": dict(config["protect"]),
-        "export": config["export"],
-        "seed": config["seed"],
+        "data": data_settings(config.data),
+        "generator": config.generator.to_plain(),
+        "clipped": clipped_fields(settings, clipped),
+        "select": dataclasses.asdict(select),
+        "export": config.export,
+        "seed": config.seed,
         "num_shards": num_shards,
         "source": data.fingerprint(clean),
     }
-    dealt = sampling.deal(clean.images, clean.labels, num_shards, selected=selected)
+    shards = sampling.deal(clean.images, clean.labels, num_shards, selected=selected)
     # A network that does not take these images is found before anything is written.
-    jax.eval_shape(method.init, jax.random.key(0), dealt)
-    return Job(clean, method, mesh, dealt, selected, identity)
+    jax.eval_shape(generator.init, jax.random.key(0), shards)
+    return Job(clean, generator, mesh, shards, selected, identity)
+
+
+def data_settings(source: DataSource | Dataset) -> dict[str, Any]:
+    """The settings of data that a run depends on.
+
+    Their fingerprint says what the data are: a path is not among the settings, so that
+    they may be moved, and nothing published names the maker's folders.
+    """
+    if isinstance(source, tuple):
+        return {}
+    return {
+        k: v
+        for k, v in dataclasses.asdict(source).items()
+        if k not in ("name", "data_dir")
+    }
+
+
+def clipped_fields(before: Any, after: Any) -> dict[str, Any]:
+    """The settings that were reduced to the size of the data, as they are used."""
+    fields = [field.name for field in dataclasses.fields(before)]
+    used = {name: getattr(after, name) for name in fields}
+    return {k: v for k, v in used.items() if v != getattr(before, k)}
+
+
+def report_clipped(clipped: Mapping[str, Any], size: int) -> None:
+    """Logs the batches that were reduced to the size of the data."""
+    for name, value in clipped.items():
+        _LOGGER.warning("%s is more than the %s images: using %s", name, size, value)
+
+
+def _metadata(config: ProtectConfig, job: Job) -> dict[str, Any]:
+    # `artifact.build` records the export and the fingerprint of the source itself.
+    settings = {k: v for k, v in job.identity.items() if k != "export"}
+    if isinstance(config.data, DataSource):
+        name = pathlib.Path(config.data.name).name
+        settings["data"] = {"name": name, **settings["data"]}
+    return {**settings, "protected_images": int(job.selected.sum())}
 
 
 def _generate(
-    job: Job, workdir: pathlib.Path, *, checkpoint_every: int, quiet: bool
+    job: Job, workdir: pathlib.Path, checkpoint_every: int, *, progress: bool
 ) -> np.ndarray:
     """Runs a generator's steps with checkpoints, metrics and a progress bar."""
-    method, mesh = job.method, job.mesh
+    generator, mesh = job.generator, job.mesh
     key = parallel.run_key(job.identity["seed"], "generator", mesh)
-    placed = parallel.place(job.dealt, mesh, parallel.DATA_SPEC)
-    state = loop.start(method.init, mesh)(key, placed)
-    advance = loop.advance(method.step, mesh)
-    report_every = max(1, method.num_steps // 100)
+    placed = parallel.place(job.shards, mesh, parallel.DATA_SPEC)
+    state = loop.start(generator.init, mesh)(key, placed)
+    advance = loop.advance(generator.step, mesh)
+    report_every = max(1, generator.num_steps // 100)
     with (
         checkpoints.Checkpoints(workdir / "checkpoints", config=job.identity) as saved,
         loop.stop_signals() as received,
@@ -173,12 +325,12 @@ def _generate(
         step, state, totals = loop.go_on(saved, state)
         metrics = run_directory.MetricsFile(workdir / "metrics.jsonl", keep_until=step)
         began = time.perf_counter()
-        with loop.progress(method.num_steps, step, quiet=quiet) as bar:
-            while step < method.num_steps and not bool(method.finished(state)):
+        with loop.progress(generator.num_steps, step, quiet=not progress) as bar:
+            while step < generator.num_steps and not bool(generator.finished(state)):
                 mark = min(
                     (step // report_every + 1) * report_every,
                     (step // checkpoint_every + 1) * checkpoint_every,
-                    method.num_steps,
+                    generator.num_steps,
                 )
                 state, values = loop.run_until(
                     mark,
@@ -194,26 +346,12 @@ def _generate(
                 step, totals = mark, None
                 seconds = time.perf_counter() - began
                 metrics.write(step, {**values, "seconds": round(seconds, 3)})
-                # The last one too: a signal that comes now finds everything saved.
-                last = step == method.num_steps or bool(method.finished(state))
+                # The last state too: a signal that comes now finds everything saved.
+                last = step == generator.num_steps or bool(generator.finished(state))
                 if last or step % checkpoint_every == 0:
                     saved.save(step, state)
                 bar.set_postfix(
                     {k: f"{v:.4g}" for k, v in values.items()}, refresh=False
                 )
                 bar.update(step - bar.n)
-        return np.asarray(parallel.to_host(method.perturbation(state)), np.float32)
-
-
-def main(config: dict[str, Any], workdir: pathlib.Path, resume: bool) -> None:
-    """Runs and prints what came out."""
-    result = run(config, workdir, resume=resume)
-    print(f"{workdir / ARTIFACT}: {artifact.describe(result)}")
-
-
-if __name__ == "__main__":
-    cli.run(
-        main,
-        config_file="experiments/configs/generate.py",
-        description="What to protect, and how.",
-    )
+        return np.asarray(parallel.to_host(generator.perturbation(state)), np.float32)

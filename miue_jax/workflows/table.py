@@ -1,37 +1,41 @@
-"""Writes the tables of README.md from the results they show.
+"""Markdown tables of results, alone or between the marks of a text.
 
-    python experiments/table.py README.md
-
-Between `<!-- table: results/NAME.json -->` and `<!-- end -->` stands the table made of
-that file, relative to the README; what stood there is replaced. With --check nothing is
-written, and the status is 1 if a table is out of date.
+Between ``<!-- table: results/NAME.json -->`` and ``<!-- end -->`` stands the table made
+of that file, relative to the text; whatever stood there is replaced.
 """
 
-import argparse
+import os
 import pathlib
 import re
-import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from miue_jax.train import run_directory
-from miue_jax.workflows import estimator_table as estimators
+from miue_jax.workflows import estimator_table
 from miue_jax.workflows.measure import table as measurement
-from miue_jax.workflows.sweep import table as matrix
+from miue_jax.workflows.sweep import table as sweep
 
 _TABLE = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
+# By a key that only these results have.
+_TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "cells": sweep.render,
+    "planned": estimator_table.render,
+    "entries": measurement.render,
+}
 
-def render(results: dict[str, Any]) -> str:
-    """The Markdown table of a matrix, a benchmark of estimators or a measurement.
+
+def render(results: Mapping[str, Any]) -> str:
+    """Renders the Markdown table of a sweep, a measurement or a benchmark.
 
     Args:
-      results: what experiments/matrix.py, benchmark_estimators.py or measure.py wrote.
+      results: what their results.json holds.
 
     Returns:
-      The table, and below it where its numbers come from.
+      The table, and below it the origin of its numbers.
 
     Raises:
-      ValueError: if they are of none of them.
+      ValueError: if they are the results of something else.
     """
     for key, table in _TABLES.items():
         if key in results:
@@ -42,49 +46,26 @@ def render(results: dict[str, Any]) -> str:
     )
 
 
-# By a key that only these results have.
-_TABLES = {
-    "cells": matrix.render,
-    "planned": estimators.render,
-    "entries": measurement.render,
-}
-
-
-def fill(text: str, folder: pathlib.Path) -> str:
-    """Replaces every marked table in a text.
+def table(path: str | os.PathLike[str]) -> str:
+    """Renders results, or fills the marked tables of a Markdown text.
 
     Args:
-      text: Markdown.
-      folder: what the paths of results are relative to.
+      path: results.json, the folder of a run that holds one, or a Markdown file.
 
     Returns:
-      The text with tables made from the results.
-    """
+      The table, or the text with its tables made anew.
 
-    def table(match: re.Match[str]) -> str:
-        results = run_directory.read_json(folder / match[2])
+    Raises:
+      ValueError: if the file is damaged or has no table.
+    """
+    path = pathlib.Path(path)
+    if path.is_dir():
+        path = path / "results.json"
+    if path.suffix == ".json":
+        return render(run_directory.read_json(path))
+
+    def fill(match: re.Match[str]) -> str:
+        results = run_directory.read_json(path.parent / match[2])
         return f"{match[1]}\n{render(results)}\n{match[3]}"
 
-    return _TABLE.sub(table, text)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Fills or checks the tables of a Markdown file."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("file", type=pathlib.Path)
-    parser.add_argument("--check", action="store_true")
-    options = parser.parse_args(arguments)
-    before = options.file.read_text()
-    after = fill(before, options.file.parent)
-    if options.check:
-        return int(before != after)
-    options.file.write_text(after)
-    return 0
-
-
-if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (ValueError, OSError) as problem:
-        print(f"table.py: {problem}", file=sys.stderr)
-        sys.exit(2)
+    return _TABLE.sub(fill, path.read_text())

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.scipy.special import ndtri
 from jax.typing import ArrayLike
 
-from miue_jax.information.bounds.empirical_bernstein import empirical_bernstein_radius
+from miue_jax.information.bounds.confidence import empirical_bernstein_radius
 from miue_jax.information.checks import check_labels, check_samples, is_traced
 
 
@@ -18,7 +18,13 @@ class CrossEntropy(NamedTuple):
     Attributes:
       mean: () nats.
       standard_error: () nats.
-      limit: () nats, what the population value stays below with stated confidence.
+      limit: () nats, upper confidence limit of the population value.
+
+    Example:
+      >>> from miue_jax.information import bounds
+      >>> mean, error = 0.2, 0.01  # from a table of results
+      >>> bounds.CrossEntropy(mean, error, mean + 1.96 * error).limit
+      0.2196
     """
 
     mean: jax.Array
@@ -27,15 +33,23 @@ class CrossEntropy(NamedTuple):
 
 
 class Bracket(NamedTuple):
-    """Bounds of I(Zc; Z~p).
+    """Bounds on I(Zc; Z~p).
 
     Attributes:
       lower: () nats, H(Y) - CE_c - CE_p.
       upper: () nats, H(Y) + W.
-      lower_limit: () nats, the lower bound less the uncertainty of the cross-entropies.
-      upper_limit: () nats, H(Y) plus a certified bound of the information within
-        classes; infinite where none was given.
+      lower_limit: () nats, the lower bound minus the uncertainty of the
+        cross-entropies.
+      upper_limit: () nats, H(Y) plus a certified bound on the information within
+        classes; infinite if none was given.
       standard_error: () nats, of the lower bound.
+
+    Example:
+      >>> from miue_jax.information import bounds
+      >>> loss = bounds.CrossEntropy(0.1, 0.01, 0.12)
+      >>> found = bounds.bracket(2.3, loss, loss, 0.05)
+      >>> isinstance(found, bounds.Bracket), found.upper_limit.item()
+      (True, inf)
     """
 
     lower: jax.Array
@@ -53,8 +67,8 @@ def floored_cross_entropy(
     .. math:: -\log\bigl((1 - f) \operatorname{softmax}(l)_y + f / K\bigr)
               \le \log(K / f)
 
-    The loss of a classifier like any other, so every statement about cross-entropies
-    holds for it, and its bound makes their confidence limits certified.
+    This is the loss of a classifier like any other, so every statement about
+    cross-entropies applies to it, and its bound makes confidence limits certified.
 
     Args:
       logits: (N, K).
@@ -66,6 +80,14 @@ def floored_cross_entropy(
 
     Raises:
       ValueError: for bad shapes or values.
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax.information import bounds
+      >>> logits = np.array([[99.0, 0.0], [99.0, 0.0]])  # sure, right and wrong
+      >>> losses = bounds.floored_cross_entropy(logits, [0, 1], floor=0.01)
+      >>> [round(float(loss), 3) for loss in losses]  # the second is log(2 / 0.01)
+      [0.005, 5.298]
     """
     logits = check_samples("logits", logits, minimum=1)
     classes = logits.shape[1]
@@ -84,23 +106,30 @@ def held_out_cross_entropy(
 ) -> CrossEntropy:
     """Mean of held-out losses with an upper confidence limit.
 
-    With a bound on the loss the limit is certified, by the empirical Bernstein
-    inequality, for every sample size and law. Without one it is the mean plus a
-    normal quantile of standard errors, which is right for large samples only. Assumed
-    is that samples are independent and that none was used to fit the classifier.
+    If the loss is bounded, the limit is certified by the empirical Bernstein inequality
+    for every sample size and law. Otherwise it is the mean plus a normal quantile of
+    standard errors, valid for large samples only. Assumes that samples are independent
+    and that none was used to fit the classifier.
 
     Args:
-      losses: (N,) nats, >= 0, one for each sample.
+      losses: (N,) nats, >= 0, one per sample.
       confidence: in (0, 1), one-sided.
       largest_loss: nats that no loss can exceed: log(K / floor) with
         `floored_cross_entropy`.
 
     Returns:
-      The cross-entropy, an upper bound of H(Y | Z) in expectation (Gibbs).
+      The cross-entropy, an upper bound on H(Y | Z) in expectation (Gibbs).
 
     Raises:
       ValueError: for fewer than two losses, losses out of range, or a confidence
         outside of (0, 1).
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax.information import bounds
+      >>> found = bounds.held_out_cross_entropy(np.tile([0.1, 0.3], 50))
+      >>> [round(float(value), 3) for value in found]  # mean, standard error, limit
+      [0.2, 0.01, 0.217]
 
     References:
       docs/theory.md, T1 and T13; Maurer and Pontil, Empirical Bernstein Bounds and
@@ -136,36 +165,46 @@ def bracket(
     *,
     within_class_limit: ArrayLike = math.inf,
 ) -> Bracket:
-    r"""Bracket of I(Zc; Z~p) that needs no estimator of mutual information.
+    r"""Brackets I(Zc; Z~p) without an estimator of mutual information.
 
     .. math:: H(Y) - CE_c - CE_p \le I(Z_c; \tilde Z_p) \le H(Y) + W
 
     CE_c is the cross-entropy of any classifier that predicts Y from Zc, CE_p of any
     that predicts it from Z~p: better classifiers give a tighter bracket, bad ones a
-    valid one. The lower side holds for Zp in place of Z~p too, with its classifier; the
-    upper side needs the noise. The bracket closes on I(Zc; Y) as both cross-entropies
-    and W vanish. Where the label tells little, the upper side is improved by an upper
-    bound of I(Y; Z~p) in place of the entropy, or by 1/2 log det(I + Sigma_T/sigma^2)
-    alone (`within_class_logdet` of one class): take the smallest.
+    valid one. The lower side also holds for Zp in place of Z~p, with its classifier;
+    the upper side needs the noise. The bracket closes on I(Zc; Y) as both
+    cross-entropies and W vanish. Where the features reveal little about the label, the
+    upper side improves with an upper bound on I(Y; Z~p) in place of the entropy, or
+    with 1/2 log det(I + Sigma_T/sigma^2) alone (`within_class_logdet` of one class):
+    take the smallest.
 
-    The limits hold together with confidence one less the sum of what the two
-    cross-entropies and the limit within classes may miss.
+    The limits hold jointly with confidence one minus the sum of the error probabilities
+    of the two cross-entropies and the limit within classes.
 
     Args:
       entropy: H(Y) in nats, known: log K for balanced classes. See `label_entropy`.
       clean: cross-entropy on clean features.
-      poison: cross-entropy on poisoned features, noisy if Z~p is meant. From means and
-        standard errors alone, make it as
+      poison: cross-entropy on poisoned features, noisy if Z~p is meant. From a mean and
+        a standard error alone, build it as
         ``CrossEntropy(mean, standard_error, mean + 1.96 * standard_error)``.
-      within_class: W in nats, or another upper bound of I(Zp; Z~p | Y).
-      within_class_limit: such a bound in nats that is certified (`certified_bounds`).
+      within_class: W in nats, or another upper bound on I(Zp; Z~p | Y).
+      within_class_limit: a certified such bound in nats (`certified_bounds`).
 
     Returns:
-      The bracket. Its lower side may be negative. Its standard error takes the two
-      cross-entropies in the worst case, as fully correlated: they share images.
+      The bracket. Its lower side may be negative. Its standard error is the worst case
+      for the two cross-entropies, full correlation, because they share images.
 
     Raises:
       ValueError: for an entropy or bound that is negative or NaN.
+
+    Example:
+      >>> import math
+      >>> from miue_jax.information import bounds
+      >>> clean = bounds.CrossEntropy(0.5, 0.01, 0.52)
+      >>> poison = bounds.CrossEntropy(0.1, 0.01, 0.12)
+      >>> found = bounds.bracket(math.log(10), clean, poison, within_class=0.05)
+      >>> round(float(found.lower), 3), round(float(found.upper), 3)
+      (1.703, 2.353)
 
     References:
       docs/theory.md, T1 and T2.

@@ -1,4 +1,4 @@
-"""Samples by class: what is checked of them, their counts, centering and slices."""
+"""Features grouped by class: validation, counts, centering and per-class maps."""
 
 import functools
 import operator
@@ -17,21 +17,13 @@ from miue_jax.information.checks import check_labels, check_samples, is_traced
 def check_classes(
     features: ArrayLike, labels: ArrayLike, num_classes: int, *, minimum: int = 2
 ) -> tuple[jax.Array, jax.Array, int]:
-    """Checks labeled features.
+    """Checks labeled features, each class present having at least `minimum` members.
 
-    Args:
-      features: (N, D) numbers.
-      labels: (N,) integers in [0, num_classes). Traced labels cannot be refused: where
-        one is out of range, every feature becomes NaN.
-      num_classes: number of classes.
-      minimum: fewest members allowed of a class that is present.
+    Traced labels cannot be refused: if one is out of range, every feature becomes NaN.
 
     Returns:
-      The features as (N, D) float, the labels as (N,) int32, and the size of the
-      largest class; N where labels are traced.
-
-    Raises:
-      ValueError: for anything else.
+      Features as (N, D) float, labels as (N,) int32, and the size of the largest class
+      (N if the labels are traced).
     """
     if operator.index(num_classes) < 1:
         raise ValueError(f"num_classes is {num_classes}; it must be at least 1")
@@ -40,7 +32,7 @@ def check_classes(
         labels = check_labels(labels, len(features), num_classes=num_classes)
         valid = jnp.all((labels >= 0) & (labels < num_classes))
         return jnp.where(valid, features, jnp.nan), labels, len(features)
-    # Under jit even a constant is traced once it has been an operand.
+    # Under jit even a constant becomes a tracer once it has been an operand.
     with jax.ensure_compile_time_eval():
         labels = check_labels(labels, len(features), num_classes=num_classes)
     counts = np.bincount(np.asarray(labels), minlength=num_classes)
@@ -54,15 +46,7 @@ def check_classes(
 
 
 def check_positive(name: str, value: ArrayLike) -> None:
-    """Refuses what is not a positive finite scalar.
-
-    Args:
-      name: of the argument, for the message.
-      value: the scalar.
-
-    Raises:
-      ValueError: saying what was given.
-    """
+    """Raises a ValueError unless the value is a positive finite scalar."""
     if np.ndim(value) != 0:
         raise ValueError(f"{name} must be a scalar, got shape {np.shape(value)}")
     if not is_traced(value) and not 0 < float(np.asarray(value)) < float("inf"):
@@ -70,18 +54,8 @@ def check_positive(name: str, value: ArrayLike) -> None:
 
 
 def unit(features: jax.Array) -> jax.Array:
-    """Scales features to unit norm.
-
-    Args:
-      features: (N, D) float.
-
-    Returns:
-      (N, D). Where features are traced a zero stays zero.
-
-    Raises:
-      ValueError: for a feature that is zero.
-    """
-    # The largest entry is taken out first so that squares neither vanish nor overflow.
+    """Scales features (N, D) to unit norm; zeros raise, or stay zero if traced."""
+    # Dividing by the largest entry first keeps squares from vanishing or overflowing.
     largest = lax.stop_gradient(jnp.max(jnp.abs(features), axis=1, keepdims=True))
     nonzero = largest > 0
     if not is_traced(nonzero) and not bool(jnp.all(nonzero)):
@@ -93,15 +67,15 @@ def unit(features: jax.Array) -> jax.Array:
 
 
 def class_counts(labels: jax.Array, num_classes: int, dtype: Any) -> jax.Array:
-    """Members of each class, (num_classes,) of the given type."""
+    """Counts the members of each class: (num_classes,) of the given type."""
     return jax.ops.segment_sum(jnp.ones(labels.shape, dtype), labels, num_classes)
 
 
 def center(features: jax.Array, labels: jax.Array, num_classes: int) -> jax.Array:
-    """Subtracts from each feature the mean of its class, (N, D).
+    """Subtracts from each feature the mean of its class.
 
-    Twice: what the rounding of the first mean left is taken out by the second, so that
-    the spread of nearly collapsed classes keeps its digits.
+    The second pass removes what rounding of the first mean left behind, so that the
+    spread of nearly collapsed classes keeps its digits.
     """
     counts = jnp.maximum(class_counts(labels, num_classes, features.dtype), 1)
     for _ in range(2):
@@ -127,11 +101,11 @@ def map_classes(
     size: int,
     *arguments: jax.Array,
 ) -> Any:
-    """Applies a function to the members of each class, one class after another.
+    """Maps a function over classes, one after another.
 
     Args:
-      function: of the members (size, D), zero beyond their number, a mask of those
-        that are members (size,), and the class's entry of each further argument.
+      function: takes the members of a class (size, D), padded with zeros, a mask of the
+        rows that are members (size,), and the class's entry of each further argument.
       features: (N, D).
       labels: (N,).
       num_classes: number of classes.
@@ -139,11 +113,11 @@ def map_classes(
       *arguments: (num_classes, ...) arrays.
 
     Returns:
-      What the function returns, stacked over classes.
+      The results, stacked over classes.
     """
-    # Behind the barrier, since XLA would sort constant labels while compiling, slowly.
+    # Without the barrier XLA sorts constant labels at compile time, slowly.
     order = jnp.argsort(lax.optimization_barrier(labels))
-    # Zeros behind the last class: a slice that runs over the end would be moved.
+    # Zeros behind the last class: a slice that runs past the end would be shifted.
     rows = jnp.pad(features[order], ((0, size), (0, 0)))
     counts = class_counts(labels, num_classes, jnp.int32)
     starts = jnp.cumsum(counts) - counts
@@ -154,10 +128,5 @@ def map_classes(
         mask = jnp.arange(size) < count
         return function(jnp.where(mask[:, None], members, 0), mask, *rest)
 
-    # Checkpointed: the slices are not kept for the gradient.
+    # Checkpointed so that the slices are not stored for the gradient.
     return lax.map(jax.checkpoint(of_class), (starts, counts, *arguments))
-
-
-def matmul(left: jax.Array, right: jax.Array) -> jax.Array:
-    """Matrix product in full precision on every backend."""
-    return jnp.matmul(left, right, precision=lax.Precision.HIGHEST)

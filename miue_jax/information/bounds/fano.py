@@ -1,10 +1,17 @@
-"""Fano's inequality, solved for the accuracy or for the information."""
+"""Accuracy from information and back: Fano's inequality and re-identification."""
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
+from miue_jax.information.bounds.classes import (
+    check_classes,
+    check_positive,
+    class_counts,
+)
+from miue_jax.information.bounds.cosine import class_lse
+from miue_jax.information.bounds.within_class import class_logdets
 from miue_jax.information.checks import is_traced
 
 
@@ -14,18 +21,19 @@ def fano_accuracy(information: ArrayLike, num_classes: ArrayLike) -> jax.Array:
     .. math:: \max \{a : d(a \,\|\, 1/K) \le I\}, \quad
               d(a \| p) = a \log\frac ap + (1 - a) \log\frac{1 - a}{1 - p}
 
-    No classifier that sees Z predicts a uniformly distributed label Y with a higher
-    accuracy if I(Y; Z) <= I; attained where all confusions are equally likely. For
-    clean accuracy, I(Y; Zc) <= I(Zc; Zp) + CE_p, so an upper bound of I(Zc; Zp) serves
-    together with the cross-entropy of the poison. For a label that is not uniform, give
-    1 / max(prior) as the number of classes: a bound still, though not attained.
+    If I(Y; Z) <= I, no classifier that sees Z predicts a uniformly distributed label Y
+    with a higher accuracy; equally likely confusions attain the bound. For accuracy on
+    clean images, I(Y; Zc) <= I(Zc; Zp) + CE_p, so an upper bound on I(Zc; Zp) can be
+    used together with the cross-entropy of the poison. For a label that is not uniform,
+    pass 1 / max(prior) as the number of classes: still a bound, but not attained.
 
     Ten classes: 0.05 nats allow 20.7 %, 0.2 33.2 %, 0.5 49.5 %, 1 68.9 %, 2 95.1 %.
 
     Args:
-      information: I in nats, any shape; what is negative (an estimate may be) counts
-        as 0.
-      num_classes: K >= 1, need not be an integer; broadcast against the information.
+      information: I in nats, any shape; negative values (possible for an estimate)
+        count as 0.
+      num_classes: K >= 1, not necessarily an integer; broadcast against the
+        information.
 
     Returns:
       The accuracy, in [1/K, 1]; 1 from log K on. Differentiable by the implicit
@@ -33,6 +41,11 @@ def fano_accuracy(information: ArrayLike, num_classes: ArrayLike) -> jax.Array:
 
     Raises:
       ValueError: for NaN or a number of classes below 1.
+
+    Example:
+      >>> from miue_jax.information import bounds
+      >>> round(float(bounds.fano_accuracy(0.5, 10)), 3)
+      0.495
 
     References:
       docs/theory.md, T10; Cover and Thomas, Elements of Information Theory, theorem
@@ -49,19 +62,24 @@ def fano_information(accuracy: ArrayLike, num_classes: ArrayLike) -> jax.Array:
 
     .. math:: d(a \,\|\, 1/K) = a \log(a K) + (1 - a) \log\frac{(1 - a) K}{K - 1}
 
-    A lower bound of I(Y; Z) for a uniformly distributed label and any classifier that
-    sees Z, with its population accuracy; the inverse of `fano_accuracy` from chance
+    A lower bound on I(Y; Z) for a uniformly distributed label and any classifier that
+    sees Z, given its population accuracy; the inverse of `fano_accuracy` from chance
     level on.
 
     Args:
       accuracy: a in [0, 1], any shape.
-      num_classes: K >= 1, need not be an integer; broadcast against the accuracy.
+      num_classes: K >= 1, not necessarily an integer; broadcast against the accuracy.
 
     Returns:
       Nats; 0 at chance level, log K at 1.
 
     Raises:
       ValueError: for an accuracy outside of [0, 1] or a number of classes below 1.
+
+    Example:
+      >>> from miue_jax.information import bounds
+      >>> round(float(bounds.fano_information(1.0, 10)), 4)  # log 10
+      2.3026
 
     References:
       docs/theory.md, T10.
@@ -74,6 +92,61 @@ def fano_information(accuracy: ArrayLike, num_classes: ArrayLike) -> jax.Array:
     return _divergence(accuracy, chance)
 
 
+def reidentification_accuracy(
+    features: ArrayLike, labels: ArrayLike, noise_variance: ArrayLike, num_classes: int
+) -> jax.Array:
+    r"""Largest accuracy of identifying an image of its class from its noisy feature.
+
+    Someone who knows the label, the features of all images, and one feature in Gaussian
+    noise guesses the image. In a class of n equally likely images the accuracy a
+    satisfies
+
+    .. math:: d(a \,\|\, 1/n) \le I(\text{index}; \tilde Z_p \mid y)
+              \le \min\bigl\{\tfrac12 \log\det(I + S_y / \sigma^2),
+              -\tfrac1n \sum_i \log \tfrac1n \sum_j e^{-|z_i - z_j|^2 / 2 \sigma^2}
+              \bigr\}
+
+    with d as in `fano_accuracy` and S_y divided by n, since the law is that of the
+    images themselves: there is no sampling error, and the value is a certified upper
+    bound. This is what collapse of the features does certify.
+
+    Args:
+      features: (N, D), not normalized here: sigma^2 is on their scale.
+      labels: (N,) integers in [0, num_classes); traced labels out of range give NaN.
+      noise_variance: sigma^2 > 0, a scalar.
+      num_classes: number of classes; absent ones have no weight.
+
+    Returns:
+      The bound on the accuracy over all images, a scalar in (0, 1]; images that are
+      alone in their class count as identified. For one class, pass only its features.
+
+    Raises:
+      ValueError: for bad shapes or values.
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax.information import bounds
+      >>> features = np.ones((4, 8))  # collapsed: nothing better than guessing
+      >>> accuracy = bounds.reidentification_accuracy(features, [0, 0, 0, 0], 0.1, 1)
+      >>> round(float(accuracy), 4)
+      0.25
+
+    References:
+      docs/theory.md, T14.
+    """
+    features, labels, size = check_classes(features, labels, num_classes, minimum=1)
+    check_positive("noise_variance", noise_variance)
+    noise = jnp.asarray(noise_variance, features.dtype)
+    counts = jnp.maximum(class_counts(labels, num_classes, features.dtype), 1)
+    # Division by n instead of n - 1, expressed as more noise.
+    noises = noise * counts / jnp.maximum(counts - 1, 1)
+    logdets = class_logdets(features, labels, noises, num_classes, size)
+    pairwise = class_lse(features, labels, 2 * noise, num_classes, size)
+    # Beyond its precision the log-determinant is NaN and the other bound is used alone.
+    information = jnp.where(logdets < pairwise, logdets, pairwise)
+    return jnp.mean(fano_accuracy(information, counts)[labels])
+
+
 def _with_chance(value: ArrayLike, num_classes: ArrayLike) -> tuple[jax.Array, ...]:
     value = jnp.asarray(value)
     classes = jnp.asarray(num_classes)
@@ -84,7 +157,7 @@ def _with_chance(value: ArrayLike, num_classes: ArrayLike) -> tuple[jax.Array, .
 
 
 def _divergence(accuracy: jax.Array, chance: jax.Array) -> jax.Array:
-    # With one class there is no error whose chance could be compared.
+    # With one class an error has no chance level to be compared with.
     errs = (accuracy < 1) & (chance < 1)
     error = jnp.where(errs, (1 - accuracy) / jnp.where(errs, 1 - chance, 1), 1)
     right = jnp.where(accuracy > 0, accuracy / chance, 1)

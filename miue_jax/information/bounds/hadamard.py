@@ -1,4 +1,4 @@
-"""The log-determinant bound from a few directions fixed beforehand."""
+"""The log-determinant bound from a few directions fixed in advance."""
 
 import functools
 
@@ -15,37 +15,10 @@ from miue_jax.information.bounds.classes import (
     class_counts,
     class_traces,
     map_classes,
-    matmul,
 )
-from miue_jax.information.bounds.trace import amgm
+from miue_jax.information.bounds.within_class import amgm
 from miue_jax.information.checks import is_traced
-
-
-def principal_basis(
-    features: ArrayLike, labels: ArrayLike, rank: int, num_classes: int
-) -> jax.Array:
-    """Directions of the largest variance within each class.
-
-    Args:
-      features: (N, D), of a split that `hadamard_bound` does not see.
-      labels: (N,) integers in [0, num_classes); traced labels out of range give NaN.
-      rank: number of directions, from 0 to D.
-      num_classes: number of classes.
-
-    Returns:
-      (num_classes, D, rank), orthonormal columns, largest variance first; no gradient
-      flows through them. Classes without spread get arbitrary orthonormal directions.
-
-    Raises:
-      ValueError: for bad shapes or values, a class with one member, or a rank out of
-        range.
-    """
-    features, labels, size = check_classes(features, labels, num_classes)
-    if not 0 <= rank <= features.shape[1]:
-        raise ValueError(f"rank is {rank}; it must be from 0 to {features.shape[1]}")
-    return _principal_basis(
-        lax.stop_gradient(features), labels, rank, num_classes, size
-    )
+from miue_jax.information.numerics import matmul
 
 
 def hadamard_bound(
@@ -61,20 +34,20 @@ def hadamard_bound(
               \log\Bigl(1 + \frac{q_i^T \Sigma_y q_i}{\sigma^2}\Bigr)
               + \tfrac{d-r}2 \log\Bigl(1 + \frac{\tau_y}{(d-r)\sigma^2}\Bigr)\Bigr]
 
-    with tau_y the trace that the r directions leave. It lies between
-    `within_class_logdet` and `amgm_bound` (which is r = 0) of the same features. With
-    the covariances of the population it is an upper bound of I(Zc; Z~p | Y) for every
-    basis; with a basis from another split only r + 1 numbers are estimated for each
-    class, in place of a whole covariance, so it is hardly biased where the plug-in
-    log-determinant is: 1.585 for 1.588 at 200 members in 256 dimensions. With a basis
-    from the same samples that advantage is lost.
+    with tau_y the part of the trace outside the r directions. It lies between
+    `within_class_logdet` and `amgm_bound` (r = 0) of the same features. With population
+    covariances it is an upper bound on I(Zc; Z~p | Y) for every basis. With a basis
+    from another split, only r + 1 numbers per class are estimated instead of a whole
+    covariance, so it is nearly unbiased where the plug-in log-determinant is not: 1.585
+    for 1.588 at 200 members in 256 dimensions. A basis from the same samples loses
+    that advantage.
 
     Args:
       features: (N, D), of a split that the basis does not depend on; not normalized
-        here: sigma^2 is in their scale.
+        here: sigma^2 is on their scale.
       labels: (N,) integers in [0, num_classes); traced labels out of range give NaN.
-      basis: (num_classes, D, r) or, the same for all classes, (D, r); orthonormal
-        columns, as `principal_basis` gives them.
+      basis: (num_classes, D, r), or (D, r) to share one among classes; orthonormal
+        columns, as returned by `principal_basis`.
       noise_variance: sigma^2 > 0, a scalar.
       num_classes: number of classes; absent ones have no weight.
 
@@ -84,6 +57,15 @@ def hadamard_bound(
     Raises:
       ValueError: for bad shapes or values, a class with one member, or columns that are
         not orthonormal.
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax.information import bounds
+      >>> features = np.array([[0.0, 1.0], [0.0, -1.0]])
+      >>> basis = np.array([[0.0], [1.0]])  # the direction of all variance
+      >>> value = bounds.hadamard_bound(features, [0, 0], basis, 1.0, 1)
+      >>> round(float(value), 4)  # log(1 + 2) / 2, as tight as the log-determinant
+      0.5493
 
     References:
       docs/theory.md, T3 and T13.
@@ -103,6 +85,40 @@ def hadamard_bound(
         if np.abs(gram - np.eye(gram.shape[-1])).max(initial=0) > 1e-3:
             raise ValueError("basis has columns that are not orthonormal")
     return _hadamard(features, labels, directions, noise_variance, num_classes, size)
+
+
+def principal_basis(
+    features: ArrayLike, labels: ArrayLike, rank: int, num_classes: int
+) -> jax.Array:
+    """Computes the directions of largest variance within each class.
+
+    Args:
+      features: (N, D), of a split that `hadamard_bound` does not see.
+      labels: (N,) integers in [0, num_classes); traced labels out of range give NaN.
+      rank: number of directions, from 0 to D.
+      num_classes: number of classes.
+
+    Returns:
+      (num_classes, D, rank), orthonormal columns, largest variance first; no gradient
+      flows through them. Classes without spread get arbitrary orthonormal directions.
+
+    Raises:
+      ValueError: for bad shapes or values, a class with one member, or a rank out of
+        range.
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax.information import bounds
+      >>> features = np.array([[0.0, 1.0], [0.0, -1.0]])
+      >>> np.abs(bounds.principal_basis(features, [0, 0], 1, 1)).tolist()
+      [[[0.0], [1.0]]]
+    """
+    features, labels, size = check_classes(features, labels, num_classes)
+    if not 0 <= rank <= features.shape[1]:
+        raise ValueError(f"rank is {rank}; it must be from 0 to {features.shape[1]}")
+    return _principal_basis(
+        lax.stop_gradient(features), labels, rank, num_classes, size
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("num_classes", "size"))
@@ -129,7 +145,7 @@ def _hadamard(
     left = features.shape[1] - basis.shape[2]
     if left > 0:
         traces = class_traces(features, labels, num_classes)
-        # What is left is a sum of squares: below 0 by rounding only.
+        # The rest is a sum of squares: only rounding makes it negative.
         rest = jnp.maximum(traces - jnp.sum(variances, axis=1), 0)
         values += amgm(rest, noise, left)
     return jnp.mean(values[labels])

@@ -4,31 +4,109 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import logsumexp, xlogy
 from jax.typing import ArrayLike
 
-from miue_jax.information.bounds.class_moments import (
-    check_definite,
-    check_moments,
-    check_prior,
-    half_logdet,
+from miue_jax.information.bounds.classes import (
+    center,
+    check_classes,
+    class_counts,
+    map_classes,
 )
+from miue_jax.information.checks import is_traced
+from miue_jax.information.numerics import matmul
+
+
+class ClassMoments(NamedTuple):
+    """Means and covariances of classes.
+
+    Attributes:
+      means: (K, D).
+      covariances: (K, D, D).
+      prior: (K,) probabilities.
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax.information import bounds
+      >>> moments = bounds.ClassMoments(
+      ...     means=np.array([[0.0], [9.0]]),
+      ...     covariances=np.ones((2, 1, 1)),
+      ...     prior=np.array([0.5, 0.5]),
+      ... )
+      >>> round(float(bounds.label_information_bounds(*moments).upper), 4)  # log 2
+      0.6931
+    """
+
+    means: jax.Array
+    covariances: jax.Array
+    prior: jax.Array
 
 
 class LabelBounds(NamedTuple):
-    """Bounds of I(Y; Z).
+    """Bounds on I(Y; Z).
 
     Attributes:
       lower: () nats, from Bhattacharyya distances.
       upper: () nats, from Kullback-Leibler divergences; never above the entropy.
       entropy: () nats, H(Y).
+
+    Example:
+      >>> from miue_jax.information import bounds
+      >>> found = bounds.LabelBounds(lower=0.3, upper=0.5, entropy=0.7)
+      >>> found.lower <= found.upper <= found.entropy
+      True
     """
 
     lower: jax.Array
     upper: jax.Array
     entropy: jax.Array
+
+
+def class_moments(
+    features: ArrayLike, labels: ArrayLike, num_classes: int
+) -> ClassMoments:
+    """Computes means, unbiased covariances and shares of the classes of a sample.
+
+    Args:
+      features: (N, D).
+      labels: (N,) integers in [0, num_classes); traced labels out of range give NaN.
+      num_classes: K; absent classes have zero moments and no weight.
+
+    Returns:
+      The moments, for `label_information_bounds` and `rate_reduction`.
+
+    Raises:
+      ValueError: for bad shapes or values, or a class with one member.
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax.information import bounds
+      >>> features = np.array([[0.0], [2.0], [5.0], [5.0]])
+      >>> moments = bounds.class_moments(features, [0, 0, 1, 1], 2)
+      >>> moments.means[:, 0].tolist(), moments.covariances[:, 0, 0].tolist()
+      ([1.0, 5.0], [2.0, 0.0])
+    """
+    features, labels, size = check_classes(features, labels, num_classes)
+    counts = class_counts(labels, num_classes, features.dtype)
+    sums = jax.ops.segment_sum(features, labels, num_classes)
+
+    def covariance(
+        members: jax.Array, mask: jax.Array, degrees: jax.Array
+    ) -> jax.Array:
+        return matmul(members.T, members) / degrees
+
+    centered = center(features, labels, num_classes)
+    degrees = jnp.maximum(counts - 1, 1)
+    return ClassMoments(
+        means=sums / jnp.maximum(counts, 1)[:, None],
+        covariances=map_classes(
+            covariance, centered, labels, num_classes, size, degrees
+        ),
+        prior=counts / len(labels),
+    )
 
 
 def label_entropy(prior: ArrayLike) -> jax.Array:
@@ -38,12 +116,18 @@ def label_entropy(prior: ArrayLike) -> jax.Array:
       prior: (K,) probabilities.
 
     Returns:
-      Nats, a scalar; an upper bound of I(Y; Z) for every Z.
+      Nats, a scalar; an upper bound on I(Y; Z) for every Z.
 
     Raises:
-      ValueError: for what is not a probability vector.
+      ValueError: if the prior is not a probability vector.
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax.information import bounds
+      >>> round(float(bounds.label_entropy(np.full(10, 0.1))), 4)  # log 10
+      2.3026
     """
-    prior = check_prior(prior)
+    prior = _check_prior(prior)
     return -jnp.sum(xlogy(prior, jnp.where(prior > 0, prior, 1)))
 
 
@@ -54,15 +138,15 @@ def label_information_bounds(
     *,
     noise_variance: ArrayLike = 0.0,
 ) -> LabelBounds:
-    r"""Bounds of I(Y; Z) where Z given Y is Gaussian.
+    r"""Bounds on I(Y; Z) where Z given Y is Gaussian.
 
     .. math:: -\sum_i \pi_i \log \sum_j \pi_j e^{-B(p_i, p_j)} \le I(Y; Z)
               \le -\sum_i \pi_i \log \sum_j \pi_j e^{-D(p_i \| p_j)}
 
     with the Bhattacharyya distance B and the Kullback-Leibler divergence D of the class
-    laws. Both are 0 for equal classes and approach H(Y) for separate ones. Bounds for
-    Gaussian classes with these moments; with moments of a sample, or classes of another
-    shape, they are approximations.
+    laws. Both are 0 for equal classes and approach H(Y) as classes separate. They are
+    bounds for Gaussian classes with these moments, and approximations for moments of a
+    sample or classes of another shape.
 
     Args:
       means: (K, D).
@@ -75,17 +159,26 @@ def label_information_bounds(
       The bounds in nats. Takes O(K^2 D^3) time.
 
     Raises:
-      ValueError: for shapes that do not fit, a prior that is no probability vector, or
+      ValueError: for mismatched shapes, a prior that is not a probability vector, or
         covariances that are not positive definite.
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax.information import bounds
+      >>> means, prior = np.array([[-1.0], [1.0]]), np.array([0.5, 0.5])
+      >>> found = bounds.label_information_bounds(means, np.ones((2, 1, 1)), prior)
+      >>> round(float(found.lower), 4), round(float(found.upper), 4)
+      (0.2191, 0.5663)
 
     References:
       docs/theory.md, T8; Kolchinsky and Tracey, Estimating Mixture Entropy with
       Pairwise Distances, Entropy 19 (2017), for bounds of this form.
     """
-    means, covariances, prior = check_moments(means, covariances, prior, noise_variance)
-    factors = jnp.linalg.cholesky(covariances)
-    check_definite(factors)
-    volumes = half_logdet(factors)
+    means, covariances, prior = _check_moments(
+        means, covariances, prior, noise_variance
+    )
+    factors = _cholesky(covariances)
+    volumes = _half_logdet(factors)
 
     def from_one(one: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
         mean, covariance, factor, volume = one
@@ -96,7 +189,7 @@ def label_information_bounds(
             mean_, covariance_, factor_, volume_ = other
             middle = jnp.linalg.cholesky((covariance + covariance_) / 2)
             step = solve_triangular(middle, mean - mean_, lower=True)
-            distance = jnp.sum(jnp.square(step)) / 8 + half_logdet(middle)
+            distance = jnp.sum(jnp.square(step)) / 8 + _half_logdet(middle)
             distance -= (volume + volume_) / 2
             ratio = solve_triangular(factor_, factor, lower=True)
             step = solve_triangular(factor_, mean - mean_, lower=True)
@@ -111,3 +204,109 @@ def label_information_bounds(
         -jnp.sum(prior * logsumexp(-distances, axis=1, b=prior)) for distances in pairs
     )
     return LabelBounds(lower, upper, label_entropy(prior))
+
+
+def rate_reduction(
+    means: ArrayLike,
+    covariances: ArrayLike,
+    prior: ArrayLike,
+    *,
+    noise_variance: ArrayLike = 0.0,
+) -> jax.Array:
+    r"""Log-determinant of all features minus that within classes.
+
+    .. math:: \tfrac12 \log\det \Sigma_T - \tfrac12 \sum_y \pi_y \log\det \Sigma_y
+
+    with Sigma_T the covariance of the mixture. An upper bound on I(Y; Z) where Z given
+    Y is Gaussian, and neither bound otherwise. Not bounded by H(Y): take the smaller.
+    The rate reduction of the literature (MCR^2) is this with noise epsilon^2 / D,
+    except that it takes moments about 0 instead of centering.
+
+    Args:
+      means: (K, D).
+      covariances: (K, D, D), symmetric, positive definite with the noise added.
+      prior: (K,) probabilities.
+      noise_variance: sigma^2 >= 0, added to all variances: the bound is then that of
+        Z + sigma N.
+
+    Returns:
+      Nats, a scalar.
+
+    Raises:
+      ValueError: for mismatched shapes, a prior that is not a probability vector, or
+        covariances that are not positive definite.
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax.information import bounds
+      >>> means, prior = np.array([[-1.0], [1.0]]), np.array([0.5, 0.5])
+      >>> rate = bounds.rate_reduction(means, np.ones((2, 1, 1)), prior)
+      >>> round(float(rate), 4)  # log(2) / 2: variance 2 overall, 1 within classes
+      0.3466
+
+    References:
+      docs/theory.md, T8; Yu et al., Learning Diverse and Discriminative Representations
+      via the Principle of Maximal Coding Rate Reduction, NeurIPS 2020.
+    """
+    means, covariances, prior = _check_moments(
+        means, covariances, prior, noise_variance
+    )
+    within = _cholesky(covariances)
+    centered = means - prior @ means
+    between = matmul((prior[:, None] * centered).T, centered)
+    total = jnp.linalg.cholesky(jnp.tensordot(prior, covariances, 1) + between)
+    return _half_logdet(total) - prior @ _half_logdet(within)
+
+
+def _check_moments(
+    means: ArrayLike, covariances: ArrayLike, prior: ArrayLike, noise: ArrayLike
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Checks moments, adds noise to the covariances and unifies the dtype."""
+    prior = _check_prior(prior)
+    means, covariances = jnp.asarray(means), jnp.asarray(covariances)
+    dtype = jnp.result_type(means, covariances, prior, jnp.float32)
+    if means.ndim != 2 or covariances.shape != (*means.shape, means.shape[1]):
+        raise ValueError(
+            f"means have shape {means.shape} and covariances {covariances.shape}; they "
+            "must be (K, D) and (K, D, D)"
+        )
+    if prior.shape != means.shape[:1]:
+        raise ValueError(f"prior has shape {prior.shape}; it must be {means.shape[:1]}")
+    if not is_traced(noise) and not 0 <= float(np.asarray(noise)) < float("inf"):
+        raise ValueError(f"noise_variance is {noise}; it must be finite and >= 0")
+    if not is_traced(means) and not bool(jnp.all(jnp.isfinite(means))):
+        raise ValueError("means are not finite")
+    noise = jnp.asarray(noise, dtype) * jnp.eye(means.shape[1], dtype=dtype)
+    return means.astype(dtype), covariances.astype(dtype) + noise, prior.astype(dtype)
+
+
+def _check_prior(prior: ArrayLike) -> jax.Array:
+    prior = jnp.asarray(prior)
+    prior = prior.astype(jnp.promote_types(prior.dtype, jnp.float32))
+    if prior.ndim != 1 or len(prior) == 0:
+        raise ValueError(f"prior has shape {prior.shape}; it must be (K,)")
+    if not is_traced(prior):
+        total = float(jnp.sum(prior))
+        if not (bool(jnp.all(prior >= 0)) and abs(total - 1) < 1e-4):
+            raise ValueError(
+                f"prior is {prior}, sum {total}; it must be >= 0 and sum to 1"
+            )
+    return prior
+
+
+def _cholesky(covariances: jax.Array) -> jax.Array:
+    factors = jnp.linalg.cholesky(covariances)
+    if not is_traced(factors):
+        bad = ~np.isfinite(np.asarray(factors)).all(axis=(1, 2))
+        if bad.any():
+            raise ValueError(
+                f"the covariance of class {int(np.argmax(bad))} is not positive "
+                "definite; add noise_variance"
+            )
+    return factors
+
+
+def _half_logdet(factor: jax.Array) -> jax.Array:
+    """Half the log-determinant of a matrix from its Cholesky factor, (..., D, D)."""
+    diagonal = jnp.diagonal(factor, axis1=-2, axis2=-1)
+    return jnp.sum(jnp.log(diagonal), axis=-1)

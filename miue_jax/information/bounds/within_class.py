@@ -1,9 +1,10 @@
-"""The log-determinant bound on what features tell beyond the label (W)."""
+"""Covariance bounds on the information within classes: W and its trace relaxations."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import ArrayLike
 
 from miue_jax.information.bounds.classes import (
@@ -11,43 +12,40 @@ from miue_jax.information.bounds.classes import (
     check_classes,
     check_positive,
     class_counts,
+    class_traces,
     map_classes,
-    matmul,
 )
 from miue_jax.information.checks import is_traced
+from miue_jax.information.numerics import matmul
 
 
 def within_class_logdet(
-    features: ArrayLike,
-    labels: ArrayLike,
-    noise_variance: ArrayLike,
-    num_classes: int,
+    features: ArrayLike, labels: ArrayLike, noise_variance: ArrayLike, num_classes: int
 ) -> jax.Array:
-    r"""Gaussian bound on the information within classes.
+    r"""Gaussian (log-determinant) bound on the information within classes.
 
     .. math:: W = \tfrac12 \sum_y \pi_y \log\det(I + \Sigma_y / \sigma^2)
 
-    With the covariances of the population, I(Zc; Z~p | Y) <= I(Zp; Z~p | Y) <= W and
-    I(Zc; Z~p) <= I(Zc; Y) + W, for any law of the features with finite second moments.
-    It is attained by Gaussian classes whose poisoned features are a function of the
-    clean ones. The same call with all labels 0 and one class is the bound
-    1/2 log det(I + Sigma_T / sigma^2) on I(Zc; Z~p), the better one where classes
-    overlap.
+    With population covariances, I(Zc; Z~p | Y) <= I(Zp; Z~p | Y) <= W and
+    I(Zc; Z~p) <= I(Zc; Y) + W for any law of the features with finite second moments.
+    Gaussian classes whose poisoned features are a function of the clean ones attain
+    the bound. With all labels 0 and one class, the same call bounds I(Zc; Z~p) by
+    1/2 log det(I + Sigma_T / sigma^2), which is tighter where classes overlap.
 
-    The covariances are divided by n - 1. That makes them unbiased, so the value is on
-    average *below* W of the population (Jensen, T13a: 1.525 for 1.572 at 60 members in
-    256 dimensions); and since it is more than the covariance of the members themselves
-    (division by n), the value is an upper bound for their empirical law as it stands.
-    The quantity is that of `miue_jax.losses.conditional_covariance_loss` with
-    ``statistic="logdet"`` and ``normalize=False``, which is made for batches spread
-    over devices; this one is made for data sets. It keeps its digits near collapse, in
-    float32 too: the value is found from the excess of the pivots over one.
+    Covariances are divided by n - 1. They are then unbiased, so the value is on average
+    *below* the population's W (Jensen, T13a: 1.525 for 1.572 at 60 members in 256
+    dimensions); and because they exceed the covariance of the members themselves
+    (division by n), the value is an upper bound for the empirical law as it stands.
+    `miue_jax.losses.conditional_covariance_loss` with ``statistic="logdet"`` and
+    ``normalize=False`` computes the same quantity for batches spread over devices; this
+    function is for data sets. It stays accurate near collapse, even in float32, because
+    it works with the excess of the pivots over one.
 
-    A class costs O(n D min(n, D)), with n the size of the largest class. Labels that
-    are traced have no known class sizes and n = N; under `jax.jit`, close over them.
+    A class costs O(n D min(n, D)) for the largest class size n. If labels are traced,
+    class sizes are unknown and n = N; under `jax.jit`, close over the labels.
 
     Args:
-      features: (N, D), not normalized here: sigma^2 is in their scale.
+      features: (N, D), not normalized here: sigma^2 is on their scale.
       labels: (N,) integers in [0, num_classes); traced labels out of range give NaN.
       noise_variance: sigma^2 > 0, a scalar. `jax.vmap` over it gives the curve.
       num_classes: number of classes; absent ones have no weight.
@@ -58,7 +56,15 @@ def within_class_logdet(
 
     Raises:
       ValueError: for bad shapes or values, a class with one member, or covariances too
-        large over sigma^2 for the precision.
+        large relative to sigma^2 for the precision.
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax.information import bounds
+      >>> features = np.array([[0.0, 1.0], [0.0, -1.0], [2.0, 0.0], [4.0, 0.0]])
+      >>> value = bounds.within_class_logdet(features, [0, 0, 1, 1], 1.0, 2)
+      >>> round(float(value), 4)  # log(1 + 2) / 2: one direction of variance 2 each
+      0.5493
 
     References:
       docs/theory.md, T2 and T13; Cover and Thomas, Elements of Information Theory,
@@ -76,6 +82,87 @@ def within_class_logdet(
     return value
 
 
+def amgm_bound(
+    features: ArrayLike, labels: ArrayLike, noise_variance: ArrayLike, num_classes: int
+) -> jax.Array:
+    r"""Bound on the information within classes from traces, by the AM-GM inequality.
+
+    .. math:: \sum_y \pi_y \tfrac d2
+              \log\Bigl(1 + \frac{\operatorname{tr}\Sigma_y}{d \sigma^2}\Bigr)
+
+    Never below `within_class_logdet` of the same features, and equal to it for
+    isotropic covariances. With population traces, an upper bound on I(Zc; Z~p | Y). The
+    traces are unbiased; the value is slightly low on average.
+
+    Args:
+      features: (N, D), not normalized here: sigma^2 is on their scale.
+      labels: (N,) integers in [0, num_classes); traced labels out of range give NaN.
+      noise_variance: sigma^2 > 0, a scalar.
+      num_classes: number of classes; absent ones have no weight.
+
+    Returns:
+      The bound in nats, a scalar; under `jax.jit` classes with one member contribute 0.
+
+    Raises:
+      ValueError: for bad shapes or values, or a class with one member.
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax.information import bounds
+      >>> features = np.array([[0.0, 1.0], [0.0, -1.0]])
+      >>> round(float(bounds.amgm_bound(features, [0, 0], 1.0, 1)), 4)  # log(1 + 2 / 2)
+      0.6931
+
+    References:
+      docs/theory.md, T3.
+    """
+    traces, labels, dimension = _traces(features, labels, noise_variance, num_classes)
+    return jnp.mean(amgm(traces, noise_variance, dimension)[labels])
+
+
+def trace_bound(
+    features: ArrayLike, labels: ArrayLike, noise_variance: ArrayLike, num_classes: int
+) -> jax.Array:
+    r"""Bound on the information within classes that is linear in the traces.
+
+    .. math:: \sum_y \pi_y \frac{\operatorname{tr}\Sigma_y}{2 \sigma^2}
+
+    Never below `amgm_bound` of the same features, and independent of the dimension.
+    With population traces, an upper bound on I(Zc; Z~p | Y), tight where the trace is
+    small compared to D sigma^2; the estimate here is unbiased.
+
+    Args:
+      features: (N, D), not normalized here: sigma^2 is on their scale.
+      labels: (N,) integers in [0, num_classes); traced labels out of range give NaN.
+      noise_variance: sigma^2 > 0, a scalar.
+      num_classes: number of classes; absent ones have no weight.
+
+    Returns:
+      The bound in nats, a scalar; under `jax.jit` classes with one member contribute 0.
+
+    Raises:
+      ValueError: for bad shapes or values, or a class with one member.
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax.information import bounds
+      >>> features = np.array([[0.0, 1.0], [0.0, -1.0]])
+      >>> float(bounds.trace_bound(features, [0, 0], 1.0, 1))  # a trace of 2, halved
+      1.0
+
+    References:
+      docs/theory.md, T3.
+    """
+    traces, labels, _ = _traces(features, labels, noise_variance, num_classes)
+    return jnp.mean((traces / (2 * jnp.asarray(noise_variance, traces.dtype)))[labels])
+
+
+def amgm(traces: jax.Array, noise_variance: ArrayLike, dimension: int) -> jax.Array:
+    """Evaluates the AM-GM bound of each of several traces."""
+    noise = jnp.asarray(noise_variance, traces.dtype)
+    return dimension / 2 * jnp.log1p(traces / (dimension * noise))
+
+
 @functools.partial(jax.jit, static_argnames=("num_classes", "size"))
 def class_logdets(
     features: jax.Array,
@@ -84,30 +171,31 @@ def class_logdets(
     num_classes: int,
     size: int,
 ) -> jax.Array:
-    """The terms of `within_class_logdet` before they are averaged.
+    """The terms of `within_class_logdet`: (num_classes,) nats, 0 below two members.
 
-    Args:
-      features: (N, D) float.
-      labels: (N,) in range.
-      noise_variance: scalar, or one for each class.
-      num_classes: number of classes.
-      size: at least the size of the largest class.
-
-    Returns:
-      (num_classes,) nats; 0 below two members.
+    The noise variance is a scalar or one per class; `size` is at least the size of the
+    largest class.
     """
     counts = class_counts(labels, num_classes, features.dtype)
     noise = jnp.asarray(noise_variance, features.dtype)
-    scales = jax.lax.rsqrt(jnp.maximum(counts - 1, 1) * noise)
+    scales = lax.rsqrt(jnp.maximum(counts - 1, 1) * noise)
 
     def logdet(members: jax.Array, mask: jax.Array, scale: jax.Array) -> jax.Array:
         scaled = members * scale
-        # det(I + X'X) = det(I + XX'): the smaller of the two.
+        # det(I + X'X) = det(I + XX'): take the smaller matrix.
         transposed = scaled if size < scaled.shape[1] else scaled.T
         return _log_det_one_plus(matmul(transposed, transposed.T)) / 2
 
     centered = center(features, labels, num_classes)
     return map_classes(logdet, centered, labels, num_classes, size, scales)
+
+
+def _traces(
+    features: ArrayLike, labels: ArrayLike, noise_variance: ArrayLike, num_classes: int
+) -> tuple[jax.Array, jax.Array, int]:
+    features, labels, _ = check_classes(features, labels, num_classes)
+    check_positive("noise_variance", noise_variance)
+    return class_traces(features, labels, num_classes), labels, features.shape[1]
 
 
 @jax.custom_jvp
@@ -127,7 +215,7 @@ def _log_det_one_plus_jvp(
 
 def _factor(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
     factor = jnp.linalg.cholesky(matrix + jnp.eye(len(matrix), dtype=matrix.dtype))
-    # The square of a diagonal entry of the factor is 1 + a_ii - sum_j<i l_ij^2: without
-    # the 1 no digits of a small A are lost. No pivot of I + A is below 1.
+    # A squared diagonal entry of the factor is 1 + a_ii - sum_j<i l_ij^2: leaving out
+    # the 1 keeps all digits of a small A. No pivot of I + A is below 1.
     rest = jnp.sum(jnp.square(jnp.tril(factor, -1)), axis=1)
     return factor, jnp.sum(jnp.log1p(jnp.maximum(jnp.diagonal(matrix) - rest, 0)))

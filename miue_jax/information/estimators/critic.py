@@ -8,17 +8,25 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from miue_jax import _checks
 from miue_jax.information.checks import check_pair
 from miue_jax.information.estimators import score_bounds
-from miue_jax.information.estimators.fitting import Fit, FitConfig, fit
-from miue_jax.information.estimators.held_out import block_values, split
-from miue_jax.information.estimators.mlp import Layers, apply_mlp, init_mlp
+from miue_jax.information.estimators.fitting import (
+    Fit,
+    FitConfig,
+    Layers,
+    apply_mlp,
+    fit,
+    init_mlp,
+    split,
+)
+from miue_jax.information.numerics import as_matrix
 
 Bound = Literal["infonce", "nwj", "dv", "smile"]
 BOUNDS: tuple[Bound, ...] = get_args(Bound)
 
-# What a critic is trained for. The gradients of NWJ and SMILE themselves are dominated
-# by a few pairs; Jensen-Shannon has the same best critic and bounded gradients.
+# Training objectives. The gradients of NWJ and SMILE themselves are dominated by a few
+# pairs; Jensen-Shannon has the same best critic and bounded gradients.
 _OBJECTIVES = {
     "infonce": score_bounds.infonce,
     "nwj": score_bounds.jensen_shannon,
@@ -43,22 +51,17 @@ class Tower(NamedTuple):
 
 
 class Critic(NamedTuple):
-    """Parameters of a separable critic.
-
-    Attributes:
-      x: of g.
-      y: of h.
-    """
+    """Parameters of a separable critic: the towers of g and h."""
 
     x: Tower
     y: Tower
 
 
 def critic_scores(critic: Critic, x: ArrayLike, y: ArrayLike) -> jax.Array:
-    """Scores of all pairs, for the functions of `score_bounds`.
+    """Scores all pairs, for the functions of `score_bounds`.
 
     Args:
-      critic: of `fit_critic`.
+      critic: the parameters found by `fit_critic`.
       x: (K, dx) or (K,) float.
       y: (L, dy) or (L,) float.
 
@@ -68,8 +71,8 @@ def critic_scores(critic: Critic, x: ArrayLike, y: ArrayLike) -> jax.Array:
     g, h = critic
     return _scores(
         (g.layers, h.layers),
-        _standardize(g.center, g.scale, _matrix(x)),
-        _standardize(h.center, h.scale, _matrix(y)),
+        _standardize(g.center, g.scale, as_matrix(x)),
+        _standardize(h.center, h.scale, as_matrix(y)),
     )
 
 
@@ -85,22 +88,22 @@ def fit_critic(
     r"""Trains a separable critic :math:`f(x, y) = g(x)^T h(y) / E` by Adam.
 
     A random share of the samples, `FitConfig.validation_fraction`, decides when to
-    stop; the rest trains and gives center and scale of the inputs: median and median
-    absolute deviation (standard deviation where more than half are equal), followed by
-    asinh, so that heavy tails neither set the scale nor saturate the network.
+    stop; the rest are for training and set center and scale of the inputs: median and
+    median absolute deviation (standard deviation if more than half are equal), followed
+    by asinh, so that heavy tails neither set the scale nor saturate the network.
 
-    "infonce" and "dv" are trained for their own value, the latter as MINE: the gradient
-    of the log partition term has a moving average of the partition term for
+    "infonce" and "dv" are trained for their own value, the latter as MINE: in the
+    gradient of the log partition term, a moving average of the partition term is the
     denominator. "nwj" and "smile" are trained for the Jensen-Shannon objective.
 
-    On the samples given here the value of a bound is no bound, as the critic depends on
-    them: evaluate it on others, as `variational` does.
+    On the samples passed here the value of a bound is not a bound, because the critic
+    depends on them: evaluate it on others, as `variational` does.
 
     Args:
       key: random key of the split, the initial parameters and the batches.
       x: (N, dx) or (N,) numbers.
       y: (N, dy) or (N,) numbers.
-      bound: what the critic is for.
+      bound: which bound the critic is for.
       embedding: E, dimension of g(x) and h(y).
       config: network and training.
 
@@ -111,37 +114,34 @@ def fit_critic(
       ValueError: for bad samples, fewer than a batch of them for training, or an
         unknown bound.
 
+    Example:
+      >>> import jax
+      >>> import numpy as np
+      >>> from miue_jax.information import estimators
+      >>> from miue_jax.information.estimators.critic import critic_scores
+      >>> x = np.random.default_rng(0).standard_normal((40, 3))
+      >>> config = estimators.FitConfig(hidden=4, depth=1, batch_size=16, max_steps=4)
+      >>> fit = estimators.fit_critic(jax.random.key(0), x, x[:, :1], config=config)
+      >>> critic_scores(fit.params, x[:5], x[:7, :1]).shape
+      (5, 7)
+
     References:
       Belghazi et al., Mutual Information Neural Estimation, 2018, section 3.2 (moving
       average); Song and Ermon, Understanding the Limitations of Variational Mutual
       Information Estimators, 2020 (separable critic, Jensen-Shannon objective).
     """
-    check_bound(bound)
+    _checks.check_choice("bound", bound, BOUNDS)
     if embedding < 1:
         raise ValueError(f"embedding is {embedding}; it must be at least 1")
     x, y = check_pair(x, y, minimum=4)
-    return _fit_critic(key, x, y, bound=bound, embedding=embedding, config=config)
+    return _fit_critic(key, x, y, bound, embedding, config)
 
 
-def check_bound(bound: str) -> None:
-    """Refuses an unknown bound.
-
-    Args:
-      bound: name of the bound.
-
-    Raises:
-      ValueError: naming the bounds there are.
-    """
-    if bound not in BOUNDS:
-        raise ValueError(f"unknown bound {bound!r} (allowed: {', '.join(BOUNDS)})")
-
-
-@functools.partial(jax.jit, static_argnames=("bound", "embedding", "config"))
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))
 def _fit_critic(
     key: jax.Array,
     x: jax.Array,
     y: jax.Array,
-    *,
     bound: Bound,
     embedding: int,
     config: FitConfig,
@@ -173,7 +173,7 @@ def _fit_critic(
         return -objective(scores), log_average
 
     def score(layers: tuple[Layers, Layers]) -> jax.Array:
-        values = block_values(
+        values = score_bounds.block_values(
             lambda x, y: objective(_scores(layers, x, y)),
             x[validation],
             y[validation],
@@ -194,7 +194,7 @@ def _fit_critic(
 def _scores(layers: tuple[Layers, Layers], x: jax.Array, y: jax.Array) -> jax.Array:
     g, h = apply_mlp(layers[0], x), apply_mlp(layers[1], y)
     # The mean, not the sum: scores that start large are fitted to single samples before
-    # they have shrunk.
+    # they shrink.
     return g @ h.T / g.shape[1]
 
 
@@ -220,8 +220,3 @@ def _scaling(samples: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def _standardize(center: jax.Array, scale: jax.Array, samples: jax.Array) -> jax.Array:
     return jnp.arcsinh((samples - center) / scale)
-
-
-def _matrix(samples: ArrayLike) -> jax.Array:
-    samples = jnp.asarray(samples)
-    return samples[:, None] if samples.ndim == 1 else samples

@@ -1,13 +1,16 @@
-"""Training with early stopping on a validation split, as one compiled loop."""
+"""Training of small networks with early stopping, as one compiled loop."""
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+
+Layers = tuple[tuple[jax.Array, jax.Array], ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,16 +22,22 @@ class FitConfig:
     Attributes:
       hidden: width of the hidden layers.
       depth: number of hidden layers.
-      batch_size: training samples in a step.
+      batch_size: training samples per step.
       learning_rate: of Adam.
-      max_steps: training steps at most, rounded up to whole rounds.
-      steps_per_round: steps between two looks at the validation split, rounded up to
+      max_steps: maximum number of training steps, rounded up to whole rounds.
+      steps_per_round: steps between evaluations on the validation split, rounded up to
         whole passes over the training split.
       patience: rounds without improvement after which training stops.
       validation_fraction: share of the samples for fitting that decide when to stop.
       evaluation_fraction: share of all samples on which the estimate is computed, once.
       evaluation_batch_size: largest K of the K x K score matrices of validation and
         evaluation.
+
+    Example:
+      >>> from miue_jax.information import estimators
+      >>> config = estimators.FitConfig(hidden=64, max_steps=500)
+      >>> config.batch_size
+      256
     """
 
     hidden: int = 256
@@ -43,10 +52,15 @@ class FitConfig:
     evaluation_batch_size: int = 1024
 
     def __post_init__(self) -> None:
-        for name in ("hidden", "depth", "max_steps", "steps_per_round", "patience"):
-            _check_at_least(name, getattr(self, name), 1)
-        for name in ("batch_size", "evaluation_batch_size"):
-            _check_at_least(name, getattr(self, name), 2)
+        minimum = dict.fromkeys(
+            ("hidden", "depth", "max_steps", "steps_per_round", "patience"), 1
+        )
+        minimum |= {"batch_size": 2, "evaluation_batch_size": 2}
+        for name, least in minimum.items():
+            if getattr(self, name) < least:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}; it must be at least {least}"
+                )
         if not self.learning_rate > 0:
             raise ValueError(
                 f"learning_rate is {self.learning_rate}; it must be positive"
@@ -59,13 +73,13 @@ class FitConfig:
 
 
 class Fit(NamedTuple):
-    """What training found.
+    """The result of training.
 
     Attributes:
       params: parameters with the best score on the validation split.
       score: () float, that score.
-      best_step: () int, training steps that led to them; 0 when nothing improved on
-        the initial parameters.
+      best_step: () int, training steps that led to them; 0 if nothing improved on the
+        initial parameters.
       steps: () int, training steps taken.
     """
 
@@ -85,6 +99,57 @@ class _State(NamedTuple):
     best_score: jax.Array
 
 
+def init_mlp(key: jax.Array, sizes: Sequence[int], dtype: jnp.dtype) -> Layers:
+    """Initializes a (weights, biases) pair per layer: He's rule for ReLU, biases 0.
+
+    The sizes are those of the input, the hidden layers and the output.
+    """
+    keys = jax.random.split(key, len(sizes) - 1)
+    initializer = jax.nn.initializers.he_normal()
+    return tuple(
+        (initializer(key, shape, dtype), jnp.zeros(shape[1], dtype))
+        for key, shape in zip(keys, itertools.pairwise(sizes), strict=True)
+    )
+
+
+def apply_mlp(layers: Layers, inputs: jax.Array) -> jax.Array:
+    """Applies the layers to (N, D) inputs, with a ReLU after all but the last."""
+    hidden = inputs
+    for weights, biases in layers[:-1]:
+        hidden = jax.nn.relu(hidden @ weights + biases)
+    weights, biases = layers[-1]
+    return hidden @ weights + biases
+
+
+def split(
+    key: jax.Array, size: int, fraction: float, *, minimum: int, purpose: str
+) -> tuple[jax.Array, jax.Array]:
+    """Splits indices at random.
+
+    Args:
+      key: random key.
+      size: number of samples.
+      fraction: share of the second part.
+      minimum: minimum size of the first part; that of the second is two.
+      purpose: of the second part, for the error message.
+
+    Returns:
+      Indices of the first part and of the second.
+
+    Raises:
+      ValueError: if a part is too small.
+    """
+    second = round(size * fraction)
+    first = size - second
+    if first < minimum or second < 2:
+        raise ValueError(
+            f"of {size} samples {first} are left to train on and {second} for "
+            f"{purpose}; at least {minimum} and 2 are needed"
+        )
+    order = jax.random.permutation(key, size)
+    return order[:first], order[first:]
+
+
 def fit(
     key: jax.Array,
     params: Any,
@@ -97,14 +162,14 @@ def fit(
 ) -> Fit:
     """Minimizes a loss by Adam and keeps the parameters with the best score.
 
-    Every pass over the samples is a fresh permutation, so a batch never holds a sample
-    twice. A score that is NaN is no improvement: training that diverges stops after
-    `patience` rounds with the best parameters it had.
+    Every pass over the samples is a fresh permutation, so a batch never contains a
+    sample twice. A score that is NaN is not an improvement: training that diverges
+    stops after `patience` rounds with the best parameters it had.
 
     Args:
       key: random key.
       params: initial parameters.
-      carry: what the loss hands on from step to step besides the parameters.
+      carry: state that the loss passes from step to step besides the parameters.
       loss: (params, carry, indices of a batch) -> (loss, carry).
       score: params -> score on the validation split, higher is better.
       num_samples: training samples, at least a batch.
@@ -153,8 +218,3 @@ def fit(
         state.best_round * steps_per_round,
         state.round * steps_per_round,
     )
-
-
-def _check_at_least(name: str, value: int, minimum: int) -> None:
-    if value < minimum:
-        raise ValueError(f"{name} is {value}; it must be at least {minimum}")

@@ -7,17 +7,17 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from miue_jax import _checks
 from miue_jax.information.checks import check_pair
 from miue_jax.information.estimate import Estimate
 from miue_jax.information.estimators import score_bounds
 from miue_jax.information.estimators.critic import (
+    BOUNDS,
     Bound,
-    check_bound,
     critic_scores,
     fit_critic,
 )
-from miue_jax.information.estimators.fitting import FitConfig
-from miue_jax.information.estimators.held_out import evaluate, split
+from miue_jax.information.estimators.fitting import FitConfig, split
 
 
 def variational(
@@ -30,14 +30,14 @@ def variational(
     embedding: int = 32,
     config: FitConfig = FitConfig(),  # noqa: B008 (immutable)
 ) -> Estimate:
-    r"""Trains a critic and evaluates a variational bound once, on samples it never saw.
+    r"""Trains a critic and evaluates a variational bound once, on held-out samples.
 
     The samples are split at random in three: `FitConfig.evaluation_fraction` of them
     give the value and the standard error, the rest train the critic and decide when to
     stop (`fit_critic`). The population value, for the critic that was found and
     infinitely many evaluation samples, is
 
-    - "infonce": a lower bound. Held-out evaluation with K samples a block is a lower
+    - "infonce": a lower bound. Held-out evaluation with K samples per block is a lower
       bound on average for every K, and never above log K.
     - "nwj": a lower bound, also on average for every number of evaluation samples.
     - "dv": a lower bound, but finite evaluation adds a positive bias, about the
@@ -45,10 +45,10 @@ def variational(
       limit.
     - "smile": neither, as scores are clipped in the partition term only.
 
-    No sample of N points can certify with confidence a lower bound much above log N
-    whatever the method; a value above is flagged. Training adds variance that the
-    standard error leaves out: repeat with several keys (`jax.vmap` over them).
-    Independent samples of a law are assumed, nothing about the law.
+    No method can certify with confidence, from a sample of N points, a lower bound much
+    above log N; a value above is flagged. Training adds variance that the standard
+    error excludes: repeat with several keys (`jax.vmap` over them). Assumes independent
+    samples of a law, and nothing about the law.
 
     Args:
       key: random key of the splits and the training.
@@ -66,11 +66,21 @@ def variational(
       value is within 1 nat of it, so that it says little about the information;
       ``log_samples``, log of the number of evaluation samples; ``above_log_samples``,
       whether the value exceeds it; ``validation_score``, of the training objective;
-      ``best_step``, 0 when no step improved on the initial critic; ``steps``.
+      ``best_step``, 0 if no step improved on the initial critic; ``steps``.
 
     Raises:
       ValueError: for bad samples, too few of them for the splits and a batch, an
         unknown bound or a clip that is not positive.
+
+    Example:
+      >>> import jax
+      >>> import numpy as np
+      >>> from miue_jax.information import estimators
+      >>> x = np.random.default_rng(0).standard_normal((60, 1))
+      >>> config = estimators.FitConfig(hidden=4, depth=1, batch_size=16, max_steps=4)
+      >>> estimate = estimators.variational(jax.random.key(0), x, x, config=config)
+      >>> estimate.kind, round(float(estimate.diagnostics["ceiling"]), 3)  # log 12
+      ('lower', 2.485)
 
     References:
       Poole et al., On Variational Bounds of Mutual Information, 2019; Song and Ermon,
@@ -78,21 +88,18 @@ def variational(
       McAllester and Stratos, Formal Limitations on the Measurement of Mutual
       Information, 2020.
     """
-    check_bound(bound)
+    _checks.check_choice("bound", bound, BOUNDS)
     if not clip > 0:
         raise ValueError(f"clip is {clip}; it must be positive")
     x, y = check_pair(x, y, minimum=8)
-    return _variational(
-        key, x, y, bound=bound, clip=clip, embedding=embedding, config=config
-    )
+    return _variational(key, x, y, bound, clip, embedding, config)
 
 
-@functools.partial(jax.jit, static_argnames=("bound", "clip", "embedding", "config"))
+@functools.partial(jax.jit, static_argnums=range(3, 7))
 def _variational(
     key: jax.Array,
     x: jax.Array,
     y: jax.Array,
-    *,
     bound: Bound,
     clip: float,
     embedding: int,
@@ -106,21 +113,15 @@ def _variational(
         minimum=config.batch_size,
         purpose="evaluation",
     )
-    trained = fit_critic(
-        fit_key,
-        x[fitting],
-        y[fitting],
-        bound=bound,
-        embedding=embedding,
-        config=config,
-    )
+    options = {"bound": bound, "embedding": embedding, "config": config}
+    trained = fit_critic(fit_key, x[fitting], y[fitting], **options)
     function = {
         "infonce": score_bounds.infonce,
         "nwj": score_bounds.nwj,
         "dv": score_bounds.donsker_varadhan,
         "smile": functools.partial(score_bounds.smile, clip=clip),
     }[bound]
-    result = evaluate(
+    result = score_bounds.evaluate(
         functools.partial(critic_scores, trained.params),
         lambda scores, weights: function(scores, weights=weights),
         x[evaluation],

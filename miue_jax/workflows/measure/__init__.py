@@ -1,1 +1,1 @@
-"""TODO."""
+"""Measures the information between features of clean and of protected images."""

@@ -2,20 +2,23 @@
 
 import functools
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from miue_jax.information import estimators, inference
-from miue_jax.workflows.measure import directions
+from miue_jax.workflows.measure.config import EstimatorConfig
 
 TOTAL, WITHIN = "I(Zc; Zp)", "I(Zc; Zp | Y)"
 
 # Every slice is a search for neighbors; more images would not move the mean.
 _SLICED_IMAGES = 1000
+
+# Canonical directions of more principal components would fit the sample, not the law.
+_BEFORE_CCA = 4
 
 
 def estimate(
@@ -26,7 +29,7 @@ def estimate(
     fitted: np.ndarray,
     *,
     num_classes: int,
-    settings: Mapping[str, Any],
+    settings: EstimatorConfig,
 ) -> dict[str, dict[str, Any]]:
     """Estimates the information between features of clean and protected images.
 
@@ -37,16 +40,16 @@ def estimate(
       labels: (N,) integers.
       fitted: (N,) bool, the images that give the directions of nearest neighbors.
       num_classes: number of classes.
-      settings: `estimators` of the configuration.
+      settings: of the estimators.
 
     Returns:
       By name: `of`, which information is meant; `value`, `standard_error` and `kind`
-      (`Estimate`); what else is to be seen. Where an estimator refuses the features its
-      value is None and `problem` says why.
+      (`Estimate`); diagnostics. Where an estimator refuses the features its value is
+      None and `problem` says why.
     """
     smallest = int(np.bincount(labels, minlength=num_classes).min())
     # A class needs a few images for every dimension of its covariance.
-    components = min(settings["components"], max(1, smallest // 8))
+    components = min(settings.components, max(1, smallest // 8))
     sampled = np.random.default_rng(0).permutation(len(labels))[:_SLICED_IMAGES]
 
     def gaussian(key: jax.Array) -> dict[str, Any]:
@@ -61,8 +64,8 @@ def estimate(
             key,
             clean[sampled],
             protected[sampled],
-            num_slices=settings["num_slices"],
-            neighbors=settings["neighbors"],
+            num_slices=settings.num_slices,
+            neighbors=settings.neighbors,
         )
         return {
             **_plain(result),
@@ -73,18 +76,13 @@ def estimate(
     within = functools.partial(
         _within, clean, protected, labels, fitted, num_classes, settings
     )
+    variational = functools.partial(_variational, clean, protected, settings)
     table: dict[str, tuple[str, Callable[[jax.Array], Any]]] = {
         "class_conditional_gaussian": (TOTAL, gaussian),
         "ksg_conditional_pca": (WITHIN, functools.partial(within, "pca")),
         "ksg_conditional_cca": (WITHIN, functools.partial(within, "cca")),
-        "infonce": (
-            TOTAL,
-            functools.partial(_variational, clean, protected, "infonce", settings),
-        ),
-        "smile": (
-            TOTAL,
-            functools.partial(_variational, clean, protected, "smile", settings),
-        ),
+        "infonce": (TOTAL, functools.partial(variational, "infonce")),
+        "smile": (TOTAL, functools.partial(variational, "smile")),
         "ksg": (TOTAL, functools.partial(_pooled, clean, protected, settings)),
         "sliced": (TOTAL, sliced),
     }
@@ -119,19 +117,19 @@ def _finite(value: Any) -> float | None:
 def _variational(
     clean: np.ndarray,
     protected: np.ndarray,
+    settings: EstimatorConfig,
     bound: Any,
-    settings: Mapping[str, Any],
     key: jax.Array,
 ) -> dict[str, Any]:
-    """A variational bound, mean over keys of the splits and the training."""
+    """A variational bound, averaged over keys of the splits and the training."""
     config = estimators.FitConfig(
-        max_steps=settings["critic_steps"],
+        max_steps=settings.critic_steps,
         # Two thirds of the images are left to train on.
         batch_size=min(256, max(2, len(clean) // 3)),
     )
     results = [
         estimators.variational(key, clean, protected, bound=bound, config=config)
-        for key in jax.random.split(key, settings["critic_seeds"])
+        for key in jax.random.split(key, settings.critic_seeds)
     ]
     values = np.array([float(result.value) for result in results])
     errors = np.array([float(result.standard_error) for result in results])
@@ -150,10 +148,10 @@ def _variational(
 def _pooled(
     clean: np.ndarray,
     protected: np.ndarray,
-    settings: Mapping[str, Any],
+    settings: EstimatorConfig,
     key: jax.Array,
 ) -> dict[str, Any]:
-    neighbors = settings["neighbors"]
+    neighbors = settings.neighbors
     found = _plain(estimators.ksg(clean, protected, neighbors=neighbors))
     if len(clean) >= 20 * neighbors:
         interval = inference.subsample_interval(
@@ -170,50 +168,44 @@ def _within(
     labels: np.ndarray,
     fitted: np.ndarray,
     num_classes: int,
-    settings: Mapping[str, Any],
+    settings: EstimatorConfig,
     kind: Any,
     key: jax.Array,
 ) -> dict[str, Any]:
     """KSG within classes on fitted directions, with its error and its null."""
-    x, y = directions.project(
-        clean,
-        protected,
-        labels,
-        fitted,
+    x, y = project(
+        *(clean, protected, labels, fitted),
         kind=kind,
-        components=settings["ksg_components"],
+        components=settings.ksg_components,
     )
-    own, neighbors = labels[~fitted], settings["neighbors"]
+    held_out, neighbors = labels[~fitted], settings.neighbors
     found = _plain(
         estimators.ksg_conditional(
-            x, y, own, num_classes=num_classes, neighbors=neighbors
+            x, y, held_out, num_classes=num_classes, neighbors=neighbors
         )
     )
-    found |= {"directions": x.shape[1], "images": len(own)}
+    found |= {"directions": x.shape[1], "images": len(held_out)}
     estimator = _ksg_conditional(num_classes, neighbors)
-    labeled = np.concatenate([x, own[:, None]], axis=1)
+    labeled = np.concatenate([x, held_out[:, None]], axis=1)
     # A fifth of the images has to leave every class its neighbors, and some more.
-    if np.bincount(own, minlength=num_classes).min() >= 10 * (neighbors + 1):
+    if np.bincount(held_out, minlength=num_classes).min() >= 10 * (neighbors + 1):
         interval = inference.subsample_interval(
             key, estimator, labeled, y, num_parts=(2, 5)
         )
         found["standard_error"] = _finite(interval.standard_error)
         found["bias"] = _finite(interval.bias)
-    if settings["permutations"]:
+    if settings.permutations:
         test = inference.permutation_test(
-            key,
-            estimator,
-            labeled,
-            y,
-            labels=own,
-            num_permutations=settings["permutations"],
+            *(key, estimator, labeled, y),
+            labels=held_out,
+            num_permutations=settings.permutations,
         )
         found["p_value"] = float(test.p_value)
         found["null_mean"] = _finite(test.null.mean())
     return found
 
 
-# Made once for each setting: programs are found by the function that they compile.
+# Cached per setting: JAX finds a compiled program by the function it was compiled from.
 @functools.cache
 def _ksg(neighbors: int) -> Callable[[jax.Array, jax.Array], jax.Array]:
     return lambda x, y: estimators.ksg(x, y, neighbors=neighbors).value
@@ -231,3 +223,66 @@ def _ksg_conditional(
         ).value
 
     return value
+
+
+def project(
+    x: np.ndarray,
+    y: np.ndarray,
+    labels: np.ndarray,
+    fitted: np.ndarray,
+    *,
+    kind: Literal["pca", "cca"],
+    components: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Projects paired features on directions of their variation within classes.
+
+    What was fitted on other images is a fixed map for these, so what the projections
+    tell about each other is at most what the features do (data processing).
+
+    Args:
+      x: (N, dx).
+      y: (N, dy).
+      labels: (N,) integers.
+      fitted: (N,) bool, the images that give the directions.
+      kind: principal directions, of x and y each by itself, or canonical directions of
+        four times as many principal ones.
+      components: directions of each at most.
+
+    Returns:
+      (M, k) float64 each, of the images that are not `fitted`.
+    """
+    sides = [np.asarray(z, np.float64) for z in (x, y)]
+    centered = [_center(z[fitted], labels[fitted]) for z in sides]
+    keep = components if kind == "pca" else _BEFORE_CCA * components
+    frames = [_principal(z, keep) for z in centered]
+    if kind == "cca":
+        # To unit variance: canonical directions then are singular ones.
+        frames = [
+            frame / np.maximum((z @ frame).std(axis=0), np.finfo(float).tiny)
+            for z, frame in zip(centered, frames, strict=True)
+        ]
+        whitened = [z @ frame for z, frame in zip(centered, frames, strict=True)]
+        left, _, right = np.linalg.svd(whitened[0].T @ whitened[1])
+        frames[0] = frames[0] @ left[:, :components]
+        frames[1] = frames[1] @ right[:components].T
+    first, second = (
+        (z[~fitted] - z[fitted].mean(axis=0)) @ frame
+        for z, frame in zip(sides, frames, strict=True)
+    )
+    return first, second
+
+
+def _center(samples: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    centered = samples.copy()
+    for label in np.unique(labels):
+        centered[labels == label] -= samples[labels == label].mean(axis=0)
+    return centered
+
+
+def _principal(centered: np.ndarray, most: int) -> np.ndarray:
+    """The leading directions whose variance is no rounding error; at least one."""
+    variances, axes = np.linalg.eigh(centered.T @ centered)
+    # The features came in float32.
+    floor = len(variances) * np.finfo(np.float32).eps ** 2 * variances[-1]
+    kept = max(1, min(most, int(np.sum(variances > floor))))
+    return axes[:, ::-1][:, :kept]

@@ -11,14 +11,11 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import SingleDeviceSharding
 
-from miue_jax import _checks, data, features, models
-from miue_jax.data import artifact
+from miue_jax import _checks, _settings, data, features, models, victims
+from miue_jax.data import DataSource, artifact
 from miue_jax.train import checkpoints, run_directory, sampling
-from miue_jax.victims import presets, training
 from miue_jax.workflows import evaluate
-
-# So many pairs of a class let every estimator have its nearest neighbors in each half.
-FEWEST = 12
+from miue_jax.workflows.measure.config import FEWEST, MeasureConfig
 
 
 class Victim(NamedTuple):
@@ -53,12 +50,12 @@ class Pairs(NamedTuple):
     held_out: bool
 
 
-def seeds_of(label: str, run: str) -> list[int]:
-    """The seeds of the victims of a run of evaluate.py.
+def seeds_of(config: MeasureConfig, label: str) -> list[int]:
+    """The seeds of the victims of a run.
 
     Args:
-      label: of the run, for messages.
-      run: its directory.
+      config: the settings.
+      label: of the run.
 
     Returns:
       The seeds.
@@ -66,28 +63,19 @@ def seeds_of(label: str, run: str) -> list[int]:
     Raises:
       ValueError: if the run is missing or not finished.
     """
-    return _results(label, run)["seeds"]
+    return _results(label, config.victims[label].run)["seeds"]
 
 
 def load(
-    label: str,
-    entry: Mapping[str, Any],
-    seed: int,
-    clean: data.Dataset,
-    *,
-    layers: tuple[str, ...] | None,
-    per_class: int,
+    config: MeasureConfig, label: str, seed: int, clean: data.Dataset
 ) -> tuple[Victim, Pairs]:
     """Reads a victim and chooses the images to measure it on.
 
     Args:
-      label: of the victim, for messages.
-      entry: its `run` (a directory of evaluate.py) and `protected` (an artifact; None
-        for the one it was trained on), and what it is called (`method`, `depth`).
+      config: the settings.
+      label: of the run.
       seed: of the victim.
-      clean: the source of the artifact.
-      layers: names that the network must have; None asks for nothing.
-      per_class: most pairs of each class.
+      clean: the source of the protected data set.
 
     Returns:
       The victim and its pairs.
@@ -95,13 +83,19 @@ def load(
     Raises:
       ValueError: naming the victim, if anything does not fit.
     """
-    results = _results(label, entry["run"])
-    spec = results["train"]
-    train_set = data.load(**spec)
+    entry = config.victims[label]
+    results = _results(label, entry.run)
+    if "name" not in results["train"]:
+        raise ValueError(
+            f"victim {label!r} was trained on images in memory; only those of a name "
+            "or path can be loaded again"
+        )
+    source = DataSource(**results["train"])
+    train_set = source.load()
     if data.fingerprint(train_set) != results["fingerprints"][0]:
         raise ValueError(
-            f"victim {label!r}: {spec['name_or_path']} is not what it was trained on: "
-            "the fingerprint differs"
+            f"victim {label!r}: {source.name} is not what it was trained on: the "
+            "fingerprint differs"
         )
     if (train_set.class_names, train_set.images.shape[1:]) != (
         clean.class_names,
@@ -112,31 +106,36 @@ def load(
             f"and classes {train_set.class_names}; the clean images are of "
             f"{clean.images.shape[1:]} and {clean.class_names}"
         )
-    trained_on = _artifact(spec["name_or_path"])
-    path = entry["protected"] or trained_on
+    made = None
+    if _is_artifact(source.name):
+        made = _load_protected(label, source.name, clean)
+    path = entry.protected or (source.name if made else config.protected)
     if path is None:
         raise ValueError(
             f"victim {label!r} was not trained on a protected data set: set its "
             "'protected' to the one whose images are to be measured"
         )
-    measured = _load_protected(label, path, clean)
+    measured = made if made and path == source.name else None
+    measured = measured or _load_protected(label, path, clean)
     trained = _found(measured.dataset.images, train_set.images)
-    source = clean
-    if trained_on is not None:
-        source = _load_protected(label, trained_on, clean).dataset
-    trained |= _found(source.images, train_set.images)
-    pairs = _choose(label, clean, measured.dataset, trained, per_class)
-    victim = _restore(label, entry["run"], results, seed, train_set)
+    trained |= _found((made.dataset if made else clean).images, train_set.images)
+    pairs = _choose(label, clean, measured.dataset, trained, config.per_class)
+    victim = _restore(label, entry.run, results, seed, train_set)
     known = features.layer_names(
         victim.module, victim.variables, clean.images.shape[1:]
     )
-    for layer in layers or ():
+    for layer in config.layers or ():
         if layer not in known:
             raise _checks.unknown(f"layer of victim {label!r}", layer, known)
+    generator = "clean"
+    if made:
+        generator = made.metadata.get("generator", {}).get("name", label)
     identity = {
         "victim": label,
-        **{k: entry[k] for k in ("run", "method", "depth")},
-        "protected": str(path),
+        "run": entry.run,
+        "generator": entry.generator or generator,
+        "depth": entry.depth,
+        "protected": path,
         "seed": seed,
         "protocol": results["victim"],
         "defense": results["defense"],
@@ -152,7 +151,7 @@ def _results(label: str, run: str) -> dict[str, Any]:
         raise ValueError(f"victim {label!r}: there is no run directory {run}")
     if not (path / evaluate.RESULTS).exists():
         raise ValueError(
-            f"victim {label!r}: {run} holds no finished run of evaluate.py: it has no "
+            f"victim {label!r}: {run} holds no finished run of evaluate: it has no "
             f"{evaluate.RESULTS}"
         )
     results = evaluate.read_results(path / evaluate.RESULTS)
@@ -162,26 +161,23 @@ def _results(label: str, run: str) -> dict[str, Any]:
     return results
 
 
-def _artifact(path: str) -> str | None:
-    """The path, if a protected data set lies there."""
-    file = pathlib.Path(path)
-    found = file.suffix == ".npz" and file.is_file() and artifact.is_artifact(file)
-    return path if found else None
+def _is_artifact(name: str) -> bool:
+    file = pathlib.Path(name)
+    return file.suffix == ".npz" and file.is_file() and artifact.is_artifact(file)
 
 
 def _load_protected(label: str, path: str, clean: data.Dataset) -> artifact.Protected:
-    artifact = artifact.load(path)
+    made = artifact.load(path)
     try:
-        artifact.check_source(artifact, clean)
+        artifact.check_source(made, clean)
     except ValueError as error:
         raise ValueError(f"victim {label!r}: {path}: {error}") from error
-    if artifact.dataset.class_names != clean.class_names:
+    if made.dataset.class_names != clean.class_names:
         raise ValueError(
-            f"victim {label!r}: the classes of {path} are "
-            f"{artifact.dataset.class_names}, those of the clean images "
-            f"{clean.class_names}"
+            f"victim {label!r}: the classes of {path} are {made.dataset.class_names}, "
+            f"those of the clean images {clean.class_names}"
         )
-    return artifact
+    return made
 
 
 def _found(images: np.ndarray, among: np.ndarray) -> np.ndarray:
@@ -232,13 +228,10 @@ def _restore(
     seed: int,
     train_set: data.Dataset,
 ) -> Victim:
-    if seed not in results["seeds"]:
-        raise ValueError(
-            f"victim {label!r}: {run} has no seed {seed}; allowed: {results['seeds']}"
-        )
-    config = presets.VictimConfig(**results["victim"])
+    """The network and the accuracy of a victim; its identity is left empty."""
+    config = _settings.from_plain(victims.VictimConfig, results["victim"], "victim")
     num_classes, num_shards = len(train_set.class_names), results["num_shards"]
-    protocol = training.victim(
+    protocol = victims.victim(
         config,
         num_examples=len(train_set.labels),
         num_classes=num_classes,

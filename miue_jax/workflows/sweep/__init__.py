@@ -1,1 +1,1 @@
-"""TODO."""
+"""Sweeps over generators, defenses, victims and seeds, cell by cell."""

@@ -1,77 +1,363 @@
-"""The cells of a matrix of methods, defenses, victims and seeds, and their order."""
+"""The settings of a sweep, and its cells in the order in which they run."""
 
+import dataclasses
+import os
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from miue_jax import _checks
+from miue_jax import _checks, _settings, defenses, generators, victims
+from miue_jax.data import DataSource
+from miue_jax.generators import GeneratorSpec
 from miue_jax.train import run_directory
+from miue_jax.victims import VictimConfig
+from miue_jax.workflows import evaluate, protect
 
-AXES = ("methods", "defenses", "victims")
+AXES = ("generators", "defenses", "victims")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """A row of a sweep: a generator, and how its perturbations are exported.
+
+    Attributes:
+      generator: the generator and its settings.
+      export: how the perturbation becomes whole gray levels, see `budget.quantize`.
+    """
+
+    generator: GeneratorSpec
+    export: protect.Export = "round"
+
+
+def row(
+    generator: str | Mapping[str, Any] | GeneratorSpec,
+    *,
+    export: protect.Export = "round",
+    **changes: Any,
+) -> Row:
+    """Makes a row of a sweep.
+
+    Args:
+      generator: "name" or "name/preset", or what `generators.spec` takes.
+      export: how the perturbation becomes whole gray levels, see `budget.quantize`.
+      **changes: settings that differ from the preset's.
+
+    Returns:
+      The row.
+
+    Raises:
+      ValueError: if a name is unknown or a setting is not allowed.
+    """
+    return Row(generator=generators.spec(generator, **changes), export=export)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Block:
+    """A part of a sweep: all cells of some rows and columns.
+
+    Attributes:
+      generators: names of rows; None for all.
+      defenses: names of columns; None for all.
+      victims: names of victims; None for all.
+      seeds: of the victims; None for those of the sweep.
+    """
+
+    generators: tuple[str, ...] | None = None
+    defenses: tuple[str, ...] | None = None
+    victims: tuple[str, ...] | None = None
+    seeds: tuple[int, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """Settings of a sweep.
+
+    Names of generators, defenses and victims become parts of folder names: letters,
+    digits and underscores. Where a sequence of specs is given in place of a mapping,
+    they are named after themselves, such as ``mi_ue_interleaved`` and ``jpeg_10``.
+
+    Attributes:
+      data: the training data: a name, a path or a `DataSource`.
+      test: clean test images; None for the test split of `data`.
+      generators: rows by name: a `Row`, or what `generators.spec` takes; None, or the
+        spec "clean", for the clean images.
+      defenses: columns by name: what `defenses.create` takes.
+      victims: `VictimConfig` or names of protocols, by name.
+      seeds: of the victims.
+      blocks: which cells run, in this order, the most informative ones first; none for
+        all.
+      generator_seed: of every generator.
+      num_shards: shards of the data; None for one per device.
+      evaluate_every: epochs between tests; the last epoch is always tested.
+      data_name: what the tables call the data; None for their name.
+
+    Raises:
+      ValueError: if a name is unknown or cannot be that of a folder, or a block is
+        empty.
+
+    Example:
+      >>> import miue_jax as mj
+      >>> sweep = mj.Sweep(
+      ...     data="shapes", generators=["clean", "random_noise"], seeds=range(2)
+      ... )
+      >>> sorted(sweep.generators), sweep.seeds
+      (['clean', 'random_noise'], (0, 1))
+    """
+
+    data: Any = "shapes"
+    test: Any = None
+    generators: Any = ("clean", "mi_ue/interleaved")
+    defenses: Any = ("none",)
+    victims: Any = ("quick",)
+    seeds: Sequence[int] = (0,)
+    blocks: tuple[Block, ...] = ()
+    generator_seed: int = 0
+    num_shards: int | None = None
+    evaluate_every: int = 1
+    data_name: str | None = None
+
+    def __post_init__(self) -> None:
+        put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
+        put("data", _source(self.data))
+        test = (
+            DataSource(self.data.name, split="test") if self.test is None else self.test
+        )
+        put("test", _source(test, split="test"))
+        put("generators", _named(self.generators, _row))
+        put("defenses", _named(self.defenses, _defense))
+        put("victims", _named(self.victims, _victim))
+        put("seeds", tuple(self.seeds))
+        blocks = [
+            _settings.from_plain(Block, b, "block") if isinstance(b, Mapping) else b
+            for b in self.blocks
+        ]
+        put("blocks", tuple(blocks))
+
+    def to_plain(self) -> dict[str, Any]:
+        """All settings as JSON can hold them; `Sweep(**plain)` is equal."""
+        rows = {
+            name: None
+            if row is None
+            else {**row.generator.to_plain(), "export": row.export}
+            for name, row in self.generators.items()
+        }
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return _settings.to_plain({**fields, "generators": rows}, "sweep")
+
+
+def _source(given: Any, split: str = "train") -> DataSource:
+    if isinstance(given, DataSource):
+        return given
+    if isinstance(given, Mapping):
+        return _settings.from_plain(DataSource, {"split": split, **given}, "data")
+    return DataSource(os.fspath(given), split=split)
+
+
+def _named(specs: Any, convert: Any) -> dict[str, Any]:
+    if isinstance(specs, Mapping):
+        return {name: convert(spec) for name, spec in specs.items()}
+    if isinstance(specs, str):
+        specs = (specs,)
+    found = {}
+    for spec in specs:
+        name = re.sub(r"\W+", "_", str(spec)).strip("_")
+        if name in found:
+            raise ValueError(f"{spec!r} is given twice")
+        found[name] = convert(spec)
+    return found
+
+
+def _row(given: Any) -> Row | None:
+    if given is None or isinstance(given, Row):
+        return given
+    if isinstance(given, str) and given == "clean":
+        return None
+    if isinstance(given, Mapping):
+        settings = dict(given)
+        return row(
+            settings.pop("generator", None) or settings,
+            export=settings.pop("export", "round"),
+        )
+    return row(given)
+
+
+def _defense(given: Any) -> dict[str, Any]:
+    return defenses.settings_of(given)
+
+
+def _victim(given: Any) -> VictimConfig:
+    if isinstance(given, VictimConfig):
+        return given
+    if isinstance(given, Mapping):
+        return _settings.from_plain(VictimConfig, given, "victim")
+    return victims.preset(given)
 
 
 class Cell(NamedTuple):
-    """One victim: names in the configuration, and the seed of its training."""
+    """One victim: names in the sweep, and the seed of its training."""
 
-    method: str
+    generator: str
     defense: str
     victim: str
     seed: int
 
     def folder(self, workdir: pathlib.Path) -> pathlib.Path:
-        """Where the cell lies in the directory of the matrix."""
-        name = f"{self.method}-{self.defense}-{self.victim}-seed_{self.seed}"
+        """The cell's folder in the directory of the sweep."""
+        name = f"{self.generator}-{self.defense}-{self.victim}-seed_{self.seed}"
         return workdir / "cells" / name
 
 
-def cells(config: Mapping[str, Any]) -> list[Cell]:
-    """Lists the cells of all blocks in the order in which they are to run.
+def cells(sweep: Sweep) -> list[Cell]:
+    """Lists the cells of all blocks in the order in which they run.
 
-    Blocks come as `order` says; in a block the seeds are outermost, then the victims,
-    then the defenses, so that whole columns fill up first. A cell of several blocks
-    comes once.
+    In a block the seeds are outermost, then the victims, then the defenses, so that
+    whole columns fill up first. A cell of several blocks comes once.
 
     Args:
-      config: as in experiments/configs/matrix.py.
+      sweep: the settings.
 
     Returns:
       The cells.
 
     Raises:
-      ValueError: if a name cannot be one of a directory, `order` or a block is empty or
-        names what is not defined, or its seeds are none.
+      ValueError: if a name cannot be that of a folder, or a block is empty or names
+        something that is not defined.
     """
     for axis in AXES:
-        for name in config[axis]:
-            # Directories are named after them, with a dash between the parts.
+        for name in getattr(sweep, axis):
+            # Folders are named after them, with a dash between the parts.
             if not re.fullmatch(r"\w+", name):
                 raise ValueError(
                     f"name {name!r} in {axis}; allowed: letters, digits and underscores"
                 )
     found: dict[Cell, None] = {}
-    # Configurations sort their keys, so the order is told apart.
-    for title in config["order"]:
-        if title not in config["blocks"]:
-            raise _checks.unknown("block in order", title, config["blocks"])
-        block, chosen = config["blocks"][title], {}
+    for number, block in enumerate(sweep.blocks or (Block(),)):
+        chosen = {}
         for axis in AXES:
-            chosen[axis] = tuple(config[axis] if block[axis] is None else block[axis])
+            known, given = getattr(sweep, axis), getattr(block, axis)
+            chosen[axis] = tuple(known if given is None else given)
             if not chosen[axis]:
-                raise ValueError(f"blocks.{title}.{axis} is empty; name at least one")
+                raise ValueError(
+                    f"{_of(sweep, number, axis)} is empty; name at least one"
+                )
             for name in chosen[axis]:
-                if name not in config[axis]:
+                if name not in known:
                     raise _checks.unknown(
-                        f"name in blocks.{title}.{axis}", name, config[axis]
+                        f"name in {_of(sweep, number, axis)}", name, known
                     )
-        run_directory.check_seeds(f"blocks.{title}.seeds", block["seeds"])
+        seeds = sweep.seeds if block.seeds is None else block.seeds
+        run_directory.check_seeds(_of(sweep, number, "seeds"), seeds)
         found |= {
-            Cell(method, defense, victim, seed): None
-            for seed in block["seeds"]
+            Cell(generator, defense, victim, seed): None
+            for seed in seeds
             for victim in chosen["victims"]
             for defense in chosen["defenses"]
-            for method in chosen["methods"]
+            for generator in chosen["generators"]
         }
-    if not found:
-        raise ValueError("order is empty; name at least one block")
     return list(found)
+
+
+def _of(sweep: Sweep, number: int, field: str) -> str:
+    return f"blocks[{number}].{field}" if sweep.blocks else field
+
+
+def protection(sweep: Sweep, name: str) -> protect.ProtectConfig:
+    """The settings of a row's run, as `protect.run` takes them.
+
+    Args:
+      sweep: the settings.
+      name: of the row.
+
+    Returns:
+      The settings.
+    """
+    return protect.ProtectConfig(
+        data=sweep.data,
+        generator=sweep.generators[name].generator,
+        export=sweep.generators[name].export,
+        seed=sweep.generator_seed,
+        num_shards=sweep.num_shards,
+        checkpoint_every=100,
+    )
+
+
+def training(sweep: Sweep, cell: Cell, train: DataSource) -> evaluate.EvaluateConfig:
+    """The settings of a cell's run, as `evaluate.run` takes them.
+
+    Args:
+      sweep: the settings.
+      cell: the victim.
+      train: its training data, from `train_data`.
+
+    Returns:
+      The settings.
+    """
+    return evaluate.EvaluateConfig(
+        train=train,
+        test=sweep.test,
+        victim=sweep.victims[cell.victim],
+        defense=sweep.defenses[cell.defense],
+        seeds=(cell.seed,),
+        num_shards=sweep.num_shards,
+        evaluate_every=sweep.evaluate_every,
+        checkpoint_every=sweep.evaluate_every,
+    )
+
+
+def artifact_path(workdir: pathlib.Path, name: str) -> pathlib.Path:
+    """The path of a row's protected data set."""
+    return workdir / "protected" / name / protect.ARTIFACT
+
+
+def train_data(sweep: Sweep, workdir: pathlib.Path, cell: Cell) -> DataSource:
+    """What a victim is trained on: the clean data, or a row's protected data set."""
+    if sweep.generators[cell.generator] is None:
+        return sweep.data
+    path = str(artifact_path(workdir, cell.generator))
+    return dataclasses.replace(sweep.data, name=path, per_class=None)
+
+
+def expected(sweep: Sweep, workdir: pathlib.Path, cell: Cell) -> dict[str, Any]:
+    """The entries of a cell's results that depend on the settings alone."""
+    config = training(sweep, cell, train_data(sweep, workdir, cell))
+    return {
+        "train": protect.data_settings(config.train),
+        "test": protect.data_settings(config.test),
+        "victim": dataclasses.asdict(config.victim),
+        "defense": defenses.settings_of(config.defense),
+        "seeds": list(config.seeds),
+        "evaluate_every": config.evaluate_every,
+    }
+
+
+def check(sweep: Sweep, planned: Iterable[Cell]) -> dict[str, Any]:
+    """Finds what is wrong with any cell before the first of them runs.
+
+    Args:
+      sweep: the settings.
+      planned: all cells.
+
+    Returns:
+      What all cells have in common, as JSON; the rest is checked cell by cell.
+
+    Raises:
+      ValueError: if an input is bad.
+    """
+    planned = list(planned)
+    run_directory.check_seeds("generator_seed", (sweep.generator_seed,))
+    clean, test = sweep.data.load(), sweep.test.load()
+    identity: dict[str, Any] = {}
+    for name in dict.fromkeys(cell.generator for cell in planned):
+        if sweep.generators[name] is not None:
+            protect.prepare(protection(sweep, name), clean)
+    for pair in dict.fromkeys(cell[1:3] for cell in planned):
+        some = next(cell for cell in planned if cell[1:3] == pair)
+        job = evaluate.prepare(training(sweep, some, sweep.data), clean, test)
+        identity = {k: job.identity[k] for k in ("num_shards", "fingerprints")}
+    return {
+        "data": protect.data_settings(sweep.data),
+        "test": protect.data_settings(sweep.test),
+        "generator_seed": sweep.generator_seed,
+        **identity,
+    }

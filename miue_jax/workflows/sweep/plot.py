@@ -1,4 +1,4 @@
-"""A heat map of a matrix: methods down, defenses across, a panel a victim."""
+"""A heat map of a sweep: generators down, defenses across, one panel per victim."""
 
 import pathlib
 import textwrap
@@ -25,15 +25,15 @@ def heat_map(path: pathlib.Path, results: Mapping[str, Any]) -> None:
 
     Args:
       path: the PNG file to write.
-      results: what experiments/matrix.py wrote.
+      results: what `sweep` returned.
     """
     victims = list(results["victims"])
     columns = {victim: table.axes(results, victim)[1] for victim in victims}
-    methods, _ = table.axes(results, victims[0])
+    generators, _ = table.axes(results, victims[0])
     counts = [len(columns[victim]) for victim in victims]
     width = 4 + 0.95 * sum(counts)
     caption = textwrap.wrap(table.origin(results), int(16 * width))
-    size = (width, 1.8 + 0.42 * len(methods) + 0.14 * len(caption))
+    size = (width, 1.8 + 0.42 * len(generators) + 0.14 * len(caption))
     figure, axes = pyplot.subplots(
         *(1, len(victims)),
         figsize=size,
@@ -45,17 +45,20 @@ def heat_map(path: pathlib.Path, results: Mapping[str, Any]) -> None:
     shown = None
     for panel, victim in zip(axes[0], victims, strict=True):
         defenses = columns[victim]
-        values = np.full((len(methods), len(defenses)), np.nan)
+        values = np.full((len(generators), len(defenses)), np.nan)
         for cell in results["cells"]:
             if cell["victim"] == victim:
-                place = methods.index(cell["method"]), defenses.index(cell["defense"])
+                place = (
+                    generators.index(cell["generator"]),
+                    defenses.index(cell["defense"]),
+                )
                 values[place] = 100 * cell["final"]["mean"]
                 _annotate(panel, place, cell["final"])
         shown = panel.imshow(values, vmin=0, vmax=100, cmap="viridis", aspect="auto")
         panel.set_title(victim)
         panel.set_xticks(range(len(defenses)), defenses, rotation=45, ha="right")
-        names = [table.label(results, method) for method in methods]
-        panel.set_yticks(range(len(methods)), names)
+        names = [table.label(results, generator) for generator in generators]
+        panel.set_yticks(range(len(generators)), names)
     assert shown is not None
     figure.supxlabel("\n".join(caption), fontsize=6, x=0.01, ha="left")
     figure.colorbar(shown, ax=axes, label="clean test accuracy, %")

@@ -1,38 +1,34 @@
-"""A matrix of methods, defenses, victims and seeds, cell by cell.
+"""Runs a sweep: every protected data set and every victim is a run of its own.
 
-    python experiments/matrix.py --config experiments/configs/matrix.py:cifar10_cpu \
-        --config.data.name_or_path=path/to/cifar10 \
-        --config.test.name_or_path=path/to/cifar10 --workdir runs/matrix --devices=2
-
-Every protected data set and every victim is a run of its own below the working
-directory, made once; the same command goes on where it was killed, and a configuration
-with more methods, defenses or seeds may go on in the same directory. With --devices as
-many processes work at a time, each on a device of its own; started several times on
-one directory, by the same name, no cell is run twice either. Workers whose starter is
-killed finish by themselves. A cell whose training diverges is marked by .failed.json in
-its directory, and not tried again. results.json, table.md, table.csv and heat_map.png
-show the cells of the configuration that are done so far, by whichever process.
+Runs lie below the working directory and are made once; rerun the command to resume, also
+with more generators, defenses or seeds. Several processes may work in one directory, and
+no cell runs twice. A cell whose training diverges is marked by .failed.json in its
+folder and not tried again. results.json, table.md, table.csv and heat_map.png show the
+cells that are done so far, by whichever process.
 """
 
+import dataclasses
+import importlib.util
+import logging
+import os
 import pathlib
-import re
 import sys
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-from absl import flags, logging
 
-from miue_jax import cli
-from miue_jax.data import atomic
+from miue_jax.data import artifact, atomic
 from miue_jax.train import loop, run_directory
 from miue_jax.workflows import evaluate, protect
-from miue_jax.workflows.sweep import plot, settings, summary, table, workers
-from miue_jax.workflows.sweep.plan import Cell, cells
+from miue_jax.workflows.protect import directory_of
+from miue_jax.workflows.sweep import plan, summary, table, workers
+from miue_jax.workflows.sweep.plan import Cell, Sweep
 
-# In the directory of a cell whose training diverged, or of a generator that failed,
-# which leaves its cells without data; removing it lets them run once more.
+# In the folder of a cell whose training diverged, or of a generator that failed, which
+# leaves its cells without data; removing it lets them run once more.
 _FAILED = ".failed.json"
 
 # Between two looks at what other processes are doing.
@@ -41,157 +37,228 @@ _SECONDS_TO_WAIT = 5.0
 # Within which workers have checked their input, as a rule.
 _SECONDS_TO_CHECK = 30.0
 
-_DEVICES = flags.DEFINE_integer(
-    "devices", None, "Processes to run at once, each on a device of its own."
-)
-_ALONE = flags.DEFINE_bool(
-    "alone", False, "Join no cluster: what --devices says to its processes."
-)
+_LOGGER = logging.getLogger("miue_jax")
+
+
+def sweep(
+    settings: Sweep | Mapping[str, Any],
+    *,
+    workdir: str | os.PathLike[str] | None = None,
+    devices: int | None = None,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Protects data with several generators and trains victims behind several defenses.
+
+    Args:
+      settings: a `Sweep`, or its fields.
+      workdir: directory of the sweep, which can be resumed; None for a temporary one.
+      devices: processes to run at once, each on a device of its own; None for this one.
+      progress: whether to show progress bars.
+
+    Returns:
+      What results.json holds: all settings, and "cells" with the accuracies of every
+      generator, defense and victim over the seeds.
+
+    Raises:
+      ValueError: if an input is bad, and nothing is written then.
+
+    Example:
+      >>> import miue_jax as mj
+      >>> results = mj.sweep(
+      ...     mj.Sweep(
+      ...         data=mj.data.DataSource("shapes", per_class=4),
+      ...         test=mj.data.DataSource("shapes", split="test", per_class=2),
+      ...         generators=["clean"],
+      ...         victims={"linear": mj.victims.preset("quick", model="linear", epochs=1)},
+      ...     )
+      ... )
+      >>> results["done"], results["planned"]
+      (1, 1)
+    """
+    if not isinstance(settings, Sweep):
+        settings = Sweep(**settings)
+    with directory_of(workdir) as path:
+        if devices is not None:
+            return run_workers(devices, settings, path, progress=progress)
+        return run(settings, path, progress=progress)
 
 
 def run(
-    config: Mapping[str, Any], workdir: pathlib.Path, *, resume: bool = True
+    sweep: Sweep, workdir: pathlib.Path, *, resume: bool = True, progress: bool = True
 ) -> dict[str, Any]:
-    """Runs, or finishes, a matrix.
+    """Runs, or finishes, a sweep in this process.
 
     Args:
-      config: as in experiments/configs/matrix.py.
-      workdir: the directory of the matrix.
-      resume: whether runs that were stopped may be continued.
+      sweep: the settings.
+      workdir: directory of the sweep.
+      resume: whether to resume runs that were stopped.
+      progress: whether to show progress bars.
 
     Returns:
       What results.json holds.
 
     Raises:
-      ValueError: if any input is bad, and nothing is written then.
+      ValueError: if an input is bad, and nothing is written then.
     """
-    left = planned = cells(config)
-    identity = settings.identity(config, *settings.check(config, planned))
-    # What this process has made or checked itself is no run that was stopped.
+    left = planned = plan.cells(sweep)
+    identity = plan.check(sweep, planned)
+    # What this process has made or checked itself is not a run that was stopped.
     known: set[pathlib.Path] = set()
     made: dict[str, dict[str, Any]] = {}
-    told: set[Cell] = set()
+    logged: set[Cell] = set()
     with run_directory.open_directory(workdir, identity, resume=resume, shared=True):
-        # What lies there of other settings is found before anything runs.
-        settings.check_protected(config, workdir, planned)
-        _report(config, workdir, planned, made)
+        # Runs of other settings are found before anything starts.
+        _check_protected(sweep, workdir, planned)
+        report(sweep, workdir, planned, made)
         while left:
             busy = []
             for cell in left:
-                if _finished(config, workdir, cell) is not None:
+                if _finished(sweep, workdir, cell) is not None:
                     continue
-                if _failure(config, workdir, cell) is not None:
+                if _failure(sweep, workdir, cell) is not None:
                     continue
                 try:
-                    if cell not in told:
-                        logging.warning("cell: %s", cell.folder(workdir).name)
-                        told.add(cell)
-                    _run_cell(config, workdir, cell, resume=resume, known=known)
+                    if cell not in logged:
+                        _LOGGER.warning("cell: %s", cell.folder(workdir).name)
+                        logged.add(cell)
+                    _run_cell(
+                        *(sweep, workdir, cell),
+                        resume=resume,
+                        known=known,
+                        progress=progress,
+                    )
                 except run_directory.Busy:
                     busy.append(cell)
                     continue
                 except run_directory.Failed as error:
-                    _note_failure(config, workdir, cell, error)
+                    _record_failure(sweep, workdir, cell, error)
                     continue
-                _report(config, workdir, planned, made)
+                report(sweep, workdir, planned, made)
             if len(busy) == len(left):
                 time.sleep(_SECONDS_TO_WAIT)
             left = busy
-        return _report(config, workdir, planned, made)
+        return report(sweep, workdir, planned, made)
 
 
 def _run_cell(
-    config: Mapping[str, Any],
+    sweep: Sweep,
     workdir: pathlib.Path,
     cell: Cell,
     *,
     resume: bool,
     known: set[pathlib.Path],
+    progress: bool,
 ) -> None:
     """Trains the victim of a cell; its training data are protected first if need be."""
-    if config["methods"][cell.method] is not None:
-        made = settings.artifact(workdir, cell.method).parent
-        protection = settings.protection(config, cell.method)
-        protect.run(protection, made, resume=resume or made in known)
-        known.add(made)
-    folder = cell.folder(workdir)
-    train = settings.train_data(config, workdir, cell)
-    evaluate.run(settings.training(config, cell, train), folder, resume=resume)
+    if sweep.generators[cell.generator] is not None:
+        folder = plan.artifact_path(workdir, cell.generator).parent
+        protect.run(
+            plan.protection(sweep, cell.generator),
+            folder,
+            resume=resume or folder in known,
+            progress=progress,
+        )
+        known.add(folder)
+    train = plan.train_data(sweep, workdir, cell)
+    evaluate.run(
+        plan.training(sweep, cell, train),
+        cell.folder(workdir),
+        resume=resume,
+        progress=progress,
+    )
 
 
-def _note_failure(
-    config: Mapping[str, Any],
-    workdir: pathlib.Path,
-    cell: Cell,
-    error: run_directory.Failed,
+def _check_protected(
+    sweep: Sweep, workdir: pathlib.Path, planned: Sequence[Cell]
 ) -> None:
-    """Leaves a mark of a run that came to nothing, so that nobody tries it again."""
-    logging.warning("%s", error)
+    """Checks that protected data sets, also unfinished ones, are of these settings."""
+    for name in dict.fromkeys(cell.generator for cell in planned):
+        file = plan.artifact_path(workdir, name).parent / "config.json"
+        if sweep.generators[name] is not None and file.exists():
+            config = plan.protection(sweep, name)
+            meant = {
+                "data": protect.data_settings(config.data),
+                "generator": config.generator.to_plain(),
+                "select": dataclasses.asdict(config.select),
+                "export": config.export,
+                "seed": config.seed,
+            }
+            found = run_directory.read_json(file)
+            run_directory.check_same(file.parent, found, meant, whole=False)
+
+
+def _record_failure(
+    sweep: Sweep, workdir: pathlib.Path, cell: Cell, error: run_directory.Failed
+) -> None:
+    """Marks a run that came to nothing, so that no process tries it again."""
+    _LOGGER.warning("%s", error)
     note: dict[str, Any] = {"why": str(error)}
-    folder, artifact = cell.folder(workdir), settings.artifact(workdir, cell.method)
-    if config["methods"][cell.method] is not None and not artifact.exists():
-        folder = artifact.parent
+    folder = cell.folder(workdir)
+    path = plan.artifact_path(workdir, cell.generator)
+    if sweep.generators[cell.generator] is not None and not path.exists():
+        folder = path.parent
     else:
-        note["training"] = settings.victim(config, workdir, cell)
+        note["training"] = plan.expected(sweep, workdir, cell)
     folder.mkdir(parents=True, exist_ok=True)
     run_directory.write_json(folder / _FAILED, note)
 
 
-def _failure(
-    config: Mapping[str, Any], workdir: pathlib.Path, cell: Cell
-) -> str | None:
-    """Why a cell came to nothing, if it or its generator did, in this way."""
-    generator = settings.artifact(workdir, cell.method).parent / _FAILED
-    if config["methods"][cell.method] is not None and generator.exists():
-        # Of the settings that are meant, as was checked in the beginning.
+def _failure(sweep: Sweep, workdir: pathlib.Path, cell: Cell) -> str | None:
+    """Why a cell of these settings came to nothing, if it or its generator did."""
+    generator = plan.artifact_path(workdir, cell.generator).parent / _FAILED
+    if sweep.generators[cell.generator] is not None and generator.exists():
+        # Of these settings, as was checked in the beginning.
         return run_directory.read_json(generator, needed=("why",))["why"]
     file = cell.folder(workdir) / _FAILED
     if not file.exists():
         return None
-    note = run_directory.read_json(file, needed=("why",))
-    if "training" not in note:
-        return None  # of a version that did not write them down
-    run_directory.check_same(
-        file, note["training"], settings.victim(config, workdir, cell)
-    )
+    note = run_directory.read_json(file, needed=("why", "training"))
+    expected = plan.expected(sweep, workdir, cell)
+    run_directory.check_same(file, note["training"], expected)
     return note["why"]
 
 
-def _finished(
-    config: Mapping[str, Any], workdir: pathlib.Path, cell: Cell
-) -> dict[str, Any] | None:
-    """The results of a cell if it is done, by whichever process, in this way."""
+def _finished(sweep: Sweep, workdir: pathlib.Path, cell: Cell) -> dict[str, Any] | None:
+    """The results of a cell if it is done, by whichever process."""
     file = cell.folder(workdir) / evaluate.RESULTS
     if not file.exists():
         return None
-    return evaluate.read_results(file, settings.victim(config, workdir, cell))
+    return evaluate.read_results(file, plan.expected(sweep, workdir, cell))
 
 
-def _report(
-    config: Mapping[str, Any],
+def report(
+    sweep: Sweep,
     workdir: pathlib.Path,
-    planned: list[Cell],
+    planned: Sequence[Cell],
     made: dict[str, dict[str, Any]],
 ) -> dict[str, Any]:
-    """Writes what is done so far, with the metadata of the protected data in `made`.
+    """Writes the tables and the heat map of the cells that are done so far.
 
-    Those that are not in it yet are read. Returns what results.json holds.
+    Args:
+      sweep: the settings.
+      workdir: directory of the sweep.
+      planned: all cells.
+      made: metadata of the protected data sets by row; those that are missing are read
+        and added.
+
+    Returns:
+      What results.json holds.
     """
-    found = {cell: _finished(config, workdir, cell) for cell in planned}
+    found = {cell: _finished(sweep, workdir, cell) for cell in planned}
     done = {cell: results for cell, results in found.items() if results is not None}
-    for method in dict.fromkeys(cell.method for cell in done):
-        if config["methods"][method] is not None and method not in made:
-            artifact = settings.artifact(workdir, method)
-            made[method] = artifact.load(artifact).metadata
-            if not made[method].keys() >= set(summary.KEPT):
-                raise ValueError(f"{artifact} was not made by this script")
+    for name in dict.fromkeys(cell.generator for cell in done):
+        if sweep.generators[name] is not None and name not in made:
+            path = plan.artifact_path(workdir, name)
+            made[name] = artifact.load(path).metadata
+            if not made[name].keys() >= set(summary.KEPT):
+                raise ValueError(f"{path} was not made by a sweep")
     failed = {
-        cell: _failure(config, workdir, cell) for cell in planned if cell not in done
+        cell: _failure(sweep, workdir, cell) for cell in planned if cell not in done
     }
     failed = {cell: why for cell, why in failed.items() if why is not None}
-    results = summary.summarize(config, made, done, failed, planned)
+    results = summary.summarize(sweep, made, done, failed, planned)
     if (done or failed) and jax.process_index() == 0:
-        # Other processes may write them too, what they know is whole either way.
+        # Other processes may write them too; either way they are whole.
         run_directory.write_json(workdir / evaluate.RESULTS, results)
         for name, text in (
             ("table.md", table.render(results)),
@@ -199,53 +266,55 @@ def _report(
         ):
             with atomic.write_file(workdir / name) as file:
                 file.write(text.encode())
-        plot.heat_map(workdir / "heat_map.png", results)
+        if importlib.util.find_spec("matplotlib") is not None:
+            from miue_jax.workflows.sweep import plot
+
+            plot.heat_map(workdir / "heat_map.png", results)
     return results
 
 
-def main(config: dict[str, Any], workdir: pathlib.Path, resume: bool) -> None:
-    """Runs and prints what came out."""
-    if _DEVICES.value is not None:
-        if not resume and (workdir / "config.json").exists():
-            raise ValueError(f"{workdir} holds a run already; pass --resume to go on")
-        _run_workers(_DEVICES.value, config, workdir)
-        # All is done; this process sees other devices than they, and runs no cell.
-        results = _report(config, workdir, cells(config), {})
-    else:
-        results = run(config, workdir, resume=resume)
-    told = f", {len(results['failed'])} failed" if results["failed"] else ""
-    print(
-        f"{workdir / evaluate.RESULTS}: {results['done']} of {results['planned']} "
-        f"cells are done{told}"
-    )
+def run_workers(
+    count: int,
+    sweep: Sweep,
+    workdir: pathlib.Path,
+    *,
+    resume: bool = True,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Runs a sweep in several processes at once, each on a device of its own.
 
+    Args:
+      count: processes.
+      sweep: the settings.
+      workdir: directory of the sweep.
+      resume: whether to resume runs that were stopped.
+      progress: whether to show a progress bar.
 
-def _run_workers(count: int, config: dict[str, Any], workdir: pathlib.Path) -> None:
-    planned = cells(config)
-    # Workers go on with what another of them has begun.
-    own = re.compile(r"--?(devices|(no)?resume)(=.*)?")
-    rest, skip = [], False
-    for argument in sys.argv:
-        if not skip and not own.fullmatch(argument):
-            rest.append(argument)
-        skip = argument in ("--devices", "-devices")
-    rest.append("--alone")
-    files = [cell.folder(workdir) / evaluate.RESULTS for cell in planned]
-    # Bad input is one line: workers have found it before a bar is drawn.
-    done = sum(file.exists() for file in files)
-    with loop.progress(len(files), done, delay=_SECONDS_TO_CHECK) as bar:
-        workers.run(
-            count,
-            [sys.executable, *rest],
-            workdir / ".logs",
-            lambda: bar.update(sum(file.exists() for file in files) - bar.n),
-        )
+    Returns:
+      What results.json holds.
 
-
-if __name__ == "__main__":
-    cli.run(
-        main,
-        config_file="experiments/configs/matrix.py",
-        description="What to run.",
-        alone=lambda: _ALONE.value or _DEVICES.value is not None,
-    )
+    Raises:
+      ValueError: if an input is bad, and nothing is written then.
+    """
+    if not resume and (workdir / "config.json").exists():
+        raise ValueError(f"{workdir} holds a run already; pass --resume to resume it")
+    planned = plan.cells(sweep)
+    # Workers resume what another of them has begun.
+    with tempfile.TemporaryDirectory() as folder:
+        settings = pathlib.Path(folder, "sweep.json")
+        run_directory.write_json(settings, sweep.to_plain())
+        command = [sys.executable, "-m", "miue_jax", "sweep-worker"]
+        files = [cell.folder(workdir) / evaluate.RESULTS for cell in planned]
+        done = sum(file.exists() for file in files)
+        # Bad input is one line: workers find it before a bar is drawn.
+        with loop.progress(
+            len(files), done, delay=_SECONDS_TO_CHECK, quiet=not progress
+        ) as bar:
+            workers.run(
+                count,
+                [*command, str(settings), str(workdir)],
+                workdir / ".logs",
+                lambda: bar.update(sum(file.exists() for file in files) - bar.n),
+            )
+    # This process sees other devices than the workers, and runs no cell.
+    return report(sweep, workdir, planned, {})

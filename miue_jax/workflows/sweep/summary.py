@@ -1,5 +1,6 @@
-"""What a matrix has found so far, from the cells that are done."""
+"""The results of a sweep: what the cells that are done have found."""
 
+import dataclasses
 import json
 import platform
 import shlex
@@ -7,27 +8,26 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from miue_jax import defenses
 from miue_jax.budget import Budget
 from miue_jax.train.run_directory import spread
-from miue_jax.workflows.sweep.plan import Cell
+from miue_jax.workflows.sweep.plan import Cell, Sweep
 
 # Of the metadata of a protected data set.
-KEPT = ("method", "radius", "export", "audit", "psnr", "ssim")
+KEPT = ("generator", "radius", "export", "audit", "psnr", "ssim")
 
 
 def summarize(
-    config: Mapping[str, Any],
+    sweep: Sweep,
     protected: Mapping[str, Mapping[str, Any]],
     done: Mapping[Cell, Mapping[str, Any]],
     failed: Mapping[Cell, str],
     planned: Iterable[Cell],
 ) -> dict[str, Any]:
-    """Joins the seeds of each method, defense and victim.
+    """Joins the seeds of each generator, defense and victim.
 
     Args:
-      config: as in experiments/configs/matrix.py.
-      protected: the metadata of the protected data sets, by method.
+      sweep: the settings.
+      protected: the metadata of the protected data sets, by row.
       done: the results of the cells that are done (`evaluate.run`, one seed each).
       failed: why the others that ran have none.
       planned: all cells.
@@ -41,8 +41,8 @@ def summarize(
         if cell in done:
             groups.setdefault(cell[:3], {})[cell.seed] = done[cell]
     return {
-        "command": shlex.join(["python", *sys.argv]),
-        "data": config["data_name"] or config["data"]["name_or_path"],
+        "command": shlex.join(["miue", *sys.argv[1:]]),
+        "data": sweep.data_name or sweep.data.name,
         # The same in all cells of a directory.
         "num_shards": next((run["num_shards"] for run in done.values()), None),
         "processor": platform.processor() or platform.machine(),
@@ -53,11 +53,10 @@ def summarize(
             for name, made in protected.items()
         },
         "failed": {"-".join(map(str, cell)): why for cell, why in failed.items()},
-        # In the order in which they run; what is not done has its place too.
-        "methods": list(dict.fromkeys(cell.method for cell in planned)),
-        # With all their settings, those left out at the defaults of today.
+        # In the order in which they run, those that are not done included.
+        "generators": list(dict.fromkeys(cell.generator for cell in planned)),
         "defenses": {
-            name: defenses.settings_of(config["defenses"][name])
+            name: sweep.defenses[name]
             for name in dict.fromkeys(cell.defense for cell in planned)
         },
         "columns": {
@@ -68,7 +67,8 @@ def summarize(
         },
         "victims": {
             # As it will be read again: JSON has no tuples.
-            name: json.loads(json.dumps(config["victims"][name]))
+            name: json.loads(json.dumps(dataclasses.asdict(sweep.victims[name])))
+            | next((r["clipped"] for c, r in done.items() if c.victim == name), {})
             for name in dict.fromkeys(cell.victim for cell in planned)
         },
         "cells": [_join(key, by_seed) for key, by_seed in groups.items()],
@@ -82,10 +82,10 @@ def _budget(made: Mapping[str, Any]) -> Budget:
 def _join(
     key: tuple[str, str, str], by_seed: Mapping[int, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    method, defense, victim = key
+    generator, defense, victim = key
     results = list(by_seed.values())
     joined: dict[str, Any] = {
-        "method": method,
+        "generator": generator,
         "defense": defense,
         "victim": victim,
         "seeds": list(by_seed),

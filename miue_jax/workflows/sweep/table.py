@@ -1,4 +1,4 @@
-"""The tables of a matrix: methods down, defenses across."""
+"""The tables of a sweep: generators down, defenses across."""
 
 import csv
 import io
@@ -8,10 +8,10 @@ from typing import Any
 
 
 def render(results: Mapping[str, Any]) -> str:
-    """The Markdown tables of a matrix, one for each victim.
+    """The Markdown tables of a sweep, one for each victim.
 
     Args:
-      results: what experiments/matrix.py wrote.
+      results: what `sweep` returned.
 
     Returns:
       The tables, and below them where their numbers come from.
@@ -30,21 +30,21 @@ def render(results: Mapping[str, Any]) -> str:
 
 def _victim(results: Mapping[str, Any], victim: str) -> str:
     cells = {
-        (cell["method"], cell["defense"]): cell
+        (cell["generator"], cell["defense"]): cell
         for cell in results["cells"]
         if cell["victim"] == victim
     }
-    methods, defenses = axes(results, victim)
-    if "methods" not in results:
+    generators, defenses = axes(results, victim)
+    if "generators" not in results:
         # Of a comparison, whose victims had a defense each.
         defenses = [name for name in defenses if any(key[1] == name for key in cells)]
     lines = [
         f"| trained on | {' | '.join(defenses)} |",
         f"|---|{'---:|' * len(defenses)}",
     ]
-    for method in methods:
-        shown = [_accuracy(cells.get((method, defense))) for defense in defenses]
-        lines.append(f"| {label(results, method)} | {' | '.join(shown)} |")
+    for generator in generators:
+        shown = [_accuracy(cells.get((generator, defense))) for defense in defenses]
+        lines.append(f"| {label(results, generator)} | {' | '.join(shown)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -52,36 +52,36 @@ def axes(results: Mapping[str, Any], victim: str) -> tuple[list[str], list[str]]
     """The rows and columns of a victim, those of which nothing is done included.
 
     Args:
-      results: what experiments/matrix.py wrote.
+      results: what `sweep` returned.
       victim: its name there.
 
     Returns:
-      Names of methods and of defenses.
+      Names of generators and of defenses.
     """
-    found = dict.fromkeys(cell["method"] for cell in results["cells"])
+    found = dict.fromkeys(cell["generator"] for cell in results["cells"])
     columns = results.get("columns", {}).get(victim, results["defenses"])
-    return list(results.get("methods", found)), list(columns)
+    return list(results.get("generators", found)), list(columns)
 
 
-def label(results: Mapping[str, Any], method: str) -> str:
-    """The name of a row: the method, with what others would not expect of it.
+def label(results: Mapping[str, Any], generator: str) -> str:
+    """The name of a row: the generator, with what others would not expect of it.
 
     That is a budget other than L-infinity 8, and an export that does not round.
 
     Args:
-      results: what experiments/matrix.py wrote.
-      method: its name there.
+      results: what `sweep` returned.
+      generator: its name there.
 
     Returns:
       The name.
     """
-    made = results["protected"].get(method)
+    made = results["protected"].get(generator)
     if made is None:
-        return method
+        return generator
     told = [made["budget"]] if made["budget"] != "linf 8 gray levels" else []
     if made.get("export", "round") != "round":
         told.append(made["export"])
-    return f"{method} ({', '.join(told)})" if told else method
+    return f"{generator} ({', '.join(told)})" if told else generator
 
 
 def _accuracy(cell: Mapping[str, Any] | None, measure: str = "final") -> str:
@@ -96,7 +96,7 @@ def _accuracy(cell: Mapping[str, Any] | None, measure: str = "final") -> str:
 
 def _robust(results: Mapping[str, Any]) -> str:
     told = [
-        f"{cell['method']}, {cell['defense']}, {cell['victim']}: "
+        f"{cell['generator']}, {cell['defense']}, {cell['victim']}: "
         f"{_accuracy(cell, 'robust')}"
         for cell in results["cells"]
         if "robust" in cell
@@ -108,10 +108,10 @@ def _robust(results: Mapping[str, Any]) -> str:
 
 
 def origin(results: Mapping[str, Any]) -> str:
-    """Where the numbers of a matrix come from.
+    """Where the numbers of a sweep come from.
 
     Args:
-      results: what experiments/matrix.py wrote.
+      results: what `sweep` returned.
 
     Returns:
       One paragraph.
@@ -176,22 +176,22 @@ def to_csv(results: Mapping[str, Any]) -> str:
     """All cells as comma-separated values, accuracies in [0, 1].
 
     Args:
-      results: what experiments/matrix.py wrote.
+      results: what `sweep` returned.
 
     Returns:
-      The text: a line for each method, defense and victim.
+      The text: a line for each generator, defense and victim.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     measures = ("final", "best", "robust")
     writer.writerow(
-        ["method", "budget", "export", "defense", "victim"]
+        ["generator", "budget", "export", "defense", "victim"]
         + ["seeds", "settings", "protocol"]
         + [f"{measure}_{part}" for measure in measures for part in ("mean", "std")]
     )
     for cell in results["cells"]:
-        made = results["protected"].get(cell["method"], {"budget": "none"})
-        row = [cell["method"], made["budget"], made.get("export", "round")]
+        made = results["protected"].get(cell["generator"], {"budget": "none"})
+        row = [cell["generator"], made["budget"], made.get("export", "round")]
         row += [cell["defense"], cell["victim"]]
         row.append(" ".join(map(str, cell["seeds"])))
         row.append(json.dumps(results["defenses"][cell["defense"]]))

@@ -1,4 +1,4 @@
-"""Certified limits for the mean intra-class cosine, and the bounds they certify."""
+"""Certified confidence limits: means of bounded variables and intra-class cosines."""
 
 import functools
 from typing import NamedTuple
@@ -13,8 +13,7 @@ from miue_jax.information.bounds.classes import (
     class_counts,
     unit,
 )
-from miue_jax.information.bounds.empirical_bernstein import empirical_bernstein_radius
-from miue_jax.information.bounds.trace import amgm
+from miue_jax.information.bounds.within_class import amgm
 from miue_jax.information.checks import is_traced
 
 
@@ -22,9 +21,18 @@ class CosineConfidence(NamedTuple):
     """One-sided limits for the mean cosine within each class.
 
     Attributes:
-      lower: (num_classes,); all of them hold at once with the given confidence.
+      lower: (num_classes,); all hold simultaneously with the given confidence.
       upper: (num_classes,); the same, as a separate statement.
-      prior: (num_classes,) the classes' shares of the sample.
+      prior: (num_classes,) shares of the classes in the sample.
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax.information import bounds
+      >>> limits = bounds.CosineConfidence(
+      ...     lower=np.array([0.9]), upper=np.array([1.0]), prior=np.array([1.0])
+      ... )
+      >>> round(float(bounds.certified_bounds(limits, 0.05, 8).linear), 3)
+      1.0
     """
 
     lower: jax.Array
@@ -33,15 +41,80 @@ class CosineConfidence(NamedTuple):
 
 
 class CertifiedBounds(NamedTuple):
-    """Upper bounds of I(Zc; Z~p | Y) that hold with the confidence of the cosines.
+    """Upper bounds on I(Zc; Z~p | Y) that hold with the confidence of the cosines.
 
     Attributes:
       cosine: () nats, the bound of `cosine_bound`.
       linear: () nats, the bound of `linear_bound`.
+
+    Example:
+      >>> from miue_jax.information import bounds
+      >>> bounds.CertifiedBounds(cosine=0.9, linear=1.0).cosine
+      0.9
     """
 
     cosine: jax.Array
     linear: jax.Array
+
+
+def empirical_bernstein_radius(
+    variance: ArrayLike,
+    count: ArrayLike,
+    *,
+    span: ArrayLike,
+    confidence: ArrayLike,
+) -> jax.Array:
+    r"""One-sided confidence radius for the mean of bounded independent variables.
+
+    .. math:: \sqrt{\frac{2 v \log(2 / \alpha)}{m}}
+              + \frac{7 b \log(2 / \alpha)}{3 (m - 1)}
+
+    with v their unbiased sample variance, b the length of an interval that contains all
+    of them and alpha one minus the confidence. With at least that confidence the
+    expectation is at most the mean plus the radius; separately, it is at least the mean
+    minus the radius. Holds for every sample size and law.
+
+    Args:
+      variance: v >= 0.
+      count: m, the number of variables.
+      span: b > 0, known in advance, not read off the sample.
+      confidence: in (0, 1).
+
+    Returns:
+      The radius, in the unit of the variables; infinite below two variables.
+
+    Raises:
+      ValueError: for a variance, span or confidence out of range.
+
+    Example:
+      >>> from miue_jax.information import bounds
+      >>> radius = bounds.empirical_bernstein_radius(
+      ...     0.25, 500, span=1.0, confidence=0.95
+      ... )
+      >>> round(float(radius), 4)
+      0.078
+
+    References:
+      Maurer and Pontil, Empirical Bernstein Bounds and Sample Variance Penalization,
+      COLT 2009, theorem 4; docs/theory.md, T13.
+    """
+    variance = jnp.asarray(variance)
+    dtype = jnp.promote_types(variance.dtype, jnp.float32)
+    variance, count, span, confidence = (
+        jnp.asarray(value, dtype) for value in (variance, count, span, confidence)
+    )
+    for name, value, allowed, holds in (
+        ("variance", variance, ">= 0", variance >= 0),
+        ("span", span, "> 0", span > 0),
+        ("confidence", confidence, "in (0, 1)", (confidence > 0) & (confidence < 1)),
+    ):
+        if not is_traced(holds) and not bool(jnp.all(holds)):
+            raise ValueError(f"{name} is {value}; it must be {allowed}")
+    log_term = jnp.log(2 / (1 - confidence))
+    several = count > 1
+    first = jnp.sqrt(2 * variance * log_term / jnp.where(several, count, 1))
+    second = 7 * span * log_term / (3 * jnp.where(several, count - 1, 1))
+    return jnp.where(several, first + second, jnp.inf)
 
 
 def cosine_confidence(
@@ -62,10 +135,11 @@ def cosine_confidence(
               - \frac{7 b \log(2 K / \alpha)}{3 (m - 1)}
 
     with mean x and variance v of the pairs, b the length of the interval of cosines and
-    alpha one minus the confidence, divided among the K classes (union bound). For every
-    sample size and law; assumed is that features of a class are independent and of one
-    law given the labels. That holds for held-out images; it does not for the images the
-    network was trained on. One draw of pairs: the best of several is not certified.
+    alpha one minus the confidence, divided among the K classes (union bound). Holds for
+    every sample size and law, provided that the features of a class are independent and
+    identically distributed given the labels: true of held-out images, not of the images
+    the network was trained on. Only one draw of pairs is certified, not the best of
+    several.
 
     Args:
       key: draws the pairs.
@@ -73,16 +147,25 @@ def cosine_confidence(
       labels: (N,) integers in [0, num_classes); traced labels out of range give NaN.
       num_classes: number of classes, K in the formula.
       confidence: in (0, 1), for all classes together and one side.
-      smallest_cosine: a value in [-1, 1) that no cosine can fall below: 0 for features
-        that are not negative, such as those behind a ReLU, which halves the last term.
+      smallest_cosine: a value in [-1, 1) that no cosine can fall below: 0 for
+        nonnegative features, such as those after a ReLU, which halves the last term.
 
     Returns:
-      The limits. Classes with fewer than four members are left with the interval from
+      The limits. Classes with fewer than four members keep the interval from
       smallest_cosine to 1.
 
     Raises:
       ValueError: for bad shapes or values, a class with one member, features that are
         zero, or a pair below smallest_cosine.
+
+    Example:
+      >>> import jax
+      >>> import numpy as np
+      >>> from miue_jax.information import bounds
+      >>> features, labels = np.ones((300, 4)), np.zeros(300, int)  # collapsed
+      >>> limits = bounds.cosine_confidence(jax.random.key(0), features, labels, 1)
+      >>> round(float(limits.lower[0]), 4), float(limits.upper[0])  # of 150 pairs
+      (0.8845, 1.0)
 
     References:
       docs/theory.md, T13; Maurer and Pontil, Empirical Bernstein Bounds and Sample
@@ -121,10 +204,10 @@ def certified_bounds(
     .. math:: \sum_y \pi_y \tfrac d2 \log\Bigl(1 + \frac{1 - l_y}{d \sigma^2}\Bigr)
               \quad\text{and}\quad \sum_y \pi_y \frac{1 - l_y}{2 \sigma^2}
 
-    with l_y the lower limits of the cosines. Upper bounds of I(Zc; Z~p | Y) for unit
-    features, with the confidence of the limits and for all noise variances at once. The
-    prior is the sample's: exact where classes were sampled in fixed shares, as in
-    balanced test sets, and else the statement is about the law with these shares.
+    with l_y the lower limits of the cosines. Upper bounds on I(Zc; Z~p | Y) for unit
+    features, with the confidence of the limits, for all noise variances simultaneously.
+    The prior is that of the sample: exact if classes were sampled in fixed shares, as
+    in balanced test sets; otherwise the statement is about the law with these shares.
 
     Args:
       limits: from `cosine_confidence`.
@@ -136,6 +219,16 @@ def certified_bounds(
 
     Raises:
       ValueError: for a noise variance or dimension that is not positive.
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax.information import bounds
+      >>> limits = bounds.CosineConfidence(
+      ...     lower=np.array([0.9, 0.7]), upper=np.ones(2), prior=np.full(2, 0.5)
+      ... )
+      >>> found = bounds.certified_bounds(limits, 0.1, 64)
+      >>> round(float(found.linear), 3), bool(found.cosine < found.linear)
+      (1.0, True)
 
     References:
       docs/theory.md, T7 and T13.

@@ -1,0 +1,210 @@
+"""Command lines derived from dataclasses; whatever is wrong is one line, status 2."""
+
+import contextlib
+import importlib.util
+import io
+import logging
+import os
+import pathlib
+import re
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import tyro
+
+BAD_INPUT = 2
+
+T = TypeVar("T")
+
+
+def parse(
+    kind: type[T],
+    arguments: Sequence[str],
+    *,
+    prog: str,
+    default: T | None = None,
+    description: str | None = None,
+) -> T:
+    """Parses a command line into a dataclass.
+
+    Args:
+      kind: the dataclass; its fields are the options, described by its docstring.
+      arguments: the command line, without the name of the program.
+      prog: that name, for the help.
+      default: values of the options that are left out, in place of the dataclass's own.
+      description: of the program, for the help; None for the dataclass's docstring.
+
+    Returns:
+      The instance.
+
+    Raises:
+      ValueError: if the arguments are wrong.
+      SystemExit: with status 0 after the help was printed.
+    """
+    arguments = list(arguments)
+    given = [_option(a) for a in arguments if a.startswith("--")]
+    for option in given:
+        if given.count(option) > 1:
+            raise ValueError(f"{option} is given twice")
+    errors = io.StringIO()
+    options: dict[str, Any] = {} if default is None else {"default": default}
+    try:
+        with contextlib.redirect_stderr(errors), warnings.catch_warnings():
+            # On defaults whose type is not that of their field: they are checked by
+            # the dataclasses themselves.
+            warnings.simplefilter("ignore")
+            return tyro.cli(
+                kind, args=arguments, prog=prog, description=description, **options
+            )
+    except SystemExit as error:
+        if not error.code:
+            raise
+        raise ValueError(_reason(errors.getvalue())) from None
+
+
+def option(arguments: Sequence[str], name: str, default: str | None) -> str | None:
+    """Looks up an option that decides what the other options are.
+
+    Args:
+      arguments: the command line.
+      name: of the option, such as "--generator".
+      default: its value where it is left out.
+
+    Returns:
+      Its value.
+    """
+    for number, argument in enumerate(arguments):
+        if _option(argument) != name:
+            continue
+        if "=" in argument:
+            return argument.partition("=")[2]
+        if number + 1 < len(arguments):
+            return arguments[number + 1]
+    return default
+
+
+def _option(argument: str) -> str:
+    return argument.partition("=")[0].replace("_", "-")
+
+
+def _reason(box: str) -> str:
+    """The message in the box that the parser draws, in one line."""
+    sections: list[list[str]] = [[]]
+    for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines():
+        text = line.strip("│ ").strip()
+        if set(text) <= set("─"):
+            sections.append([])
+        elif text and text[0] not in "╭╰":
+            sections[-1].append(text)
+    sections = [section for section in sections if section]
+    if not sections:
+        return "the arguments cannot be parsed"
+    message = " ".join(sections[0])
+    # A dataclass that refuses its values says itself which one it is.
+    message = re.sub(r"^Error parsing [\w.-]+: (?=.*; allowed|.*must )", "", message)
+    near = [
+        word
+        for section in sections[1:]
+        if "Perhaps you meant" in section[0]
+        for line in section[1:]
+        for word in re.findall(r"--[\w.-]+", line)
+    ]
+    return message + (f"; did you mean {' or '.join(near[:3])}?" if near else "")
+
+
+def load_config(argument: str) -> Any:
+    """Runs ``get_config`` of a Python file, as ml_collections' configurations have it.
+
+    Args:
+      argument: "file.py", or "file.py:argument" to pass an argument on.
+
+    Returns:
+      What it returned, ConfigDicts as plain dictionaries.
+
+    Raises:
+      ValueError: naming the file, if it is missing, fails, or returns nothing.
+    """
+    name, _, text = argument.partition(":")
+    path = pathlib.Path(name)
+    if not path.is_file():
+        raise ValueError(f"{name}: no such configuration file")
+    try:
+        made = importlib.util.spec_from_file_location(path.stem, path)
+        assert made is not None
+        assert made.loader is not None
+        module = importlib.util.module_from_spec(made)
+        made.loader.exec_module(module)
+        config = module.get_config(*([text] if text else []))
+    except (Exception, SystemExit) as error:  # of the user's own code
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{name}: {type(error).__name__}: {reason}") from error
+    config = config.to_dict() if hasattr(config, "to_dict") else config
+    if config is None:
+        raise ValueError(f"{name}: get_config returned None")
+    return config
+
+
+def run(main: Callable[[], int | None], prog: str) -> int:
+    """Runs a program; bad input is one line on standard error and status 2.
+
+    Args:
+      main: the program; it returns its exit status, None for 0.
+      prog: its name.
+
+    Returns:
+      The exit status.
+    """
+    with _logged(prog):
+        try:
+            status = main() or 0
+            sys.stdout.flush()
+            return status
+        except BrokenPipeError:
+            # Whoever reads the output has seen enough; nothing is left to flush.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 128 + signal.SIGPIPE
+        except (ValueError, OSError) as error:
+            print(f"{prog}: {_one_line(error)}", file=sys.stderr)
+            return BAD_INPUT
+        except KeyboardInterrupt:
+            print(f"{prog}: interrupted", file=sys.stderr)
+            return 130
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextlib.contextmanager
+def _logged(prog: str) -> Iterator[None]:
+    """Prints the library's log and warnings in single lines on standard error."""
+
+    def show(message: Any, *rest: Any) -> None:
+        print(f"{prog}: {' '.join(str(message).split())}", file=sys.stderr)
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(f"{prog}: %(message)s"))
+    logger = logging.getLogger("miue_jax")
+    # Orbax reports every directory that it makes.
+    logging.getLogger("absl").setLevel(logging.WARNING)
+    propagate, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    before, warnings.showwarning = warnings.showwarning, show
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate, warnings.showwarning = propagate, before
+
+
+def keep_compiled() -> None:
+    """Keeps compiled programs in the user's cache, unless JAX is told where already."""
+    import jax
+
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        with contextlib.suppress(RuntimeError):  # a user without a home
+            cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+            jax.config.update("jax_compilation_cache_dir", f"{cache}/miue_jax")

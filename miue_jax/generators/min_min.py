@@ -1,0 +1,587 @@
+"""Min-min generation: a surrogate and a perturbation that improve in turn.
+
+The surrogate is trained on perturbed images; the perturbation of each image is moved by
+projected gradient so that an objective of the surrogate's outputs decreases. EM and
+MI-UE differ in the objective and in how often they alternate.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jax import lax
+
+from miue_jax._checks import check_choice, check_number
+from miue_jax.budget import Budget, to_unit
+from miue_jax.generators import surrogate
+from miue_jax.generators.base import DataSpec, Generator, no_mean
+from miue_jax.generators.surrogate import SurrogateConfig, check_radius
+from miue_jax.image.augment import flip_where, random_crop
+from miue_jax.projected_gradient import pgd_with_losses
+from miue_jax.train import classifier, sampling
+from miue_jax.train.classifier import Learner
+from miue_jax.train.metrics import Mean, Metrics, mean_of
+from miue_jax.train.parallel import State
+from miue_jax.train.sampling import Batch, Shards
+
+# (features (B, D), logits (B, K), labels (B,), axis_name) -> () loss
+Objective = Callable[[jax.Array, jax.Array, jax.Array, str | None], jax.Array]
+
+# Keys of a run are folded with these, so that no two uses share a stream.
+_INIT, _TRAIN_ORDER, _PERTURB_ORDER, _TRAIN_VIEW, _PERTURB_VIEW = range(5)
+
+_METRICS = ("surrogate_loss", "surrogate_accuracy", "perturbation_loss")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MinMinConfig(SurrogateConfig):
+    """Settings of a min-min generator; the surrogate's are inherited.
+
+    Attributes:
+      radius: largest change of a channel, in gray levels.
+      step_size: of projected gradient in the first epoch, in gray levels.
+      step_size_end: approached linearly over the epochs, in gray levels.
+      pgd_steps: projected-gradient steps per batch each time it is perturbed.
+      schedule: "alternating" trains for whole epochs, then perturbs every image once;
+        "interleaved" perturbs each batch right before the surrogate trains on it.
+      epochs: training epochs of the surrogate.
+      perturb_every: training epochs between perturbation passes (alternating).
+      batches_per_epoch: batches that count as an epoch of training; None for all that
+        the data have (alternating).
+      perturbation_batch_size: global batch of a perturbation pass (alternating).
+      batches_per_visit: batches of a perturbation pass, in a new random order each
+        time; None for all images (alternating).
+      learning_rate_end: approached from `learning_rate` along a cosine over the epochs;
+        None for a constant rate.
+      clip_norm: largest gradient norm of the surrogate's SGD; None for no limit.
+      flip: mirror images while generating: "none"; "joint", image and perturbation
+        together as a victim does; "image_only", the image under the perturbation.
+      crop: pixels by which image and perturbation together are shifted at most, as by a
+        victim's random crop; 0 for none.
+      perturbation: "sample", one per image, or "class", one per class, moved by the
+        gradient of the whole batch.
+      stop_error: error in [0, 1] on the images of a perturbation pass, each batch
+        measured once it is moved (perturbations of classes keep moving with later
+        batches), at which the generator stops early; None never stops (alternating).
+    """
+
+    radius: float = 8.0
+    step_size: float = 0.8
+    step_size_end: float = 0.8
+    pgd_steps: int = 10
+    schedule: Literal["alternating", "interleaved"] = "alternating"
+    epochs: int = 100
+    perturb_every: int = 1
+    batches_per_epoch: int | None = None
+    perturbation_batch_size: int = 512
+    batches_per_visit: int | None = None
+    learning_rate_end: float | None = None
+    clip_norm: float | None = None
+    flip: Literal["none", "joint", "image_only"] = "none"
+    crop: int = 0
+    perturbation: Literal["sample", "class"] = "sample"
+    stop_error: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("schedule", self.schedule, ("alternating", "interleaved"))
+        check_choice("flip", self.flip, ("none", "joint", "image_only"))
+        check_choice("perturbation", self.perturbation, ("sample", "class"))
+        for name in ("pgd_steps", "epochs", "perturb_every", "perturbation_batch_size"):
+            check_number(name, getattr(self, name), "> 0", whole=True)
+        for name in ("step_size", "step_size_end"):
+            check_number(name, getattr(self, name), "> 0")
+        if self.learning_rate_end is not None:
+            check_number("learning_rate_end", self.learning_rate_end, ">= 0")
+        check_number("crop", self.crop, ">= 0", whole=True)
+        for name in ("batches_per_epoch", "batches_per_visit"):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), "> 0", whole=True)
+        if self.clip_norm is not None:
+            check_number("clip_norm", self.clip_norm, "> 0")
+        if self.stop_error is not None:
+            check_number("stop_error", self.stop_error, "in [0, 1]")
+        check_radius(self.radius)
+        if self.perturbation == "class" and self.radius > 127:
+            raise ValueError(
+                f"radius is {self.radius!r}; allowed with perturbation 'class': whole "
+                "gray levels from 1 to 127"
+            )
+        alternating = (self.stop_error, self.batches_per_epoch, self.batches_per_visit)
+        if self.schedule == "alternating":
+            if self.epochs % self.perturb_every:
+                raise ValueError(
+                    f"epochs ({self.epochs}) must be a multiple of perturb_every "
+                    f"({self.perturb_every}), or the last epochs change nothing"
+                )
+        elif any(setting is not None for setting in alternating):
+            raise ValueError(
+                "stop_error, batches_per_epoch and batches_per_visit belong to the "
+                "alternating schedule"
+            )
+
+
+class Shared(NamedTuple):
+    """The part of the state that is copied to every device.
+
+    Attributes:
+      learner: the surrogate.
+      class_delta: (K, H, W, C) float32 in [0, 1] units if every class has a
+        perturbation, else None.
+      mistakes: of the surrogate, on the images of the current perturbation pass.
+      finished: () bool, whether the stopping rule was met.
+    """
+
+    learner: Learner
+    class_delta: jax.Array | None
+    mistakes: Mean
+    finished: jax.Array
+
+
+class PerExample(NamedTuple):
+    """The part of the state that is split over the devices like the data.
+
+    Attributes:
+      delta: (g, n, H, W, C) float32 in [0, 1] units if every image has a perturbation,
+        else None.
+      train_order: (g, n) int32, of the current training pass.
+      perturb_order: (g, n) int32, of the current perturbation pass.
+    """
+
+    delta: jax.Array | None
+    train_order: jax.Array
+    perturb_order: jax.Array
+
+
+class _Engine(NamedTuple):
+    """What every step needs and none changes."""
+
+    config: MinMinConfig
+    spec: DataSpec
+    module: nn.Module
+    optimizer: optax.GradientTransformation
+    objective: Objective
+
+
+def min_min(config: MinMinConfig, objective: Objective, spec: DataSpec) -> Generator:
+    """Builds a min-min generator.
+
+    Args:
+      config: its settings.
+      objective: what the perturbation minimizes, from a batch's features and logits.
+      spec: of the data.
+
+    Returns:
+      The generator. A step is one batch: a training step, a perturbation step, or
+      (interleaved) both.
+    """
+    module = surrogate.create(config, spec, crop=config.crop)
+    batches = spec.steps_per_pass(config.batch_size)
+    epoch_steps = config.batches_per_epoch or batches
+    rate: optax.ScalarOrSchedule = config.learning_rate
+    if config.learning_rate_end is not None:
+        rate = classifier.epochwise_cosine(
+            config.learning_rate, config.learning_rate_end, config.epochs, epoch_steps
+        )
+    optimizer = classifier.sgd(
+        rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        clip_norm=config.clip_norm,
+    )
+    engine = _Engine(config, spec, module, optimizer, objective)
+    radius, per_class = to_unit(config.radius), config.perturbation == "class"
+    if config.schedule == "interleaved":
+        step, num_steps = _interleaved(engine, batches)
+    else:
+        step, num_steps = _alternating(engine, batches, epoch_steps)
+
+    def init(key: jax.Array, data: Shards) -> State:
+        shape = data.images.shape[2:]
+        learner = classifier.init_learner(
+            jax.random.fold_in(key, _INIT), module, optimizer, shape
+        )
+        class_delta = delta = None
+        if per_class:
+            class_delta = jnp.zeros((spec.num_classes, *shape), jnp.float32)
+        else:
+            delta = jnp.zeros(data.images.shape, jnp.float32)
+        order = jnp.zeros(data.labels.shape, jnp.int32)
+        return State(
+            jnp.zeros((), jnp.int32),
+            Shared(learner, class_delta, no_mean(), jnp.zeros((), bool)),
+            PerExample(delta, order, order),
+        )
+
+    def perturbation(state: State) -> jax.Array:
+        delta = state.shared.class_delta if per_class else state.per_example.delta
+        return jnp.clip(delta, -radius, radius)
+
+    return Generator(
+        init=init,
+        step=step,
+        num_steps=num_steps,
+        perturbation=perturbation,
+        finished=lambda state: state.shared.finished,
+        budget=Budget("linf", config.radius),
+        per_class=per_class,
+        sharded=True,
+    )
+
+
+# The two schedules.
+
+_Step = Callable[[jax.Array, State, Shards], tuple[State, Metrics]]
+
+
+def _interleaved(engine: _Engine, batches: int) -> tuple[_Step, int]:
+    """Perturbs each batch right before training on it."""
+
+    def step(key: jax.Array, state: State, data: Shards) -> tuple[State, Metrics]:
+        state, batch, view = _next_train_batch(
+            engine, key, state, data, state.step, batches
+        )
+        # Images that fill up the last batch are trained on again, so they move again.
+        movable = jnp.ones_like(batch.fresh)
+        epoch = state.step // batches
+        state, loss = _perturb(engine, state, batch, view, epoch, movable)
+        state, metrics = _train(engine, state, batch, view)
+        metrics["perturbation_loss"] = mean_of(loss)
+        return state._replace(step=state.step + 1), metrics
+
+    return step, engine.config.epochs * batches
+
+
+def _alternating(engine: _Engine, batches: int, epoch_steps: int) -> tuple[_Step, int]:
+    """Trains for some epochs, then perturbs every image, and so on."""
+    config, spec = engine.config, engine.spec
+    train_steps = config.perturb_every * epoch_steps
+    whole = spec.steps_per_pass(config.perturbation_batch_size)
+    perturb_steps = min(config.batches_per_visit or whole, whole)
+    cycle_steps = train_steps + perturb_steps
+    share = spec.share(config.perturbation_batch_size)
+
+    def train_one(
+        key: jax.Array,
+        state: State,
+        data: Shards,
+        cycle: jax.Array,
+        position: jax.Array,
+    ) -> tuple[State, Metrics]:
+        count = cycle * train_steps + position
+        state, batch, view = _next_train_batch(engine, key, state, data, count, batches)
+        state, metrics = _train(engine, state, batch, view)
+        return state, {**metrics, "perturbation_loss": no_mean()}
+
+    def perturb_one(
+        key: jax.Array,
+        state: State,
+        data: Shards,
+        cycle: jax.Array,
+        position: jax.Array,
+    ) -> tuple[State, Metrics]:
+        count = cycle * perturb_steps + position - train_steps
+        number, place = jnp.divmod(count, perturb_steps)
+        order_key = jax.random.fold_in(jax.random.fold_in(key, _PERTURB_ORDER), number)
+        order = state.per_example.perturb_order
+        order = sampling.order_of_pass(order_key, place, order, data)
+        per_example = state.per_example._replace(perturb_order=order)
+        batch = sampling.take(data, order, place, share)
+        view_key = jax.random.fold_in(jax.random.fold_in(key, _PERTURB_VIEW), count)
+        state, loss = _perturb(
+            engine,
+            state._replace(per_example=per_example),
+            batch,
+            _draw_view(view_key, data.shard, batch.images, config),
+            (cycle + 1) * config.perturb_every - 1,
+            batch.fresh,
+        )
+        metrics = {name: no_mean() for name in _METRICS}
+        return state, {**metrics, "perturbation_loss": mean_of(loss)}
+
+    def advance(key: jax.Array, state: State, data: Shards) -> tuple[State, Metrics]:
+        cycle, position = jnp.divmod(state.step, cycle_steps)
+        state, metrics = lax.cond(
+            position < train_steps,
+            lambda state: train_one(key, state, data, cycle, position),
+            lambda state: perturb_one(key, state, data, cycle, position),
+            state,
+        )
+        if config.stop_error is not None:
+            state = _stop_early(state, position == cycle_steps - 1, config.stop_error)
+        return state._replace(step=state.step + 1), metrics
+
+    def step(key: jax.Array, state: State, data: Shards) -> tuple[State, Metrics]:
+        if config.stop_error is None:
+            return advance(key, state, data)
+        return lax.cond(
+            state.shared.finished,
+            lambda state: (state, dict.fromkeys(_METRICS, no_mean())),
+            lambda state: advance(key, state, data),
+            state,
+        )
+
+    return step, config.epochs // config.perturb_every * cycle_steps
+
+
+def _stop_early(state: State, pass_ended: jax.Array, stop_error: float) -> State:
+    """Applies the stopping rule at the end of a perturbation pass."""
+    shared = state.shared
+    error = shared.mistakes.total / jnp.maximum(shared.mistakes.weight, 1)
+    shared = shared._replace(
+        finished=pass_ended & (error <= stop_error),
+        mistakes=jax.tree.map(
+            lambda value: jnp.where(pass_ended, 0, value), shared.mistakes
+        ),
+    )
+    return state._replace(shared=shared)
+
+
+# Training steps.
+
+
+class View(NamedTuple):
+    """A random view of a batch, the same each time it is used.
+
+    Attributes:
+      carriers: (B, H, W, C), the images to which the perturbation is added.
+      seen: perturbed carriers (B, H, W, C) -> the surrogate's input, differentiable.
+    """
+
+    carriers: jax.Array
+    seen: Callable[[jax.Array], jax.Array]
+
+
+def _draw_view(
+    key: jax.Array, shard: jax.Array, images: jax.Array, config: MinMinConfig
+) -> View:
+    """Mirrors, shifts and normalizes a batch (g, b, H, W, C), shard by shard."""
+    size = images.shape[1]
+    flat = images.reshape(-1, *images.shape[2:])
+    both = jax.vmap(jax.random.split)(sampling.shard_keys(key, shard))
+    flip_keys, crop_keys = jnp.unstack(both, axis=1)
+    toss = jax.vmap(lambda k: jax.random.bernoulli(k, shape=(size,)))
+    mirrored = toss(flip_keys).reshape(-1)
+
+    def seen(perturbed: jax.Array) -> jax.Array:
+        if config.flip == "joint":
+            perturbed = flip_where(mirrored, perturbed)
+        if config.crop:
+            crop = jax.vmap(lambda k, x: random_crop(k, x, padding=config.crop))
+            shaped = perturbed.reshape(images.shape)
+            perturbed = crop(crop_keys, shaped).reshape(flat.shape)
+        return surrogate.normalize(perturbed, config)
+
+    carriers = flip_where(mirrored, flat) if config.flip == "image_only" else flat
+    return View(carriers, seen)
+
+
+def _next_train_batch(
+    engine: _Engine,
+    key: jax.Array,
+    state: State,
+    data: Shards,
+    count: jax.Array,
+    batches: int,
+) -> tuple[State, Batch, View]:
+    """Takes the training batch after `count` others."""
+    config = engine.config
+    number, position = jnp.divmod(count, batches)
+    order_key = jax.random.fold_in(jax.random.fold_in(key, _TRAIN_ORDER), number)
+    order = state.per_example.train_order
+    order = sampling.order_of_pass(order_key, position, order, data)
+    state = state._replace(per_example=state.per_example._replace(train_order=order))
+    batch = sampling.take(data, order, position, engine.spec.share(config.batch_size))
+    view_key = jax.random.fold_in(jax.random.fold_in(key, _TRAIN_VIEW), count)
+    return state, batch, _draw_view(view_key, data.shard, batch.images, config)
+
+
+def _train(
+    engine: _Engine, state: State, batch: Batch, view: View
+) -> tuple[State, Metrics]:
+    """Trains the surrogate on a perturbed batch."""
+    learner, loss, accuracy = classifier.train_step(
+        state.shared.learner,
+        engine.module,
+        engine.optimizer,
+        view.seen(_perturbed(engine.config, state, batch, view.carriers)),
+        batch.labels.reshape(-1),
+        axis_name=engine.spec.axis_name,
+    )
+    metrics = dict(zip(surrogate.METRICS, map(mean_of, (loss, accuracy)), strict=True))
+    return state._replace(shared=state.shared._replace(learner=learner)), metrics
+
+
+# Perturbation steps.
+
+
+def _perturb(
+    engine: _Engine,
+    state: State,
+    batch: Batch,
+    view: View,
+    epoch: jax.Array,
+    movable: jax.Array,
+) -> tuple[State, jax.Array]:
+    """Moves the perturbations of a batch; also returns the loss before the first step.
+
+    `movable` (g, b) says which images of the batch may move, if each has its own.
+    """
+    config, axis_name = engine.config, engine.spec.axis_name
+    labels = batch.labels.reshape(-1)
+    variables = state.shared.learner.variables
+    progress = epoch / config.epochs
+    step_size = config.step_size + progress * (config.step_size_end - config.step_size)
+
+    def forward(images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        outputs: Any = engine.module.apply(variables, view.seen(images), train=False)
+        return outputs
+
+    def loss_fn(images: jax.Array) -> jax.Array:
+        features, logits = forward(images)
+        return engine.objective(features, logits, labels, axis_name)
+
+    options = {
+        "radius": to_unit(config.radius),
+        "step_size": to_unit(step_size),
+        "num_steps": config.pgd_steps,
+    }
+    if config.perturbation == "class":
+        delta, losses = move_classes(
+            state.shared.class_delta,
+            batch,
+            view.carriers,
+            loss_fn,
+            axis_name=axis_name,
+            **options,
+        )
+        state = state._replace(shared=state.shared._replace(class_delta=delta))
+    else:
+        delta, losses = move_images(
+            state.per_example.delta, batch, movable, view.carriers, loss_fn, **options
+        )
+        state = state._replace(per_example=state.per_example._replace(delta=delta))
+    if config.stop_error is not None:
+        _, logits = forward(_perturbed(config, state, batch, view.carriers))
+        fresh = batch.fresh.reshape(-1)
+        wrong = (jnp.argmax(logits, -1) != labels) & fresh
+        found = Mean(*(jnp.sum(x, dtype=jnp.float32) for x in (wrong, fresh)))
+        mistakes = jax.tree.map(jnp.add, state.shared.mistakes, engine.spec.sum(found))
+        state = state._replace(shared=state.shared._replace(mistakes=mistakes))
+    return state, losses[0]
+
+
+def _perturbed(
+    config: MinMinConfig, state: State, batch: Batch, carriers: jax.Array
+) -> jax.Array:
+    """Adds the perturbations of a batch to its carriers (B, H, W, C)."""
+    if config.perturbation == "class":
+        return _add_clipped(carriers, _of_classes(state.shared.class_delta, batch))
+    return carriers + _of_images(state.per_example.delta, batch)
+
+
+def _of_images(delta: jax.Array, batch: Batch) -> jax.Array:
+    """The perturbations (g * b, H, W, C) of a batch, 0 where it is not selected."""
+    own = jax.vmap(lambda values, rows: values[rows])(delta, batch.rows)
+    own = own.reshape(-1, *own.shape[2:])
+    return jnp.where(batch.selected.reshape(-1, 1, 1, 1), own, 0)
+
+
+def _of_classes(delta: jax.Array, batch: Batch) -> jax.Array:
+    """`_of_images` of perturbations (K, H, W, C) of classes."""
+    own = delta[batch.labels.reshape(-1)]
+    return jnp.where(batch.selected.reshape(-1, 1, 1, 1), own, 0)
+
+
+def _add_clipped(carriers: jax.Array, delta: jax.Array) -> jax.Array:
+    """Adds perturbations of classes, which no single image's box bounds."""
+    return jnp.clip(carriers + delta, 0, 1)
+
+
+def move_images(
+    delta: jax.Array,
+    batch: Batch,
+    movable: jax.Array,
+    carriers: jax.Array,
+    loss_fn: Callable[[jax.Array], jax.Array],
+    *,
+    radius: float,
+    step_size: jax.Array | float,
+    num_steps: int,
+) -> tuple[jax.Array, jax.Array]:
+    """Moves the perturbations of a batch of images by projected gradient.
+
+    Args:
+      delta: (g, n, H, W, C), of all images.
+      batch: of g times b images.
+      movable: (g, b) bool; the other images keep their perturbation.
+      carriers: (g * b, H, W, C) in [0, 1], to which the perturbations are added.
+      loss_fn: perturbed carriers -> () loss to minimize; images that are not selected
+        enter it unperturbed.
+      radius: of the L-infinity ball, in [0, 1] units.
+      step_size: in [0, 1] units.
+      num_steps: projected-gradient steps.
+
+    Returns:
+      The perturbations (g, n, H, W, C), and (num_steps,) the loss before every step.
+    """
+    selected = batch.selected.reshape(-1, 1, 1, 1)
+    after, losses = pgd_with_losses(
+        lambda perturbed: loss_fn(jnp.where(selected, perturbed, carriers)),
+        carriers,
+        _of_images(delta, batch),
+        radius=radius,
+        step_size=step_size,
+        num_steps=num_steps,
+    )
+    chosen = movable & batch.selected
+    return sampling.store(delta, batch, chosen, after), losses
+
+
+def move_classes(
+    delta: jax.Array,
+    batch: Batch,
+    carriers: jax.Array,
+    loss_fn: Callable[[jax.Array], jax.Array],
+    *,
+    radius: float,
+    step_size: jax.Array | float,
+    num_steps: int,
+    axis_name: str | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Moves the perturbations of classes by projected gradient on a global batch.
+
+    Args:
+      delta: (K, H, W, C), the same on every device.
+      batch: the device's share, g times b images.
+      carriers: (g * b, H, W, C) in [0, 1], to which the perturbations are added.
+      loss_fn: perturbed carriers -> () loss of the global batch to minimize.
+      radius: of the L-infinity ball, in [0, 1] units, below 0.5.
+      step_size: in [0, 1] units.
+      num_steps: projected-gradient steps.
+      axis_name: the mesh axis over which the batch is sharded.
+
+    Returns:
+      The perturbations (K, H, W, C), and (num_steps,) the loss before every step.
+    """
+    # They move around mid-gray: there is no single image in whose box they must stay.
+    middle = jnp.full_like(delta, 0.5)
+
+    def class_loss(moved: jax.Array) -> jax.Array:
+        if axis_name is not None:
+            # The identity on copies, whose gradients it averages.
+            moved = lax.pmean(moved, axis_name)
+        return loss_fn(_add_clipped(carriers, _of_classes(moved - middle, batch)))
+
+    return pgd_with_losses(
+        class_loss,
+        middle,
+        delta,
+        radius=radius,
+        step_size=step_size,
+        num_steps=num_steps,
+    )
