@@ -6,7 +6,7 @@ WORKDIR ?= runs/demo
 .PHONY: demo test test-slow lint format clean
 
 demo: $(VENV)/installed
-	$(VENV)/bin/python experiments/demo.py --workdir $(WORKDIR)
+	$(VENV)/bin/miue demo --workdir $(WORKDIR)
 
 test: $(VENV)/installed
 	$(VENV)/bin/python -m pytest -n 2 --dist worksteal -m "not slow"

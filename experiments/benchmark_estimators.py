@@ -1,18 +1,25 @@
-"""Estimators against tasks of known mutual information, over sizes and seeds.
+"""Estimators of mutual information on the 40 tasks of the Beyond Normal benchmark.
 
-    python experiments/benchmark_estimators.py --workdir runs/estimators \
-        --config.rows='("gaussian_corrected", "ksg_10")' --config.seeds='(0,)'
+    python experiments/benchmark_estimators.py --workdir runs/estimators
+
+The result is results/estimators.json, mean absolute errors in nats: 0.24 and 0.22 for
+KSG, 0.17 for the Gaussian ones, 0.19 for InfoNCE, 0.23 and 0.24 for Donsker-Varadhan
+and SMILE; NWJ diverges on Student tails. It takes 46 minutes of one busy core, most of
+them for training critics: at 5,000 samples 0.3 s for KSG, 3 to 4 s for a critic, which
+takes 6 s to compile for each number of dimensions. In the table the first three rows,
+KSG with k = 10, InfoNCE and MINE stand beside published figures. For a part of it, name
+rows and seeds: `--rows gaussian_corrected ksg_10 --seeds 0`.
 
 Every cell (size, seed, estimator, task) is a line of cells.jsonl, written when it is
-done; the same command goes on where it was stopped or killed. Started several times at
-once, on several cores or devices, the processes share the work. results.json, table.md
-and estimates-N.png, one picture a size, show what is done so far.
+done; rerun the command to resume. Several processes in one directory share the work.
+results.json, table.md and estimates-N.png, one plot per size, show what is done so far.
 
 Times are of a call that compiles nothing, see `accuracy.measuring.measure`. On a shared
 machine read the processor time.
 """
 
 import contextlib
+import dataclasses
 import functools
 import importlib.metadata
 import math
@@ -21,18 +28,19 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-from accuracy import cell_log, measuring, plot, speed, summary
+from accuracy import cell_log, measuring, plot, summary
+from accuracy.config import Benchmark
 
-from miue_jax import _checks, cli
+from miue_jax import _checks, _command_line, _settings
 from miue_jax.data import atomic
 from miue_jax.information import tasks
 from miue_jax.train import loop, run_directory
 from miue_jax.workflows import estimator_table
 
+PROG = "benchmark_estimators.py"
 RESULTS = "results.json"
 TABLE = "table.md"
 
@@ -51,12 +59,12 @@ class _Work(NamedTuple):
 
 
 def run(
-    config: Mapping[str, Any], workdir: pathlib.Path, *, resume: bool = True
+    config: Benchmark, workdir: pathlib.Path, *, resume: bool = True
 ) -> dict[str, Any]:
     """Runs, or finishes, a benchmark.
 
     Args:
-      config: as in experiments/configs/estimators.py.
+      config: the settings.
       workdir: the directory of the benchmark.
       resume: whether one that was stopped may be continued.
 
@@ -71,7 +79,7 @@ def run(
     with contextlib.ExitStack() as stack:
         stack.enter_context(
             run_directory.open_directory(
-                workdir, dict(config), resume=resume, shared=True
+                workdir, _settings.to_plain(config), resume=resume, shared=True
             )
         )
         log = cell_log.CellLog(workdir, stack)
@@ -83,9 +91,7 @@ def run(
             before = len(left)
             for index, cell in list(left.items()):
                 if received:
-                    print(
-                        "stopped by a signal; the same command goes on", file=sys.stderr
-                    )
+                    print("stopped by a signal; rerun to resume", file=sys.stderr)
                     raise loop.Stopped(128 + received[0])
                 with log.claim(index) as mine:
                     if mine:
@@ -99,11 +105,11 @@ def run(
     return _write(results, log, workdir)
 
 
-def prepare(config: Mapping[str, Any]) -> _Work:
+def prepare(config: Benchmark) -> _Work:
     """Finds what is wrong with a configuration before anything runs.
 
     Args:
-      config: as in experiments/configs/estimators.py.
+      config: the settings.
 
     Returns:
       What to run, in order.
@@ -111,55 +117,56 @@ def prepare(config: Mapping[str, Any]) -> _Work:
     Raises:
       ValueError: naming what is wrong.
     """
-    run_directory.check_seeds("seeds", config["seeds"])
+    run_directory.check_seeds("seeds", config.seeds)
     for name in ("rows", "tasks", "sizes"):
-        given = config[name]
+        given = getattr(config, name)
         if not isinstance(given, list | tuple) or not given:
             raise ValueError(f"{name} is {given!r}; it must be a list of at least one")
         if len(set(given)) < len(given):
             raise ValueError(f"{name} is {tuple(given)}; they must differ")
-    speed.check(config["speed"])
-    for size in config["sizes"]:
+    for name, value in dataclasses.asdict(config.speed).items():
+        if type(value) is not int or value <= 0:
+            raise ValueError(
+                f"speed.{name} is {value!r}; it must be a positive integer"
+            )
+    for size in config.sizes:
         if type(size) is not int or size < 2:
             raise ValueError(f"sizes holds {size!r}; allowed: integers from 2")
-    made = {name: tasks.create(name) for name in config["tasks"]}
+    made = {name: tasks.create(name) for name in config.tasks}
     for name, task in made.items():
         if not math.isfinite(task.information):
             raise ValueError(f"task {name!r} has a truth of {task.information} nats")
-    samples = {
-        "size": max(config["sizes"]),
-        "shapes": sorted({(task.dim_x, task.dim_y) for task in made.values()}),
-    }
+    shapes = sorted({(task.dim_x, task.dim_y) for task in made.values()})
     calls = {}
-    for label in config["rows"]:
-        if label not in config["estimators"]:
-            raise _checks.unknown("row", label, config["estimators"])
-        calls[label] = measuring.prepare(label, config["estimators"][label], **samples)
+    for label in config.rows:
+        if label not in config.estimators:
+            raise _checks.unknown("row", label, config.estimators)
+        calls[label] = measuring.prepare(label, config, shapes=shapes)
     draws: dict[str, measuring.Draw] = {}
     for name, task in made.items():
         draws[name] = jax.jit(task.sample, static_argnums=1)
     cells = [
         cell_log.Cell(size, seed, label, name)
-        for size in sorted(config["sizes"])
-        for seed in config["seeds"]
-        for label in config["rows"]
-        for name in config["tasks"]
+        for size in sorted(config.sizes)
+        for seed in config.seeds
+        for label in config.rows
+        for name in config.tasks
     ]
     return _Work(calls, made, draws, cells)
 
 
-def _speed(config: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
+def _speed(config: Benchmark, workdir: pathlib.Path) -> dict[str, Any]:
     """Times KSG within classes, once in a directory."""
     file = workdir / "conditional_ksg.json"
     if not file.exists():
-        measured = speed.conditional_ksg(config["speed"])
+        measured = measuring.conditional_ksg(config.speed)
         run_directory.write_json(file, {**measured, "hardware": _hardware()})
     return run_directory.read_json(file, needed=("first_seconds", "median_seconds"))
 
 
 def _finish(
     cell: cell_log.Cell,
-    config: Mapping[str, Any],
+    config: Benchmark,
     work: _Work,
     log: cell_log.CellLog,
     workdir: pathlib.Path,
@@ -188,18 +195,16 @@ def _hardware() -> str:
     return f"{processor}, {jax.local_device_count()} x {jax.devices()[0].device_kind}"
 
 
-def _collect(
-    config: Mapping[str, Any], work: _Work, log: cell_log.CellLog
-) -> dict[str, Any]:
+def _collect(config: Benchmark, work: _Work, log: cell_log.CellLog) -> dict[str, Any]:
     """What is done so far, by whichever process."""
     versions = {name: importlib.metadata.version(name) for name in ("jax", "numpy")}
     return {
-        "command": shlex.join(["python", *sys.argv]),
+        "command": shlex.join(["python", f"experiments/{PROG}", *sys.argv[1:]]),
         "hardware": sorted({row["hardware"] for row in log.rows.values()}),
         "versions": {"python": platform.python_version(), **versions},
         "float": "float64" if jax.config.values["jax_enable_x64"] else "float32",
-        "sizes": sorted(config["sizes"]),
-        "seeds": list(config["seeds"]),
+        "sizes": sorted(config.sizes),
+        "seeds": list(config.seeds),
         **summary.summarize(config, work.cells, log.rows),
     }
 
@@ -217,16 +222,32 @@ def _write(
     return results
 
 
-def main(config: dict[str, Any], workdir: pathlib.Path, resume: bool) -> None:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(Benchmark):
+    """Compares estimators of mutual information on tasks of known truth.
+
+    Attributes:
+      workdir: directory of the benchmark; rerun the same command to resume.
+      resume: resume a benchmark that is in the directory.
+    """
+
+    workdir: pathlib.Path = pathlib.Path("runs/estimators")
+    resume: bool = True
+
+
+def main() -> None:
     """Runs and prints the table."""
-    results = run(config, workdir, resume=resume)
+    options = _command_line.parse(Options, sys.argv[1:], prog=PROG)
+    fields = [field.name for field in dataclasses.fields(Benchmark)]
+    config = Benchmark(**{name: getattr(options, name) for name in fields})
+    _command_line.keep_compiled()
+    results = run(config, options.workdir, resume=options.resume)
     print(estimator_table.render(results))
-    print(f"{workdir}/{RESULTS}: {results['finished']} of {results['planned']} cells")
+    print(
+        f"{options.workdir / RESULTS}: {results['finished']} of {results['planned']} "
+        "cells"
+    )
 
 
 if __name__ == "__main__":
-    cli.run(
-        main,
-        config_file="experiments/configs/estimators.py",
-        description="Which estimators, tasks, sizes and seeds.",
-    )
+    sys.exit(_command_line.run(main, PROG))

@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 
 import tyro
 
+from miue_jax import _checks
+
 BAD_INPUT = 2
 
 T = TypeVar("T")
@@ -49,20 +51,46 @@ def parse(
     for option in given:
         if given.count(option) > 1:
             raise ValueError(f"{option} is given twice")
-    errors = io.StringIO()
     options: dict[str, Any] = {} if default is None else {"default": default}
-    try:
-        with contextlib.redirect_stderr(errors), warnings.catch_warnings():
+
+    def run(arguments: Sequence[str]) -> T:
+        with warnings.catch_warnings():
             # On defaults whose type is not that of their field: they are checked by
             # the dataclasses themselves.
             warnings.simplefilter("ignore")
             return tyro.cli(
                 kind, args=arguments, prog=prog, description=description, **options
             )
-    except SystemExit as error:
-        if not error.code:
-            raise
-        raise ValueError(_reason(errors.getvalue())) from None
+
+    if {"-h", "--help"} & set(arguments):
+        return run(arguments)
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors), _unwrapped():
+            return run(arguments)
+    except SystemExit:
+        reason = _reason(errors.getvalue(), prog)
+        if name := re.match(r"unknown option '(.*)'", reason):
+            text = io.StringIO()
+            with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
+                run(["--help"])
+            known = dict.fromkeys(re.findall(r"--\w[\w.-]*", text.getvalue()))
+            allowed = [f"those of {prog} --help"]
+            raise _checks.unknown("option", name[1], known, allowed=allowed) from None
+        raise ValueError(reason) from None
+
+
+@contextlib.contextmanager
+def _unwrapped() -> Iterator[None]:
+    """Keeps the parser from breaking long words of its messages."""
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "100000"
+    try:
+        yield
+    finally:
+        del os.environ["COLUMNS"]
+        if before is not None:
+            os.environ["COLUMNS"] = before
 
 
 def option(arguments: Sequence[str], name: str, default: str | None) -> str | None:
@@ -90,29 +118,47 @@ def _option(argument: str) -> str:
     return argument.partition("=")[0].replace("_", "-")
 
 
-def _reason(box: str) -> str:
+def _reason(box: str, prog: str) -> str:
     """The message in the box that the parser draws, in one line."""
     sections: list[list[str]] = [[]]
     for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines():
-        text = line.strip("│ ").strip()
-        if set(text) <= set("─"):
+        text = line.strip("│ ")
+        if text and not text.strip("─-"):
             sections.append([])
         elif text and text[0] not in "╭╰":
             sections[-1].append(text)
+    if "╭" not in box:  # where the terminal has no lines, the title is above the first
+        sections = sections[1:]
     sections = [section for section in sections if section]
     if not sections:
         return "the arguments cannot be parsed"
     message = " ".join(sections[0])
+    if found := re.match(r"Unrecognized options: (.*)", message):
+        tokens = found[1].split(", ")
+        names = [token.partition("=")[0] for token in tokens if token[0] == "-"]
+        if names:
+            return f"unknown option {names[0]!r}"
+        return f"unexpected argument {tokens[0]!r}; see {prog} --help"
+    if message.startswith("Missing from"):
+        names = [x for x in sections[0] if re.match(r"[A-Z_]+$|--\S+ [{\[A-Z]", x)]
+        return f"missing: {', '.join(names)}; see {prog} --help"
+    if found := re.match(
+        r"invalid choice '(.*)' for argument '(.*)'\. .*\((.*)\)", message
+    ):
+        choices = sorted(set(re.findall(r"'([^']*)'", found[3])) - {"None"})
+        return str(_checks.unknown(found[2], found[1], choices))
     # A dataclass that refuses its values says itself which one it is.
-    message = re.sub(r"^Error parsing [\w.-]+: (?=.*; allowed|.*must )", "", message)
-    near = [
-        word
-        for section in sections[1:]
-        if "Perhaps you meant" in section[0]
-        for line in section[1:]
-        for word in re.findall(r"--[\w.-]+", line)
-    ]
-    return message + (f"; did you mean {' or '.join(near[:3])}?" if near else "")
+    message = re.sub(r"^Error parsing (?!-)[\w.-]+: (?=.*;|.*must )", "", message)
+    message = re.sub(r"^Error parsing (?=-)", "", message)
+    message = re.sub(
+        r"(no type matching|Could not find valid parse).*? \[(.*?)\](.*)",
+        r"cannot parse \2",
+        message,
+    )
+    for section in sections[1:]:
+        if section[0] == "Argument helptext:":
+            message += f"; allowed: {section[1].partition(' ')[2]}"
+    return message
 
 
 def load_config(argument: str) -> Any:

@@ -29,6 +29,11 @@ class Budget:
     Raises:
       ValueError: if the norm is unknown, or the radius out of its range: from 1 to 255
         gray levels, positive, a whole number of pixels, or None.
+
+    Example:
+      >>> from miue_jax import Budget
+      >>> str(Budget("linf", 8)), str(Budget("l2", 1.0))
+      ('linf 8 gray levels', 'l2 1')
     """
 
     norm: str = "linf"
@@ -70,6 +75,10 @@ def check_l2_radius(radius: float, image_shape: tuple[int, ...]) -> None:
 
     Raises:
       ValueError: if no perturbation of such an image is longer.
+
+    Example:
+      >>> from miue_jax import budget
+      >>> budget.check_l2_radius(1.0, (32, 32, 3))
     """
     longest = math.sqrt(math.prod(image_shape))
     if radius > longest:
@@ -132,6 +141,15 @@ def quantize(
     Raises:
       ValueError: for a wrong dtype, shapes that differ, a perturbation that is not
         finite, a radius that leaves no whole gray level, or an unknown export.
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax import budget
+      >>> clean = np.full((1, 2, 2, 3), 250, np.uint8)
+      >>> delta = np.full(clean.shape, 0.03, np.float32)
+      >>> protected = budget.quantize(clean, delta, radius=4)
+      >>> int(protected.max())
+      254
     """
     images, delta = np.asarray(images), np.asarray(delta)
     if images.dtype != np.uint8:
@@ -169,6 +187,10 @@ def check_export(export: str) -> None:
 
     Raises:
       ValueError: if it is not one of `EXPORTS`.
+
+    Example:
+      >>> from miue_jax import budget
+      >>> budget.check_export("truncate")
     """
     if export not in EXPORTS:
         raise _checks.unknown("export", export, EXPORTS)
@@ -184,6 +206,13 @@ class PerturbationAudit(NamedTuple):
       max_l0: largest number of pixels changed, in any channel, in one image.
       saturated: share of the values of the protected images at 0 or 255.
       at_max: share of the values changed by ``max_change``; 0 where nothing changed.
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax import budget
+      >>> same = np.zeros((1, 2, 2, 3), np.uint8)
+      >>> budget.audit(same, same).saturated
+      1.0
     """
 
     max_change: int
@@ -209,6 +238,16 @@ def audit(clean: np.ndarray, protected: np.ndarray) -> PerturbationAudit:
     Raises:
       ValueError: for arrays that are not uint8, not (N, H, W, C), empty, or of
         different shapes.
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax import budget
+      >>> clean = np.full((1, 2, 2, 3), 250, np.uint8)
+      >>> delta = np.full(clean.shape, 0.03, np.float32)
+      >>> protected = budget.quantize(clean, delta, radius=4)
+      >>> found = budget.audit(clean, protected)
+      >>> found.max_change, found.max_l0
+      (4, 4)
     """
     clean, protected = np.asarray(clean), np.asarray(protected)
     for name, array in (("clean", clean), ("protected", protected)):

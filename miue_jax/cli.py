@@ -143,11 +143,11 @@ def _protect(arguments: Sequence[str]) -> None:
     from miue_jax.workflows import protect
 
     defaults, spec = _Protect(), None
-    if file := option(arguments, "--config", None):
+    if (file := option(arguments, "--config", None)) is not None:
         defaults, spec = _protect_defaults(load_config(file), file)
     name = option(arguments, "--generator", None)
     if name is not None or spec is None:
-        spec = generators.spec(name or defaults.generator)
+        spec = generators.spec(defaults.generator if name is None else name)
     kind = _with_fields(_Protect, generator=spec.config)
     given: Any = parse(
         kind,
@@ -246,13 +246,15 @@ def _evaluate(arguments: Sequence[str]) -> None:
     from miue_jax.workflows import evaluate
 
     defaults, victim, defense = _Evaluate(), None, None
-    if file := option(arguments, "--config", None):
+    if (file := option(arguments, "--config", None)) is not None:
         defaults, victim, defense = _evaluate_defaults(load_config(file), file)
     name = option(arguments, "--victim", None)
     if name is not None or victim is None:
-        victim = victims.preset(name or defaults.victim)
+        victim = victims.preset(defaults.victim if name is None else name)
     name = option(arguments, "--defense", None)
-    defense_name, settings = defenses.parse(name or defense or defaults.defense)
+    if name is None:
+        name = defaults.defense if defense is None else defense
+    defense_name, settings = defenses.parse(name)
     kind = _with_fields(_Evaluate, victim=victim, defense=settings)
     values = {**_shallow(defaults), "victim_settings": victim}
     if not isinstance(settings, type):
@@ -345,7 +347,7 @@ def _sweep(arguments: Sequence[str]) -> None:
 
     file, base = option(arguments, "--config", None), None
     defaults = _Sweep()
-    if file:
+    if file is not None:
         base = load_config(file)
         base = base if isinstance(base, Sweep) else Sweep(**_mapping(base, Sweep, file))
         data, test = _options(base.data, _Data()), _options(base.test, _Data())
@@ -404,6 +406,79 @@ def _sweep_worker(arguments: Sequence[str]) -> None:
     settings, workdir = map(pathlib.Path, arguments)
     _start(alone=True)
     run.run(Sweep(**run_directory.read_json(settings)), workdir)
+
+
+# measure
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Measure(_Run):
+    """Measures the information between features of clean and of protected images.
+
+    Attributes:
+      victims: directories of `miue evaluate`, or victims of the configuration.
+      data: the clean images, the source of every protected data set (see
+        `miue protect --help`).
+      data_options: of the clean images.
+      protected: the protected data set whose images are measured where the victims were
+        trained on clean ones.
+      layers: which layers; None for the inner ones and the features.
+      per_class: pairs of each class at most.
+      noise_variances: of the bracket, on the scale of features of unit norm.
+      confidence: of the limits.
+      seed: of all draws.
+    """
+
+    victims: Annotated[Positional[tuple[str, ...]], arg(metavar="VICTIM")] = ()
+    data: str = "shapes"
+    data_options: Annotated[_Data, arg(name="data")] = _Data()
+    protected: str | None = None
+    layers: tuple[str, ...] | None = None
+    per_class: int = 250
+    noise_variances: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+    confidence: float = 0.95
+    seed: int = 0
+
+
+def _measure(arguments: Sequence[str]) -> None:
+    from miue_jax.workflows.measure import run
+    from miue_jax.workflows.measure.config import MeasureConfig
+
+    base = MeasureConfig()
+    if (file := option(arguments, "--config", None)) is not None:
+        base = load_config(file)
+        if not isinstance(base, MeasureConfig):
+            base = MeasureConfig(**_mapping(base, MeasureConfig, file))
+    name, options = _options(base.data, _Data())
+    kind = _with_fields(_Measure, estimators=base.estimators)
+    given: Any = parse(
+        kind,
+        arguments,
+        prog=f"{PROG} measure",
+        default=kind(
+            victims=tuple(base.victims),
+            data=name,
+            data_options=options,
+            estimators_settings=base.estimators,
+            **{k: getattr(base, k) for k in _MEASURE},
+        ),
+    )
+    workdir = _directory(given.workdir)
+    known = set(given.victims) <= base.victims.keys()
+    config = MeasureConfig(
+        data=_source(given.data, given.data_options),
+        victims={v: base.victims[v] for v in given.victims} if known else given.victims,
+        estimators=given.estimators_settings,
+        **{k: getattr(given, k) for k in _MEASURE},
+    )
+    _start()
+    results = run.run(config, workdir, resume=given.resume, progress=not given.quiet)
+    print(f"{workdir / run.RESULTS}: {run.describe(results)}")
+
+
+_MEASURE = (
+    *("protected", "layers", "per_class", "noise_variances", "confidence", "seed"),
+)
 
 
 # detect, export, import, table, demo, list
@@ -596,7 +671,8 @@ class _List:
     """Lists what can be named.
 
     Attributes:
-      kind: what to list; everything by default.
+      kind: what to list: generators, presets, defenses, victims, models, data or
+        estimators; everything by default.
       json: print JSON.
     """
 
@@ -660,6 +736,7 @@ _COMMANDS = {
     "protect": _Command(_protect, _Protect),
     "evaluate": _Command(_evaluate, _Evaluate),
     "sweep": _Command(_sweep, _Sweep),
+    "measure": _Command(_measure, _Measure),
     "detect": _Command(_detect, _Detect),
     "export": _Command(_export, _ExportOptions),
     "import": _Command(_import, _Import),
@@ -698,11 +775,11 @@ def _dispatch(name: str, arguments: list[str]) -> int | None:
         sys.path.append("")
     if name == "sweep-worker":
         return _sweep_worker(arguments)
-    if name == "completion":
-        return _completion(arguments)
-    if name not in _COMMANDS:
+    if name not in (*_COMMANDS, "completion"):
         raise _checks.unknown("command", name, _COMMANDS)
     try:
+        if name == "completion":
+            return _completion(arguments)
         return _COMMANDS[name].run(arguments)
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else 0
@@ -739,6 +816,9 @@ def _usage() -> str:
 
 
 def _completion(arguments: Sequence[str]) -> None:
+    if {"-h", "--help"} & set(arguments):
+        print(f"usage: {PROG} completion {{bash,zsh,tcsh}}")
+        return
     if len(arguments) != 1 or arguments[0] not in ("bash", "zsh", "tcsh"):
         raise ValueError("name a shell: bash, zsh or tcsh")
     kinds: Any = {n: c.options for n, c in _COMMANDS.items() if c.options is not None}

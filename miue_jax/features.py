@@ -43,6 +43,15 @@ def extract(
     Raises:
       ValueError: for a layer that the network does not have, or images that it cannot
         take.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from miue_jax import features, models
+      >>> net = models.create("mlp2", num_classes=3, width=4)
+      >>> images = jnp.zeros((2, 8, 8, 3))
+      >>> variables = net.init(jax.random.key(0), images, train=False)
+      >>> features.extract(net, variables, images).shape
+      (2, 4)
     """
     layers = _run(module, variables, images)
     if layer not in layers:
@@ -85,6 +94,17 @@ def extract_dataset(
     Raises:
       ValueError: for a mesh of several axes, a batch size that is not positive, a layer
         that the network does not have or images that it cannot take.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from miue_jax import features, models
+      >>> net = models.create("mlp2", num_classes=3, width=4)
+      >>> images = jnp.zeros((2, 8, 8, 3))
+      >>> variables = net.init(jax.random.key(0), images, train=False)
+      >>> import numpy as np
+      >>> pictures = np.zeros((5, 8, 8, 3), np.uint8)
+      >>> features.extract_dataset(net, variables, pictures, layer="logits").shape
+      (5, 3)
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, given {batch_size}")
@@ -130,6 +150,15 @@ def layer_names(
 
     Returns:
       "features", "logits" and the names of the intermediates, in the network's order.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from miue_jax import features, models
+      >>> net = models.create("mlp2", num_classes=3, width=4)
+      >>> images = jnp.zeros((2, 8, 8, 3))
+      >>> variables = net.init(jax.random.key(0), images, train=False)
+      >>> features.layer_names(net, variables, (8, 8, 3))[:2]
+      ('features', 'logits')
     """
     found: list[str] = []
 

@@ -1,7 +1,7 @@
 """Perturbations in a ball around images: projection, projected gradient.
 
-All are pure JAX on images and perturbations in [0, 1] units. What is published is in
-whole gray levels: see gray_levels.py.
+Images and perturbations are in [0, 1] units; published images are in whole gray levels,
+see `miue_jax.budget`.
 """
 
 import operator
@@ -17,6 +17,7 @@ from jax.typing import ArrayLike
 from optax import projections
 
 from miue_jax import _checks
+from miue_jax.budget import Budget, to_unit
 
 _NORMS = ("linf", "l2")
 _STEPS = ("sign", "normalized")
@@ -32,7 +33,7 @@ def project(
     """Projects every image's perturbation onto the ball of ``radius``.
 
     Args:
-      delta: (B, ...) perturbations, one an image, in [0, 1] units.
+      delta: (B, ...) perturbations, one per image, in [0, 1] units.
       radius: > 0, a scalar in [0, 1] units (8/255, not 8); may be traced.
       norm: "linf" bounds every value; "l2" the Euclidean norm of the whole image.
 
@@ -42,6 +43,13 @@ def project(
     Raises:
       ValueError: for an unknown norm, a radius that is not positive (or, for "linf",
         above 1: in gray levels), or a perturbation that is not floating point.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from miue_jax import projected_gradient
+      >>> delta = jnp.array([[0.5, -0.125, 0.25]])
+      >>> projected_gradient.project(delta, radius=0.25).tolist()
+      [[0.25, -0.125, 0.25]]
     """
     _check_name("norm", norm, _NORMS)
     _check_radius(radius, norm)
@@ -68,6 +76,13 @@ def clip_to_images(images: ArrayLike, delta: ArrayLike) -> jax.Array:
 
     Returns:
       clip(images + delta, 0, 1) - images.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from miue_jax import projected_gradient
+      >>> images, delta = jnp.array([0.75, 0.5]), jnp.array([0.5, 0.25])
+      >>> projected_gradient.clip_to_images(images, delta).tolist()
+      [0.25, 0.25]
     """
     images = jnp.asarray(images)
     return jnp.clip(images + delta, 0, 1) - images
@@ -76,33 +91,38 @@ def clip_to_images(images: ArrayLike, delta: ArrayLike) -> jax.Array:
 def pgd(
     loss_fn: Callable[[jax.Array], jax.Array],
     images: ArrayLike,
-    delta: ArrayLike,
+    delta: ArrayLike | None = None,
     *,
-    radius: ArrayLike,
-    step_size: ArrayLike,
+    budget: Budget | None = None,
+    radius: ArrayLike | None = None,
+    norm: Literal["linf", "l2"] = "linf",
+    step_size: ArrayLike | None = None,
     num_steps: int,
     ascend: bool = False,
-    norm: Literal["linf", "l2"] = "linf",
     step: Literal["sign", "normalized"] = "sign",
 ) -> jax.Array:
-    """Projected gradient steps on a perturbation, starting from ``delta``.
+    """Takes projected gradient steps on a perturbation.
 
     Each step moves ``delta`` against (``ascend``: along) the gradient of
-    ``loss_fn(images + delta)``, projects onto the ball, then shortens to the image box.
-    Steps of both kinds ignore the scale of the loss, so under `jax.shard_map` a loss of
-    the global batch needs no correction for the device count.
+    ``loss_fn(images + delta)``, projects it onto the ball, then shortens it to the
+    image box. Neither kind of step depends on the scale of the loss, so under
+    `jax.shard_map` a loss of the global batch needs no correction for the number of
+    devices.
 
     Args:
       loss_fn: perturbed images (B, H, W, C) -> scalar.
       images: (B, H, W, C) floating point in [0, 1].
-      delta: perturbations of the same shape to start from, in [0, 1] units.
-      radius: of the ball, > 0, a scalar in [0, 1] units; may be traced.
+      delta: perturbations of the same shape to start from, in [0, 1] units; None for 0.
+      budget: the ball, "linf" (radius in gray levels) or "l2".
+      radius: of the ball in place of a budget, > 0, a scalar in [0, 1] units; may be
+        traced.
+      norm: of the ball with this radius, see `project`.
       step_size: length of a step in [0, 1] units: of every value for "sign", of the
-        Euclidean norm of every image for "normalized". A scalar, or what broadcasts
-        against ``images``, as (B, 1, 1, 1) for one an image; may be traced.
+        Euclidean norm of every image for "normalized". A scalar, or an array that
+        broadcasts against ``images``, such as (B, 1, 1, 1) for one per image; may be
+        traced. None for 2.5 radius / num_steps.
       num_steps: number of steps, a Python integer; 0 returns ``delta`` as it is.
       ascend: maximize the loss instead of minimizing it.
-      norm: of the ball, see `project`.
       step: "sign" of the gradient, or the gradient "normalized" to unit Euclidean norm
         in every image. Where the gradient is zero neither moves.
 
@@ -111,22 +131,32 @@ def pgd(
 
     Raises:
       ValueError: for shapes that differ, images or perturbations that are not floating
-        point, unknown names, a number of steps that is negative or no integer and, as
-        far as they are not traced, images outside [0, 1], a perturbation or step size
-        that is not finite, a negative step size, a radius out of range.
+        point, unknown names, not exactly one of budget and radius, a number of steps
+        that is negative or not an integer and, unless traced, images outside [0, 1], a
+        perturbation or step size that is not finite, a negative step size, a radius out
+        of range.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import miue_jax as mj
+      >>> images = jnp.full((2, 4, 4, 3), 0.5)
+      >>> delta = mj.pgd(jnp.sum, images, budget=mj.Budget("linf", 8), num_steps=4)
+      >>> round(255 * float(delta.min()), 3)
+      -8.0
 
     References:
-      Madry et al., Toward Deep Learning Models Resistant to Adversarial Attacks, 2018.
+      Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, 2018.
     """
     return pgd_with_losses(
         loss_fn,
         images,
         delta,
+        budget=budget,
         radius=radius,
+        norm=norm,
         step_size=step_size,
         num_steps=num_steps,
         ascend=ascend,
-        norm=norm,
         step=step,
     )[0]
 
@@ -134,26 +164,28 @@ def pgd(
 def pgd_with_losses(
     loss_fn: Callable[[jax.Array], jax.Array],
     images: ArrayLike,
-    delta: ArrayLike,
+    delta: ArrayLike | None = None,
     *,
-    radius: ArrayLike,
-    step_size: ArrayLike,
+    budget: Budget | None = None,
+    radius: ArrayLike | None = None,
+    norm: Literal["linf", "l2"] = "linf",
+    step_size: ArrayLike | None = None,
     num_steps: int,
     ascend: bool = False,
-    norm: Literal["linf", "l2"] = "linf",
     step: Literal["sign", "normalized"] = "sign",
 ) -> tuple[jax.Array, jax.Array]:
-    """`pgd` that also returns the loss before each of its steps.
+    """Takes the steps of `pgd`, and also returns the loss before each of them.
 
     Args:
       loss_fn: as in `pgd`.
       images: as in `pgd`.
       delta: as in `pgd`.
+      budget: as in `pgd`.
       radius: as in `pgd`.
+      norm: as in `pgd`.
       step_size: as in `pgd`.
       num_steps: as in `pgd`.
       ascend: as in `pgd`.
-      norm: as in `pgd`.
       step: as in `pgd`.
 
     Returns:
@@ -162,8 +194,26 @@ def pgd_with_losses(
 
     Raises:
       ValueError: as in `pgd`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from miue_jax import projected_gradient
+      >>> images = jnp.full((2, 4, 4, 3), 0.5)
+      >>> _, losses = projected_gradient.pgd_with_losses(
+      ...     jnp.sum, images, radius=8 / 255, num_steps=2
+      ... )
+      >>> bool(losses[1] < losses[0])
+      True
     """
-    images, delta = jnp.asarray(images), jnp.asarray(delta)
+    images = jnp.asarray(images)
+    delta = jnp.zeros_like(images) if delta is None else jnp.asarray(delta)
+    if (budget is None) == (radius is None):
+        raise ValueError("give either budget or radius, not both or neither")
+    if budget is not None:
+        if budget.norm not in _NORMS or budget.radius is None:
+            raise ValueError(f"budget is {budget}; allowed: {', '.join(_NORMS)}")
+        norm = budget.norm
+        radius = to_unit(budget.radius) if norm == "linf" else budget.radius
     _check_name("norm", norm, _NORMS)
     _check_name("step", step, _STEPS)
     _check_radius(radius, norm)
@@ -176,13 +226,15 @@ def pgd_with_losses(
     _check_floating("delta", delta)
     _check_values("images", images, 0, 1, "lie in [0, 1]")
     _check_values("delta", delta, -_LARGEST, _LARGEST, "be finite")
-    _check_values("step_size", step_size, 0, _LARGEST, "be finite and >= 0")
     try:
         num_steps = operator.index(num_steps)
     except TypeError as error:
         raise ValueError(f"num_steps must be an integer, got {num_steps}") from error
     if num_steps < 0:
         raise ValueError(f"num_steps must be >= 0, got {num_steps}")
+    if step_size is None:
+        step_size = 2.5 * radius / max(num_steps, 1)
+    _check_values("step_size", step_size, 0, _LARGEST, "be finite and >= 0")
     length = jnp.asarray(step_size, delta.dtype) * (1 if ascend else -1)
     direction = jnp.sign if step == "sign" else _normalize
 
@@ -222,7 +274,7 @@ def _check_values(
         return
     with jax.ensure_compile_time_eval():  # known arrays inside of `jax.jit` too
         smallest, largest = float(jnp.min(array)), float(jnp.max(array))
-    if not low <= smallest <= largest <= high:  # nor is NaN
+    if not low <= smallest <= largest <= high:  # NaN is not, either
         raise ValueError(
             f"{name} must {allowed}, got values from {smallest:g} to {largest:g}"
         )

@@ -1,19 +1,21 @@
-"""One estimator on the samples of one task: the estimate, its time, or why none."""
+"""Estimators on samples: an estimate and its time, or why there is none."""
 
 import dataclasses
 import functools
 import math
+import statistics
 import time
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from accuracy.config import Benchmark, Speed
 
-from miue_jax import _checks
+from miue_jax import _settings
 from miue_jax.information import Estimate, estimators, tasks
 
 Call = Callable[..., Estimate]
@@ -22,32 +24,29 @@ Draw = Callable[..., Any]
 
 
 def prepare(
-    label: str,
-    settings: Mapping[str, Any],
-    *,
-    size: int,
-    shapes: Iterable[tuple[int, int]],
+    label: str, config: Benchmark, *, shapes: Iterable[tuple[int, int]]
 ) -> Call:
-    """Makes a function of samples of an entry of the configuration.
+    """Makes a function of samples of a row.
 
     Args:
-      label: name of the entry, for messages.
-      settings: with `name`, one of `estimators.NAMES`, and `options`; the option
-        `config`, if there is one, holds the fields of `estimators.FitConfig`.
-      size: largest number of samples.
+      label: of the row.
+      config: the settings.
       shapes: dimensions of x and y of the tasks, one of which must be accepted.
 
     Returns:
       A function of x, y, key, labels and num_classes.
 
     Raises:
-      ValueError: naming the entry, if it can work with none of them.
+      ValueError: naming the row, if it can work with none of them.
     """
-    options, refused = dict(settings["options"]), None
+    options, size, refused = config.options(label), max(config.sizes), None
     try:
-        if isinstance(options.get("config"), Mapping):
-            options["config"] = _fit_config(options["config"])
-        call = functools.partial(estimators.estimate, settings["name"], **options)
+        if "config" in options:
+            options["config"] = _settings.from_plain(
+                estimators.FitConfig, options["config"], "FitConfig"
+            )
+        name = config.estimators[label].name
+        call = functools.partial(estimators.estimate, name, **options)
         for shape in shapes:
             try:
                 _trace(call, size, *shape)
@@ -68,14 +67,6 @@ def _trace(call: Call, size: int, dim_x: int, dim_y: int) -> None:
     samples = (jax.ShapeDtypeStruct((size, dim), jnp.float32) for dim in (dim_x, dim_y))
     labels = jax.ShapeDtypeStruct((size,), jnp.int32)
     jax.eval_shape(value, jax.random.key(0), *samples, labels)
-
-
-def _fit_config(values: Mapping[str, Any]) -> estimators.FitConfig:
-    known = [field.name for field in dataclasses.fields(estimators.FitConfig)]
-    for name in values:
-        if name not in known:
-            raise _checks.unknown("option of FitConfig", name, known)
-    return estimators.FitConfig(**values)
 
 
 def measure(
@@ -149,3 +140,41 @@ def measure(
 def _plain(value: Any) -> Any:
     array = np.asarray(value)
     return array.tolist() if np.all(np.isfinite(array)) else None
+
+
+def conditional_ksg(settings: Speed) -> dict[str, Any]:
+    """Times `ksg_conditional` on normal features around class means.
+
+    Args:
+      settings: what it is timed on.
+
+    Returns:
+      The settings, wall and processor seconds of the first call, and the median ones of
+      those after it.
+
+    Raises:
+      ValueError: if there are too few samples in a class.
+    """
+    size, dim, classes = settings.size, settings.dim, settings.classes
+    keys = jax.random.split(jax.random.key(0), 3)
+    labels = jnp.arange(size) % classes
+    means = 4 * jax.random.normal(keys[0], (classes, dim))[labels]
+    x = means + jax.random.normal(keys[1], (size, dim))
+    y = x + jax.random.normal(keys[2], (size, dim))
+    jax.block_until_ready(y)
+    walls, works = [], []
+    for _ in range(1 + settings.repeats):
+        wall, work = time.perf_counter(), time.process_time()
+        estimate = estimators.estimate(
+            "ksg_conditional", x, y, labels=labels, num_classes=classes
+        )
+        jax.block_until_ready(estimate.value)
+        walls.append(time.perf_counter() - wall)
+        works.append(time.process_time() - work)
+    return {
+        **dataclasses.asdict(settings),
+        "first_seconds": walls[0],
+        "first_cpu_seconds": works[0],
+        "median_seconds": statistics.median(walls[1:]),
+        "median_cpu_seconds": statistics.median(works[1:]),
+    }

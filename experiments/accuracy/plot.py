@@ -1,11 +1,15 @@
-"""A picture of estimates against true mutual information, a panel an estimator."""
+"""A plot of estimates against true mutual information, one panel per estimator."""
 
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
+try:
+    import matplotlib
+except ImportError as error:
+    message = "the plots need matplotlib: pip install 'miue_jax[plots]'"
+    raise SystemExit(message) from error
 
 matplotlib.use("Agg")
 
@@ -24,8 +28,8 @@ def estimates(
     """Draws every estimate, the identity line, and the limits of an estimator.
 
     The limits are log N, about the largest value that N samples can certify, and for
-    InfoNCE log K; those beyond the panel are told in its corner, as is how many
-    estimates are: more than the largest truth below 0 or above that truth.
+    InfoNCE log K; the corner of a panel names those beyond it, and the number of
+    estimates beyond it: more than the largest truth below 0 or above that truth.
 
     Args:
       path: the PNG file to write.
@@ -90,17 +94,17 @@ def _panel(panel: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
             label=name,
         )
         outside += sum(not low <= row["estimate"] <= high for row in good)
-    told = []
+    notes = []
     for name, value in _ceilings(rows).items():
-        told.append(f"{name} = {value:.2f}")
+        notes.append(f"{name} = {value:.2f}")
         panel.axhline(value, color="tab:red", lw=1, ls="--")
     failed = sum(row["failure"] is not None for row in rows)
     if failed:
-        told.append(f"{failed} without a value")
+        notes.append(f"{failed} without a value")
     if outside:
-        told.append(f"{outside} beyond the picture")
+        notes.append(f"{outside} beyond the plot")
     panel.text(
-        0.03, 0.97, "\n".join(told), transform=panel.transAxes, va="top", fontsize=8
+        0.03, 0.97, "\n".join(notes), transform=panel.transAxes, va="top", fontsize=8
     )
 
 

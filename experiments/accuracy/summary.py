@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from accuracy.cell_log import Cell
+from accuracy.config import Benchmark
 
 from miue_jax.information import tasks
 
@@ -21,15 +22,13 @@ _PUBLISHED_SIZE = 5000
 Rows = Mapping[Cell, Mapping[str, Any]]
 
 
-def summarize(
-    config: Mapping[str, Any], planned: Sequence[Cell], rows: Rows
-) -> dict[str, Any]:
+def summarize(config: Benchmark, planned: Sequence[Cell], rows: Rows) -> dict[str, Any]:
     """Summarizes the cells that are done.
 
     A failure has no error and no time: it is counted, and left out of the means.
 
     Args:
-      config: as in experiments/configs/estimators.py.
+      config: the settings.
       planned: all cells.
       rows: what was measured, of those that are done.
 
@@ -43,30 +42,30 @@ def summarize(
         for cell, row in done.items()
     }
     entries = []
-    for size in sorted(config["sizes"]):
-        for label in config["rows"]:
+    for size in sorted(config.sizes):
+        for label in config.rows:
             mine = {
                 c: r for c, r in done.items() if (c.size, c.estimator) == (size, label)
             }
             if mine:
-                of_all = len(config["tasks"]) * len(config["seeds"])
+                of_all = len(config.tasks) * len(config.seeds)
                 entries.append(_entry(label, size, config, mine, of_all))
     return {
         "planned": len(planned),
         "finished": len(done),
-        "tasks": {name: truths[name] for name in config["tasks"] if name in truths},
+        "tasks": {name: truths[name] for name in config.tasks if name in truths},
         "estimators": entries,
     }
 
 
 def _entry(
-    label: str, size: int, config: Mapping[str, Any], rows: Rows, planned: int
+    label: str, size: int, config: Benchmark, rows: Rows, planned: int
 ) -> dict[str, Any]:
-    settings = config["estimators"][label]
+    settings = config.estimators[label]
     good = {c: r for c, r in rows.items() if r["failure"] is None}
     comparable = (
         size == _PUBLISHED_SIZE
-        and set(config["tasks"]) == set(tasks.BENCHMARK)
+        and set(config.tasks) == set(tasks.BENCHMARK)
         and len(good) == planned
     )
     errors = {cell: abs(r["estimate"] - r["truth"]) for cell, r in good.items()}
@@ -78,9 +77,11 @@ def _entry(
     worst = max(errors, key=lambda cell: errors[cell], default=None)
     return {
         "label": label,
-        **{k: settings[k] for k in ("title", "name", "options")},
+        "title": settings.title,
+        "name": settings.name,
+        "options": config.options(label),
         "size": size,
-        "published": settings["published"] if comparable else None,
+        "published": settings.published if comparable else None,
         "planned": planned,
         "finished": len(rows),
         "mean_absolute_error": groups,
@@ -97,7 +98,7 @@ def _entry(
         ],
         "tasks": {
             name: _of_task([r for c, r in good.items() if c.task == name])
-            for name in config["tasks"]
+            for name in config.tasks
             if name in dims
         },
     }

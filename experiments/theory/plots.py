@@ -1,9 +1,14 @@
-"""Pictures of the bounds: along the path, against cosine, accuracy and resolution."""
+"""Plots of the bounds: along the path, against cosine, accuracy and resolution."""
 
 import pathlib
 
 import jax
-import matplotlib
+
+try:
+    import matplotlib
+except ImportError as error:
+    message = "the plots need matplotlib: pip install 'miue_jax[plots]'"
+    raise SystemExit(message) from error
 
 matplotlib.use("Agg")
 

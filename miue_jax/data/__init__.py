@@ -6,7 +6,7 @@ import pathlib
 
 from miue_jax import _checks
 from miue_jax._checks import check_number
-from miue_jax.data import arrays, cifar_archive, folder, shapes, tfds
+from miue_jax.data import arrays, cifar_archive, folder, shapes, tfds, user_defined
 from miue_jax.data.dataset import (
     Dataset,
     class_indices,
@@ -43,6 +43,11 @@ class DataSource:
       per_class: images of each class, of a balanced subset; None for all.
       seed: of the subset, and of procedural images.
       data_dir: where TFDS keeps its prepared data.
+
+    Example:
+      >>> from miue_jax import data
+      >>> data.DataSource("shapes", split="test", per_class=2).load().labels.shape
+      (20,)
     """
 
     name: str = "shapes"
@@ -76,8 +81,9 @@ def load(
     Args:
       name_or_path: "shapes"; a path: an image folder (see `folder.load`), a `.npz` file
         of arrays (`arrays.load`) or a protected data set, an original CIFAR binary
-        archive (`cifar_archive.load`); or the name of a TFDS data set (`tfds.load`).
-        An existing path comes before a TFDS name.
+        archive (`cifar_archive.load`); the name of a TFDS data set (`tfds.load`); or
+        module:function (see `user_defined.load`). An existing path takes precedence. A
+        `Dataset` is returned as it is.
       split: "train" or "test".
       per_class: if given, a balanced subset with so many images of each class.
       seed: of the procedural images (for "shapes") and of the subset.
@@ -89,6 +95,11 @@ def load(
     Raises:
       ValueError: on an unknown name (with the nearest ones), a path that does not exist
         or cannot be read, a missing split, a class with fewer than `per_class` images.
+
+    Example:
+      >>> from miue_jax import data
+      >>> data.load("shapes", "test", per_class=2).images.shape
+      (20, 32, 32, 3)
     """
     if isinstance(name_or_path, Dataset):
         return validate(name_or_path)
@@ -105,6 +116,8 @@ def load(
         dataset = shapes.generate(count, seed=seed, split=split)
     elif exists:
         dataset = _load_path(path, split)
+    elif user_defined.is_name(name):
+        dataset = user_defined.load(name, split)
     elif isinstance(name_or_path, os.PathLike) or _looks_like_path(name):
         raise ValueError(f"{name}: no such file or folder")
     elif tfds.exists(name):
@@ -161,5 +174,8 @@ def _looks_like_path(name: str) -> bool:
 
 def _unknown(name: str) -> ValueError:
     install = "" if tfds.installed() else f" ({tfds.INSTALL})"
-    allowed = ("'shapes'", "an existing path", f"a TFDS name{install}")
+    allowed = (
+        *("'shapes'", "an existing path", f"a TFDS name{install}"),
+        "module:function",
+    )
     return _checks.unknown("data set", name, ("shapes", *tfds.names()), allowed=allowed)

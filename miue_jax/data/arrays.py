@@ -1,6 +1,7 @@
 """Images and labels in a NumPy `.npz` file."""
 
 import os
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -49,8 +50,6 @@ def load(path: str | os.PathLike[str], split: str = "train") -> Dataset:
                 + f", it holds {', '.join(content) or 'nothing'}"
             )
         image_key, label_key = pairs[0]
-        images = _to_uint8(image_key, content[image_key])
-        labels = _to_int32(label_key, content[label_key])
         if "class_names" in content:
             class_names = _to_names(content["class_names"])
         else:
@@ -60,9 +59,42 @@ def load(path: str | os.PathLike[str], split: str = "train") -> Dataset:
                 _to_int32(key, content[key]) for key in label_keys if key in content
             ]
             class_names = _count_classes(label_key, np.concatenate(every))
-        return validate(Dataset(images, labels, class_names))
+        images, labels = content[image_key], content[label_key]
+        return dataset(
+            images, labels, class_names, image_key=image_key, label_key=label_key
+        )
     except ValueError as error:
         raise ValueError(f"{os.fspath(path)}: {error}") from error
+
+
+def dataset(
+    images: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str] | None = None,
+    *,
+    image_key: str = "images",
+    label_key: str = "labels",
+) -> Dataset:
+    """Converts arrays to a data set.
+
+    Args:
+      images: (N, H, W, C) or, gray, (N, H, W): integers in [0, 255], or floats in
+        [0, 1], which are rounded to 8 bits.
+      labels: (N,) or (N, 1) integers.
+      class_names: one per class; None to call them "0", "1", ..., none missing.
+      image_key: what the images are called in messages.
+      label_key: what the labels are called in messages.
+
+    Returns:
+      The data set.
+
+    Raises:
+      ValueError: for wrong shapes, NaN or values out of range, labels without a class.
+    """
+    pixels, classes = _to_uint8(image_key, images), _to_int32(label_key, labels)
+    if class_names is None:
+        class_names = _count_classes(label_key, classes)
+    return validate(Dataset(pixels, classes, tuple(map(str, class_names))))
 
 
 def _to_names(names: np.ndarray) -> tuple[str, ...]:

@@ -38,6 +38,19 @@ class Protected(NamedTuple):
         or the images are below 11 pixels), both of the images that changed,
         `perturbed` (how many images changed, in all and by class), `delta_sha256` (of
         the float perturbation as its file holds it) and `versions`.
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax import data
+      >>> images = np.zeros((4, 8, 8, 3), np.uint8)
+      >>> labels = np.array([0, 1, 0, 1], np.int32)
+      >>> tiny = data.Dataset(images, labels, ("cat", "dog"))
+      >>> from miue_jax.budget import Budget
+      >>> from miue_jax.data import artifact
+      >>> delta = np.full(images.shape, 2 / 255, np.float32)
+      >>> made = artifact.build(tiny, delta, budget=Budget(), metadata={"seed": 0})
+      >>> made.metadata["audit"]["max_change"]
+      2
     """
 
     dataset: Dataset
@@ -70,6 +83,19 @@ def build(
       ValueError: if the perturbation has another shape or type or is not finite, if it
         exceeds the budget by more than rounding takes away, if the export is unknown,
         or if `metadata` is not JSON or sets an entry that is measured here.
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax import data
+      >>> images = np.zeros((4, 8, 8, 3), np.uint8)
+      >>> labels = np.array([0, 1, 0, 1], np.int32)
+      >>> tiny = data.Dataset(images, labels, ("cat", "dog"))
+      >>> from miue_jax.budget import Budget
+      >>> from miue_jax.data import artifact
+      >>> delta = np.full(images.shape, 2 / 255, np.float32)
+      >>> made = artifact.build(tiny, delta, budget=Budget(), metadata={"seed": 0})
+      >>> int(made.dataset.images.max())
+      2
     """
     validate(clean)
     delta = np.asarray(delta)
@@ -124,6 +150,22 @@ def save(
         not those that the metadata describe.
       OSError: naming the file that cannot be written. An artifact that was there before
         stays as it was, though perhaps without its float perturbation.
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax import data
+      >>> images = np.zeros((4, 8, 8, 3), np.uint8)
+      >>> labels = np.array([0, 1, 0, 1], np.int32)
+      >>> tiny = data.Dataset(images, labels, ("cat", "dog"))
+      >>> from miue_jax.budget import Budget
+      >>> from miue_jax.data import artifact
+      >>> delta = np.full(images.shape, 2 / 255, np.float32)
+      >>> made = artifact.build(tiny, delta, budget=Budget(), metadata={"seed": 0})
+      >>> import os, tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     artifact.save(f"{folder}/protected.npz", made, delta=delta)
+      ...     sorted(os.listdir(folder))
+      ['protected.delta.npy', 'protected.npz']
     """
     path = pathlib.Path(path)
     check_name(path)
@@ -167,6 +209,23 @@ def load(path: str | os.PathLike[str]) -> Protected:
     Raises:
       ValueError: naming the file, if it is missing, truncated, changed since it was
         written, or not an artifact.
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax import data
+      >>> images = np.zeros((4, 8, 8, 3), np.uint8)
+      >>> labels = np.array([0, 1, 0, 1], np.int32)
+      >>> tiny = data.Dataset(images, labels, ("cat", "dog"))
+      >>> from miue_jax.budget import Budget
+      >>> from miue_jax.data import artifact
+      >>> delta = np.full(images.shape, 2 / 255, np.float32)
+      >>> made = artifact.build(tiny, delta, budget=Budget(), metadata={"seed": 0})
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     artifact.save(f"{folder}/protected.npz", made)
+      ...     again = artifact.load(f"{folder}/protected.npz")
+      >>> again.metadata["seed"]
+      0
     """
     arrays = npz.read(path)
     missing = [name for name in _ARRAYS if name not in arrays]
@@ -259,6 +318,19 @@ def describe(protected: Protected) -> str:
 
     Returns:
       Its size, the largest change, PSNR and SSIM where they are defined.
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax import data
+      >>> images = np.zeros((4, 8, 8, 3), np.uint8)
+      >>> labels = np.array([0, 1, 0, 1], np.int32)
+      >>> tiny = data.Dataset(images, labels, ("cat", "dog"))
+      >>> from miue_jax.budget import Budget
+      >>> from miue_jax.data import artifact
+      >>> delta = np.full(images.shape, 2 / 255, np.float32)
+      >>> made = artifact.build(tiny, delta, budget=Budget(), metadata={"seed": 0})
+      >>> artifact.describe(made)
+      '4 images, largest change 2 gray levels, PSNR 42.11 dB'
     """
     meta = protected.metadata
     text = f"{len(protected.dataset.labels)} images"

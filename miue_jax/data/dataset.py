@@ -16,6 +16,15 @@ class Dataset(NamedTuple):
       images: (N, H, W, C) uint8, C being 1 or 3.
       labels: (N,) int32, indices into `class_names`.
       class_names: one name a class.
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax import data
+      >>> images = np.zeros((4, 8, 8, 3), np.uint8)
+      >>> labels = np.array([0, 1, 0, 1], np.int32)
+      >>> tiny = data.Dataset(images, labels, ("cat", "dog"))
+      >>> tiny.class_names[tiny.labels[1]]
+      'dog'
     """
 
     images: np.ndarray
@@ -34,6 +43,15 @@ def validate(dataset: Dataset) -> Dataset:
 
     Raises:
       ValueError: on the first thing that is wrong, naming the first offending index.
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax import data
+      >>> images = np.zeros((4, 8, 8, 3), np.uint8)
+      >>> labels = np.array([0, 1, 0, 1], np.int32)
+      >>> tiny = data.Dataset(images, labels, ("cat", "dog"))
+      >>> data.validate(tiny) is tiny
+      True
     """
     images, labels, class_names = dataset
     if not isinstance(images, np.ndarray) or not isinstance(labels, np.ndarray):
@@ -88,6 +106,15 @@ def subset(dataset: Dataset, *, per_class: int, seed: int = 0) -> Dataset:
 
     Raises:
       ValueError: if a class has fewer images, or `per_class` or `seed` is out of range.
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax import data
+      >>> images = np.zeros((4, 8, 8, 3), np.uint8)
+      >>> labels = np.array([0, 1, 0, 1], np.int32)
+      >>> tiny = data.Dataset(images, labels, ("cat", "dog"))
+      >>> data.subset(tiny, per_class=1).labels.tolist()
+      [0, 1]
     """
     check_number("per_class", per_class, "> 0", whole=True)
     check_number("seed", seed, ">= 0", whole=True)
@@ -114,6 +141,15 @@ def fingerprint(dataset: Dataset) -> str:
     Returns:
       64 hexadecimal digits (SHA-256); the same on every machine. Class names do not
       count.
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax import data
+      >>> images = np.zeros((4, 8, 8, 3), np.uint8)
+      >>> labels = np.array([0, 1, 0, 1], np.int32)
+      >>> tiny = data.Dataset(images, labels, ("cat", "dog"))
+      >>> len(data.fingerprint(tiny))
+      64
     """
     digest = hashlib.sha256(repr(tuple(map(int, dataset.images.shape))).encode())
     digest.update(np.ascontiguousarray(dataset.images, dtype=np.uint8).data)

@@ -4,7 +4,8 @@ import concurrent.futures
 import json
 import os
 import pathlib
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,61 +19,82 @@ from miue_jax.data.dataset import Dataset, validate
 
 _SUFFIXES = (".npy", ".npz", ".pt", ".pth")
 
+# Names of folders that Windows does not have, with any suffix, and the metadata's.
+_RESERVED = re.compile(
+    r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?|metadata\.json", re.IGNORECASE
+)
+_LONGEST = 200  # bytes of a name, which file systems limit to 255
+
 
 def export_png_folder(protected: Protected, root: str | os.PathLike[str]) -> None:
     """Writes ``root/<class>/<index>.png`` and ``root/metadata.json``.
 
     The index is the image's place in the source data set, so that its order can be
-    restored. The folder appears when it is complete.
+    restored. A class whose name cannot be that of a folder everywhere goes into a folder
+    of a similar name, see `class_folders`; the metadata say which. The folder appears when it is complete.
 
     Args:
       protected: the protected data set.
       root: a folder that does not exist yet, or is empty.
 
     Raises:
-      ValueError: if `root` is not empty, the folder above it does not exist, or a
-        class name cannot be the name of a folder.
+      ValueError: if `root` is not empty or the folder above it does not exist.
       OSError: naming `root`, if something cannot be written; nothing is left behind.
     """
     images, labels, class_names = validate(protected.dataset)
-    check_png_folder(protected, root)
+    atomic.check_new_folder(root)
     digits = max(5, len(str(len(images) - 1)))
     with atomic.write_folder(root) as folder:
-        for name in class_names:
+        folders = class_folders(class_names)
+        for name in folders:
             (folder / name).mkdir()
 
         def write(index: int) -> None:
             image = images[index]
-            path = folder / class_names[labels[index]] / f"{index:0{digits}d}.png"
+            path = folder / folders[labels[index]] / f"{index:0{digits}d}.png"
             Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(path)
 
         _parallel(write, range(len(images)))
         text = json.dumps(
-            {**protected.metadata, "class_names": class_names},
+            {
+                **protected.metadata,
+                "class_names": class_names,
+                "class_folders": dict(zip(folders, class_names, strict=True)),
+            },
             indent=2,
             allow_nan=False,
         )
         (folder / "metadata.json").write_text(text + "\n", encoding="utf-8")
 
 
-def check_png_folder(protected: Protected, root: str | os.PathLike[str]) -> None:
-    """Checks that `export_png_folder` can begin.
+def class_folders(class_names: Sequence[str]) -> list[str]:
+    """Names folders after classes, so that every file system keeps them apart.
+
+    Characters that a folder cannot have become underscores, and names that are reserved,
+    empty, too long, or equal but for case get a number.
 
     Args:
-      protected: the protected data set.
-      root: a folder that does not exist yet, or is empty.
+      class_names: one name per class.
 
-    Raises:
-      ValueError: if `root` is not empty, the folder above it does not exist, or a
-        class name cannot be the name of a folder.
+    Returns:
+      One folder name per class.
+
+    Example:
+      >>> from miue_jax.data import exchange
+      >>> exchange.class_folders(["cat", "Cat", "a/b"])
+      ['cat', 'Cat_2', 'a_b']
     """
-    class_names = protected.dataset.class_names
+    folders: list[str] = []
+    taken: set[str] = set()
     for name in class_names:
-        if not name or name.startswith(".") or set(name) & set('/\\:\0"*?<>|'):
-            raise ValueError(f"class name {name!r} cannot be the name of a folder")
-    if len({name.casefold() for name in class_names}) < len(class_names):
-        raise ValueError("class names differ in case only: not every disk keeps both")
-    atomic.check_new_folder(root)
+        stem = re.sub(r'[/\\:"*?<>|\x00-\x1f\x7f]', "_", name).lstrip(".").rstrip(". ")
+        stem = stem.encode()[:_LONGEST].decode(errors="ignore") or "_"
+        folder, number = stem, 2
+        while folder.casefold() in taken or _RESERVED.fullmatch(folder):
+            folder, number = f"{stem}_{number}", number + 1
+        taken.add(folder.casefold())
+        folders.append(folder)
+    return folders
 
 
 def read_delta(path: str | os.PathLike[str], protected: Protected) -> np.ndarray:
@@ -278,6 +300,7 @@ def _read_npy(path: pathlib.Path) -> np.ndarray:
 
 def _read_png_folder(root: pathlib.Path, clean: Dataset) -> np.ndarray:
     paths: dict[int, pathlib.Path] = {}
+    named = class_folders(clean.class_names)
     for path in sorted(root.rglob("*.png")):
         if not (path.stem.isascii() and path.stem.isdigit()):
             raise ValueError(f"{path}: the name must be the index of the image")
@@ -289,7 +312,7 @@ def _read_png_folder(root: pathlib.Path, clean: Dataset) -> np.ndarray:
                 f"{path}: the data set has only {len(clean.labels)} images"
             )
         label = clean.labels[index]
-        folders = ((), (clean.class_names[label],), (str(label),))
+        folders = ((), (clean.class_names[label],), (named[label],), (str(label),))
         if path.parent.relative_to(root).parts not in folders:
             raise ValueError(
                 f"{path}: image {index} of the data set belongs to class "

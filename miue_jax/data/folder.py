@@ -12,10 +12,14 @@ from miue_jax.data.dataset import Dataset, validate
 SUFFIXES = (".png", ".jpg", ".jpeg")
 SPLITS = ("train", "test")
 
+# Names of the folder of test images where there is none called "test".
+_VALIDATION = ("val", "validation")
+
 
 def load(root: str | os.PathLike[str], split: str = "train") -> Dataset:
     """Reads ``root/class/*.png|jpg|jpeg`` or ``root/train|test/class/...``.
 
+    Where there is no ``test`` folder, ``val`` or ``validation`` is the split "test".
     Classes and files come in sorted order. With split folders the classes of ``train``
     give the labels of both. Gray images become RGB unless all are gray (then C is 1);
     the orientation in a photograph's EXIF data is applied.
@@ -35,16 +39,20 @@ def load(root: str | os.PathLike[str], split: str = "train") -> Dataset:
     root = pathlib.Path(root)
     if not root.is_dir():
         raise ValueError(f"{root}: no such folder")
-    splits = [name for name in SPLITS if _folders(root / name)]
+    folders = {name: root / name for name in SPLITS}
+    for name in _VALIDATION:
+        if not _folders(folders["test"]) and _folders(root / "train"):
+            folders["test"] = root / name
+    splits = [name for name in SPLITS if _folders(folders[name])]
     inside = [folder.name for folder in _folders(root)]
-    if inside and not splits and set(inside) <= set(SPLITS):
+    if inside and not splits and set(inside) <= {*SPLITS, *_VALIDATION}:
         raise ValueError(
             f"{root}: holds only {' and '.join(inside)}, without class folders: it "
             "must hold train/<class>/ and test/<class>/"
         )
     if splits and split not in splits:
         raise ValueError(
-            f"{root}: has no {split!r} folder with a folder a class in it, only "
+            f"{root}: has no {split!r} folder with class folders in it, only "
             f"{', '.join(folder.name for folder in _folders(root))}"
         )
     if not splits and split != "train":
@@ -52,7 +60,7 @@ def load(root: str | os.PathLike[str], split: str = "train") -> Dataset:
             f"{root}: has no {split!r} split: it must hold train/<class>/ and "
             "test/<class>/ (a folder without them is read as 'train')"
         )
-    top = root / split if splits else root
+    top = folders[split] if splits else root
     for folder in (root, top):
         _check_no_images(folder, "beside the class folders")
     classes = tuple(folder.name for folder in _folders(top))

@@ -1,40 +1,67 @@
 """Defenses against protected data, by name.
 
-A defense of your own is named module:function. The function is called as those here
-are, with `image_shape`, `num_classes` and its settings, all as keywords, and returns a
-`Defense`.
+A user-defined defense is named ``module:function``, where the function is one of
+
+- ``own(key, images, labels, *, settings...) -> images``, a purification of the training
+  images: (N, H, W, C) uint8 in and out, labels (N,) int32;
+- ``own(image_shape, num_classes, *, settings...) -> Defense``, of which ``image_shape``
+  and ``num_classes`` may be left out.
 """
 
 import dataclasses
 import inspect
-import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from miue_jax import _checks, _settings
-from miue_jax.defenses.adversarial_training import (
-    adversarial_training as adversarial_training,
-)
-from miue_jax.defenses.base import Attack as Attack
-from miue_jax.defenses.base import Defense as Defense
-from miue_jax.defenses.bit_depth import bit_depth as bit_depth
-from miue_jax.defenses.cutmix import cutmix as cutmix
-from miue_jax.defenses.cutout import cutout as cutout
-from miue_jax.defenses.d_vae import d_vae as d_vae
-from miue_jax.defenses.gaussian_blur import gaussian_blur as gaussian_blur
-from miue_jax.defenses.gaussian_noise import gaussian_noise as gaussian_noise
-from miue_jax.defenses.grayscale import grayscale as grayscale
-from miue_jax.defenses.jpeg import jpeg as jpeg
-from miue_jax.defenses.mixup import mixup as mixup
-from miue_jax.defenses.orthogonal_projection import (
-    orthogonal_projection as orthogonal_projection,
-)
-from miue_jax.defenses.rand_augment import rand_augment as rand_augment
-from miue_jax.defenses.ueraser import ueraser as ueraser
+from miue_jax.defenses.adversarial_training import adversarial_training
+from miue_jax.defenses.base import Attack, Defense
+from miue_jax.defenses.bit_depth import bit_depth
+from miue_jax.defenses.cutmix import cutmix
+from miue_jax.defenses.cutout import cutout
+from miue_jax.defenses.d_vae import d_vae
+from miue_jax.defenses.gaussian_blur import gaussian_blur
+from miue_jax.defenses.gaussian_noise import gaussian_noise
+from miue_jax.defenses.grayscale import grayscale
+from miue_jax.defenses.jpeg import jpeg
+from miue_jax.defenses.mixup import mixup
+from miue_jax.defenses.orthogonal_projection import orthogonal_projection
+from miue_jax.defenses.rand_augment import rand_augment
+from miue_jax.defenses.ueraser import ueraser
+
+__all__ = [
+    "NAMES",
+    "NONE",
+    "Attack",
+    "Defense",
+    "Spec",
+    "adversarial_training",
+    "bit_depth",
+    "config_type",
+    "create",
+    "cutmix",
+    "cutout",
+    "d_vae",
+    "gaussian_blur",
+    "gaussian_noise",
+    "grayscale",
+    "jpeg",
+    "mixup",
+    "orthogonal_projection",
+    "parameters",
+    "parse",
+    "rand_augment",
+    "settings_of",
+    "ueraser",
+]
 
 NONE = Defense()
+
+_COMMON = ("image_shape", "num_classes")
+_PURIFY = ["key", "images", "labels"]
 
 
 class _Entry(NamedTuple):
@@ -67,28 +94,34 @@ NAMES: tuple[str, ...] = tuple(
     for name, entry in _REGISTRY.items()
 )
 
+# A name such as "none" or "jpeg-10", a mapping with the name and settings, or the name
+# and an instance of its `config_type`.
+Spec = str | Mapping[str, Any] | tuple[str, Any]
 
-def create(
-    spec: str | Mapping[str, Any],
-    *,
-    image_shape: tuple[int, ...],
-    num_classes: int,
-) -> Defense:
-    """Makes a defense from its name and settings.
+
+def create(spec: Spec, *, image_shape: tuple[int, ...], num_classes: int) -> Defense:
+    """Creates a defense from its name and settings.
 
     Args:
       spec: a name such as "none" or, with its main setting, "jpeg-10", or
-        module:function; or a mapping with the `name` and the settings of the defense,
-        the arguments of its function.
+        module:function; a mapping with the `name` and the settings; or a pair of the
+        name and an instance of its `config_type`.
       image_shape: (H, W, C) of the images that it has to fit.
-      num_classes: classes.
+      num_classes: number of classes.
 
     Returns:
       The defense.
 
     Raises:
       ValueError: if a name is unknown (with the nearest ones), a setting is missing or
-        out of range, or the defense does not fit such images.
+        out of range, the defense does not fit such images, or a user-defined function
+        fails or returns something else.
+
+    Example:
+      >>> from miue_jax import defenses
+      >>> gray = defenses.create("grayscale", image_shape=(8, 8, 3), num_classes=2)
+      >>> gray.purify is not None, gray.augment
+      (True, None)
     """
     name, settings = _name_and_settings(spec)
     build, number = _entry(name)
@@ -100,11 +133,14 @@ def create(
         if parameter.default is parameter.empty and field not in settings:
             hint = f", as in '{name}-<{field}>'" if field == number else ""
             raise ValueError(f"defense {name!r} needs its {field}{hint}")
-    return build(image_shape=tuple(image_shape), num_classes=num_classes, **settings)
+    fits = {"image_shape": tuple(image_shape), "num_classes": num_classes}
+    if name in _REGISTRY:
+        return build(**fits, **settings)
+    return _user_defined(name, build, fits, _rebuilt(name, settings))
 
 
-def settings_of(spec: str | Mapping[str, Any]) -> dict[str, Any]:
-    """All settings of a defense, those that were left out at their defaults.
+def settings_of(spec: Spec) -> dict[str, Any]:
+    """Returns all settings of a defense, those that were left out at their defaults.
 
     Args:
       spec: as for `create`.
@@ -113,18 +149,26 @@ def settings_of(spec: str | Mapping[str, Any]) -> dict[str, Any]:
       The `name` and the settings, as JSON can hold them.
 
     Raises:
-      ValueError: if the name is unknown, its number is none, or JSON cannot hold a
-        setting.
+      ValueError: if the name is unknown, its number is not a number, or JSON cannot
+        hold a setting.
+
+    Example:
+      >>> from miue_jax import defenses
+      >>> defenses.settings_of("jpeg-10")
+      {'name': 'jpeg', 'quality': 10}
     """
     name, given = _name_and_settings(spec)
     known = parameters(name).items()
     defaults = {k: v.default for k, v in known if v.default is not v.empty}
     settings = {"name": name, **defaults, **given}
-    return {k: _plain(v, f"{k} of defense {name!r}") for k, v in settings.items()}
+    return {
+        k: _settings.to_plain(v, f"{k} of defense {name!r}")
+        for k, v in settings.items()
+    }
 
 
 def config_type(name: str) -> type:
-    """The settings of a defense as a frozen dataclass.
+    """Returns the settings of a defense as a frozen dataclass.
 
     Args:
       name: of the defense, without a number, or module:function.
@@ -134,24 +178,34 @@ def config_type(name: str) -> type:
 
     Raises:
       ValueError: if the name is unknown.
+
+    Example:
+      >>> from miue_jax import defenses
+      >>> defenses.config_type("cutout")().size
+      16
     """
-    return _settings.from_signature(
-        _entry(name).build, skip=("image_shape", "num_classes")
-    )
+    function = _entry(name).build
+    return _settings.from_signature(function, skip=(*_COMMON, *_PURIFY))
 
 
-def parse(spec: str | Mapping[str, Any]) -> tuple[str, Any]:
+def parse(spec: Spec) -> tuple[str, Any]:
     """Splits a defense into its name and its settings.
 
     Args:
       spec: as for `create`.
 
     Returns:
-      The name, and an instance of its `config_type`, or that type itself where a
-      required setting is missing.
+      The name, and an instance of its `config_type`, or that type itself if a required
+      setting is missing.
 
     Raises:
       ValueError: if a name is unknown or a setting is not allowed.
+
+    Example:
+      >>> from miue_jax import defenses
+      >>> name, config = defenses.parse("cutout-8")
+      >>> name, config.size
+      ('cutout', 8)
     """
     name, settings = _name_and_settings(spec)
     kind = config_type(name)
@@ -166,27 +220,85 @@ def parse(spec: str | Mapping[str, Any]) -> tuple[str, Any]:
 
 
 def parameters(name: str) -> dict[str, inspect.Parameter]:
-    """The settings of a defense: their types, and what they are if nothing is said.
+    """Returns the settings of a defense as the parameters of its function.
 
     Args:
       name: of the defense, without a number, or module:function.
 
     Returns:
-      The arguments of its function, by name, in their order.
+      The parameters by name, in their order.
 
     Raises:
-      ValueError: if the name is unknown, or its function has not the parameters that
-        all have, by keyword.
+      ValueError: if the name is unknown, or a parameter cannot be given by keyword.
+
+    Example:
+      >>> from miue_jax import defenses
+      >>> list(defenses.parameters("cutmix"))
+      ['alpha', 'probability']
     """
     found = inspect.signature(_entry(name).build).parameters
-    common = ("image_shape", "num_classes")
-    named = {k for k, v in found.items() if v.kind != v.POSITIONAL_ONLY}
-    if not set(common) <= named or len(named) < len(found):
+    skip = _PURIFY if list(found)[:3] == _PURIFY else _COMMON
+    named = {k for k, v in found.items() if v.kind is not v.POSITIONAL_ONLY}
+    if skip is _COMMON and len(named) < len(found):
         raise ValueError(
-            f"defense {name!r} needs the parameters {' and '.join(common)}, by "
-            f"keyword; it has ({', '.join(map(str, found.values()))})"
+            f"defense {name!r} has parameters that cannot be given by keyword: "
+            f"({', '.join(map(str, found.values()))})"
         )
-    return {field: value for field, value in found.items() if field not in common}
+    return {field: value for field, value in found.items() if field not in skip}
+
+
+def _user_defined(
+    name: str,
+    function: Callable[..., Any],
+    fits: Mapping[str, Any],
+    settings: Mapping[str, Any],
+) -> Defense:
+    found = list(inspect.signature(function).parameters)
+    if found[:3] == _PURIFY:
+        return Defense(purify=_guarded(name, function, settings))
+    try:
+        fits = {k: v for k, v in fits.items() if k in found}
+        defense = function(**fits, **settings)
+        if not isinstance(defense, Defense):
+            raise TypeError(f"it must return a Defense, got {defense!r:.100}")
+    except Exception as error:  # of the user's own code
+        raise _failed(name, error) from error
+    if defense.purify is None:
+        return defense
+    return defense._replace(purify=_guarded(name, defense.purify, {}))
+
+
+def _guarded(
+    name: str, purify: Callable[..., Any], settings: Mapping[str, Any]
+) -> Callable[..., np.ndarray]:
+    """A user-defined purification whose faults are reported in one line."""
+
+    def checked(key: jax.Array, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        try:
+            purified = np.asarray(purify(key, images, labels, **settings))
+            if purified.dtype != np.uint8 or purified.shape != images.shape:
+                raise TypeError(
+                    f"the purified images must be uint8 {images.shape}, got "
+                    f"{purified.dtype} {purified.shape}"
+                )
+        except FloatingPointError:
+            raise  # training diverged
+        except Exception as error:  # of the user's own code
+            raise _failed(name, error) from error
+        return purified
+
+    return checked
+
+
+def _failed(name: str, error: Exception) -> ValueError:
+    reason = " ".join(str(error).split())
+    return ValueError(f"defense {name!r}: {type(error).__name__}: {reason}")
+
+
+def _rebuilt(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with enums, tuples and nested dataclasses where annotations say so."""
+    config = _settings.from_plain(config_type(name), settings, name)
+    return {k: getattr(config, k) for k in settings}
 
 
 def _entry(name: object) -> _Entry:
@@ -197,32 +309,18 @@ def _entry(name: object) -> _Entry:
     raise _checks.unknown("defense", name, _REGISTRY, allowed=NAMES)
 
 
-def _name_and_settings(spec: str | Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+def _name_and_settings(spec: Spec) -> tuple[Any, dict[str, Any]]:
     if isinstance(spec, str):
-        return _parse(spec)
+        return _from_text(spec)
     if isinstance(spec, tuple):
         name, config = spec
-        return name, {
-            f.name: getattr(config, f.name) for f in dataclasses.fields(config)
-        }
+        fields = dataclasses.fields(config)
+        return name, {field.name: getattr(config, field.name) for field in fields}
     settings = dict(spec)
     return settings.pop("name", None), settings
 
 
-def _plain(value: Any, what: str) -> Any:
-    if isinstance(value, np.generic):
-        value = value.item()
-    try:
-        # Tuples become the lists that they will be read as.
-        return json.loads(json.dumps(value, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"{what} is {value!r}; allowed: what JSON can hold (finite numbers, text, "
-            "true, false, lists)"
-        ) from error
-
-
-def _parse(spec: str) -> tuple[str, dict[str, Any]]:
+def _from_text(spec: str) -> tuple[str, dict[str, Any]]:
     name, _, text = spec.rpartition("-")
     if spec in _REGISTRY or name not in _REGISTRY:
         return spec, {}

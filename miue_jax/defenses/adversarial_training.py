@@ -8,8 +8,7 @@ import jax.numpy as jnp
 
 from miue_jax import _checks, projected_gradient
 from miue_jax._checks import check_number
-from miue_jax.defenses.base import Defense, Predict
-from miue_jax.defenses.freeze import freeze
+from miue_jax.defenses.base import Defense, Predict, freeze
 from miue_jax.train.classifier import Forward, cross_entropy
 
 
@@ -93,6 +92,12 @@ def adversarial_training(
 
     Raises:
       ValueError: for an unknown protocol or a number out of range.
+
+    Example:
+      >>> from miue_jax import defenses
+      >>> defense = defenses.adversarial_training((32, 32, 3), 10, radius=8)
+      >>> defense.loss is not None, defense.attack is not None
+      (True, True)
 
     References:
       Madry et al., Toward Deep Learning Models Resistant to Adversarial Attacks, 2018,

@@ -4,8 +4,7 @@ import jax
 import numpy as np
 
 from miue_jax._checks import check_number
-from miue_jax.defenses._images import check_images
-from miue_jax.defenses.base import Defense
+from miue_jax.defenses.base import Defense, check_images
 
 
 def bit_depth(image_shape: tuple[int, ...], num_classes: int, *, bits: int) -> Defense:
@@ -26,6 +25,15 @@ def bit_depth(image_shape: tuple[int, ...], num_classes: int, *, bits: int) -> D
 
     Raises:
       ValueError: if `bits` is not an integer in [1, 8].
+
+    Example:
+      >>> import jax, numpy as np
+      >>> from miue_jax import defenses
+      >>> defense = defenses.bit_depth((16, 16, 3), 2, bits=2)
+      >>> images = np.zeros((4, 16, 16, 3), np.uint8)
+      >>> labels = np.arange(4) % 2
+      >>> defense.purify(jax.random.key(0), images, labels).shape
+      (4, 16, 16, 3)
 
     References:
       Liu, Zhao, Larson, "Image shortcut squeezing", ICML 2023, section 4.

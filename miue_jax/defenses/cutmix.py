@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from miue_jax.defenses import mixing
+from miue_jax.defenses import mixup
 from miue_jax.defenses.base import Defense
 
 
@@ -41,18 +41,27 @@ def cutmix(
     Raises:
       ValueError: if `alpha` is not above 0 or `probability` not in [0, 1].
 
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from miue_jax import defenses
+      >>> defense = defenses.cutmix((16, 16, 3), 2)
+      >>> images, labels = jnp.ones((2, 16, 16, 3)), jnp.arange(2)
+      >>> changed, targets = defense.augment(jax.random.key(0), images, labels)
+      >>> changed.shape
+      (2, 16, 16, 3)
+
     References:
       Yun, Han, Oh, Chun, Choe, Yoo, "CutMix: regularization strategy to train strong
       classifiers with localizable features", ICCV 2019, section 3.
     """
-    mixing.check_settings("cutmix", alpha, probability)
+    mixup.check_settings("cutmix", alpha, probability)
     height, width = image_shape[:2]
 
     def augment(
         key: jax.Array, images: jax.Array, labels: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         mix_key, row_key, column_key = jax.random.split(key, 3)
-        partners, weights = mixing.draw(mix_key, len(images), alpha, probability)
+        partners, weights = mixup.draw(mix_key, len(images), alpha, probability)
 
         def covered(key: jax.Array, side: int) -> jax.Array:
             length = jnp.floor(side * jnp.sqrt(1 - weights)).astype(jnp.int32)[:, None]
@@ -64,7 +73,7 @@ def cutmix(
         box = rows[:, :, None] & columns[:, None, :]
         return (
             jnp.where(box[..., None], images[partners], images),
-            mixing.mixed_labels(
+            mixup.mixed_labels(
                 labels, partners, 1 - jnp.mean(box, (1, 2)), num_classes
             ),
         )

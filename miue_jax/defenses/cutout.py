@@ -26,6 +26,15 @@ def cutout(
     Raises:
       ValueError: if `size` is not a whole number above 0 or larger than a side.
 
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from miue_jax import defenses
+      >>> defense = defenses.cutout((16, 16, 3), 2, size=4)
+      >>> images, labels = jnp.ones((2, 16, 16, 3)), jnp.arange(2)
+      >>> changed, targets = defense.augment(jax.random.key(0), images, labels)
+      >>> changed.shape
+      (2, 16, 16, 3)
+
     References:
       DeVries, Taylor, "Improved regularization of convolutional neural networks with
       cutout", arXiv:1708.04552, section 3.

@@ -11,8 +11,7 @@ from jax import lax
 
 from miue_jax._checks import check_number
 from miue_jax.defenses import disentangling
-from miue_jax.defenses._images import check_images
-from miue_jax.defenses.base import Defense
+from miue_jax.defenses.base import Defense, check_images
 from miue_jax.models.disentangling_vae import Disentangled, DisentanglingVAE
 from miue_jax.train import sampling
 
@@ -65,6 +64,12 @@ def d_vae(
 
     Raises:
       ValueError: if a setting is out of range, or H or W no multiple of 4.
+
+    Example:
+      >>> from miue_jax import defenses
+      >>> defense = defenses.d_vae((32, 32, 3), 10, width=8, epochs=1)
+      >>> defense.purify is not None
+      True
 
     References:
       Yu et al., Purify Unlearnable Examples via Rate-Constrained Variational

@@ -40,6 +40,15 @@ def gaussian_blur(
     Raises:
       ValueError: if `kernel_size` is even, not above 0 or too large to reflect the
         images, if `min_sigma` is not above 0, or `max_sigma` below it.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from miue_jax import defenses
+      >>> defense = defenses.gaussian_blur((16, 16, 3), 2)
+      >>> images, labels = jnp.ones((2, 16, 16, 3)), jnp.arange(2)
+      >>> changed, targets = defense.augment(jax.random.key(0), images, labels)
+      >>> changed.shape
+      (2, 16, 16, 3)
     """
     del num_classes
     check_number("gaussian_blur kernel_size", kernel_size, "> 0", whole=True)

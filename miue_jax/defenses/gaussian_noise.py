@@ -27,6 +27,15 @@ def gaussian_noise(
 
     Raises:
       ValueError: if `sigma` is not a finite number of at least 0.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from miue_jax import defenses
+      >>> defense = defenses.gaussian_noise((16, 16, 3), 2, sigma=8)
+      >>> images, labels = jnp.ones((2, 16, 16, 3)), jnp.arange(2)
+      >>> changed, targets = defense.augment(jax.random.key(0), images, labels)
+      >>> changed.shape
+      (2, 16, 16, 3)
     """
     del image_shape, num_classes
     check_number("gaussian_noise sigma", sigma, ">= 0")

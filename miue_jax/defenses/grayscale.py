@@ -3,8 +3,7 @@
 import jax
 import numpy as np
 
-from miue_jax.defenses._images import check_images
-from miue_jax.defenses.base import Defense
+from miue_jax.defenses.base import Defense, check_images
 
 # The luma weights of ITU-R 601, 0.299, 0.587 and 0.114, in parts of 65536: with them
 # the integers equal Pillow's.
@@ -29,6 +28,15 @@ def grayscale(image_shape: tuple[int, ...], num_classes: int) -> Defense:
 
     Raises:
       ValueError: if the images have not three channels.
+
+    Example:
+      >>> import jax, numpy as np
+      >>> from miue_jax import defenses
+      >>> defense = defenses.grayscale((16, 16, 3), 2)
+      >>> images = np.zeros((4, 16, 16, 3), np.uint8)
+      >>> labels = np.arange(4) % 2
+      >>> defense.purify(jax.random.key(0), images, labels).shape
+      (4, 16, 16, 3)
 
     References:
       Liu, Zhao, Larson, "Image shortcut squeezing", ICML 2023, section 4.

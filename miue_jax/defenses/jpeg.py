@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from miue_jax.defenses._images import check_images
-from miue_jax.defenses.base import Defense
+from miue_jax.defenses.base import Defense, check_images
 from miue_jax.image import jpeg as codec
 
 # The size of a block of 4:2:0 JPEG; smaller images would be mostly padding.
@@ -36,6 +35,15 @@ def jpeg(image_shape: tuple[int, ...], num_classes: int, *, quality: int) -> Def
     Raises:
       ValueError: if `quality` is not an integer in [1, 100], C other than 1 or 3, or a
         side below 16 pixels.
+
+    Example:
+      >>> import jax, numpy as np
+      >>> from miue_jax import defenses
+      >>> defense = defenses.jpeg((16, 16, 3), 2, quality=10)
+      >>> images = np.zeros((4, 16, 16, 3), np.uint8)
+      >>> labels = np.arange(4) % 2
+      >>> defense.purify(jax.random.key(0), images, labels).shape
+      (4, 16, 16, 3)
 
     References:
       Liu, Zhao, Larson, "Image shortcut squeezing", ICML 2023, section 4.

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from miue_jax._checks import check_number
-from miue_jax.defenses._images import check_images
-from miue_jax.defenses.base import Defense
+from miue_jax.defenses.base import Defense, check_images
 from miue_jax.train.classifier import cross_entropy
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -66,6 +65,15 @@ def orthogonal_projection(
     Raises:
       ValueError: if a setting is out of range, or an image has no more values than
         there are classes, so that nothing would be left of it.
+
+    Example:
+      >>> import jax, numpy as np
+      >>> from miue_jax import defenses
+      >>> defense = defenses.orthogonal_projection((16, 16, 3), 2, epochs=1)
+      >>> images = np.zeros((4, 16, 16, 3), np.uint8)
+      >>> labels = np.arange(4) % 2
+      >>> defense.purify(jax.random.key(0), images, labels).shape
+      (4, 16, 16, 3)
 
     References:
       Sandoval-Segura, Singla, Geiping, Goldblum, Goldstein, "What can we learn from

@@ -43,6 +43,15 @@ def rand_augment(
       ValueError: if `num_ops` is not a whole number above 0, `magnitude` not in
         [0, 30], or C neither 1 nor 3.
 
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from miue_jax import defenses
+      >>> defense = defenses.rand_augment((16, 16, 3), 2)
+      >>> images, labels = jnp.ones((2, 16, 16, 3)), jnp.arange(2)
+      >>> changed, targets = defense.augment(jax.random.key(0), images, labels)
+      >>> changed.shape
+      (2, 16, 16, 3)
+
     References:
       Cubuk, Zoph, Shlens, Le, "RandAugment: practical automated data augmentation with
       a reduced search space", NeurIPS 2020, section 3.

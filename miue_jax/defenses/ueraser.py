@@ -8,8 +8,7 @@ from jax import lax
 
 from miue_jax import _checks
 from miue_jax._checks import check_choice, check_number
-from miue_jax.defenses.base import Defense, Predict
-from miue_jax.defenses.freeze import freeze
+from miue_jax.defenses.base import Defense, Predict, freeze
 from miue_jax.defenses.plasma import plasma_brightness, plasma_contrast
 from miue_jax.defenses.trivial_augment import trivial_augment
 from miue_jax.image import jpeg
@@ -78,6 +77,11 @@ def ueraser(
     Raises:
       ValueError: for an unknown variant or compression, a number out of range, or
         images that are too small or of another number of channels.
+
+    Example:
+      >>> from miue_jax import defenses
+      >>> defenses.ueraser((32, 32, 3), 10, variant="lite").loss is not None
+      True
 
     References:
       Qin et al., Learning the Unlearnable: Adversarial Augmentations Suppress

@@ -13,6 +13,11 @@ class Peak(NamedTuple):
       accuracy: the highest accuracy.
       epoch: the first epoch that reached it.
       final: the accuracy of the last epoch.
+
+    Example:
+      >>> from miue_jax import detection
+      >>> detection.Peak(accuracy=0.5, epoch=2, final=0.1).epoch
+      2
     """
 
     accuracy: float
@@ -38,6 +43,11 @@ def early_stopping(accuracies: Sequence[float], epochs: Sequence[int]) -> Peak:
     Raises:
       ValueError: if there are no accuracies, not as many as epochs, or none that is a
         number; if one is out of range or the epochs do not increase.
+
+    Example:
+      >>> from miue_jax import detection
+      >>> detection.early_stopping([0.2, 0.5, 0.1], epochs=[1, 2, 3])
+      Peak(accuracy=0.5, epoch=2, final=0.1)
     """
     values, steps = np.asarray(accuracies, float), np.asarray(epochs)
     if values.ndim != 1 or values.shape != steps.shape or not values.size:

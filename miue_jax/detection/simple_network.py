@@ -41,6 +41,11 @@ class SimpleNetworkConfig:
       momentum: of SGD.
       weight_decay: of SGD.
       validation: share of the data that is held out, in (0, 1).
+
+    Example:
+      >>> from miue_jax import detection
+      >>> detection.SimpleNetworkConfig(model="linear").epochs
+      100
     """
 
     model: str = "mlp2"
@@ -72,6 +77,11 @@ class SimpleNetwork(NamedTuple):
       train_accuracy: in [0, 1], on the part that it was trained on.
       validation_accuracy: in [0, 1], on the part that was held out. High where the data
         are protected by what a simple network can read, as no natural images are.
+
+    Example:
+      >>> from miue_jax import detection
+      >>> detection.SimpleNetwork(0.9, 0.8).validation_accuracy
+      0.8
     """
 
     train_accuracy: float
@@ -90,6 +100,11 @@ def check_size(config: SimpleNetworkConfig, size: int) -> int:
 
     Raises:
       ValueError: if a part is empty or smaller than a batch.
+
+    Example:
+      >>> from miue_jax import detection
+      >>> detection.check_size(detection.SimpleNetworkConfig(batch_size=10), 100)
+      8
     """
     count = round(config.validation * size)
     if not 0 < count < size:
@@ -125,6 +140,18 @@ def simple_network(
     Raises:
       ValueError: if a part is empty or smaller than a batch, or images and labels do
         not fit each other.
+
+    Example:
+      >>> import jax, numpy as np
+      >>> from miue_jax import detection
+      >>> labels = np.arange(20) % 2
+      >>> images = np.zeros((20, 4, 4, 1), np.uint8) + 255 * labels[:, None, None, None]
+      >>> config = detection.SimpleNetworkConfig(model="linear", epochs=5, batch_size=8)
+      >>> found = detection.simple_network(
+      ...     jax.random.key(0), images.astype(np.uint8), labels, 2, config
+      ... )
+      >>> 0 <= found.validation_accuracy <= 1
+      True
 
     References:
       Zhu, Yu, Gao, "Detection and defense of unlearnable examples", AAAI 2024, on

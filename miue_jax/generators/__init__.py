@@ -11,7 +11,9 @@ Its keyword-only parameters, or the fields of its config, are its settings.
 """
 
 import dataclasses
+import functools
 import inspect
+import numbers
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -156,7 +158,7 @@ def preset(name: str, preset: str | None = None, **changes: Any) -> Any:
     if not changes:
         return config
     before = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-    return _settings.from_plain(type(config), {**before, **changes}, name)
+    return _configured(name, type(config), {**before, **changes})
 
 
 def spec(
@@ -186,7 +188,7 @@ def spec(
         settings = {**generator, **changes}
         name = settings.pop("name", None)
         first = next(iter(_entry(name).presets.values()))
-        return GeneratorSpec(name, _settings.from_plain(type(first), settings, name))
+        return GeneratorSpec(name, _configured(name, type(first), settings))
     name, _, chosen = str(generator).partition("/")
     return GeneratorSpec(name, preset(name, chosen or None, **changes))
 
@@ -204,14 +206,16 @@ def clip_batches(config: Any, data: DataSpec) -> Any:
     Raises:
       ValueError: if there are fewer images than shards.
     """
-    clipped = {
-        field: sampling.clip_batch_size(
-            getattr(config, field), data.num_examples, data.num_shards
-        )
+    sizes = {
+        field: size
         for field in _BATCHES
-        if hasattr(config, field)
+        if isinstance(size := getattr(config, field, None), numbers.Integral)
     }
-    changed = {k: v for k, v in clipped.items() if v < getattr(config, k)}
+    clipped = {
+        field: sampling.clip_batch_size(size, data.num_examples, data.num_shards)
+        for field, size in sizes.items()
+    }
+    changed = {k: v for k, v in clipped.items() if v < sizes[k]}
     return dataclasses.replace(config, **changed) if changed else config
 
 
@@ -239,52 +243,69 @@ def create(name: str, config: Any, spec: DataSpec) -> Generator:
       >>> generators.create("random_noise", config, data).num_steps
       1
     """
-    entry = _entry(name)
+    return _build(name, _entry(name), config, spec)
+
+
+def _build(name: str, entry: _Entry, config: Any, spec: DataSpec) -> Generator:
     if name in _REGISTRY:
         return entry.build(config, spec)
     try:
         generator = entry.build(config, spec)
         if not isinstance(generator, Generator):
             raise ValueError(f"it must return a Generator, got {generator!r:.100}")
-        if not generator.sharded:
-            _check_whole(generator, spec)
-            generator = to_sharded(generator, spec)
-    except Exception as error:  # of the user's own code
+        return _traced(generator, spec)
+    except Exception as error:  # of the user's code
         raise ValueError(f"generator {name!r} failed: {_one_line(error)}") from error
-    return generator
 
 
-def _check_whole(generator: Generator, spec: DataSpec) -> None:
-    """Traces a generator of whole arrays, so that faults are found before a run."""
-    images = jax.ShapeDtypeStruct((spec.num_examples, *spec.image_shape), jnp.float32)
-    labels = jax.ShapeDtypeStruct((spec.num_examples,), jnp.int32)
+def _traced(generator: Generator, spec: DataSpec) -> Generator:
+    """Traces a user-defined generator, so that its faults are found before a run."""
+    steps = generator.num_steps
+    if not isinstance(steps, numbers.Integral) or steps < 1:
+        raise ValueError(f"num_steps must be a whole number > 0, got {steps!r:.100}")
+    if not isinstance(generator.budget, Budget):
+        raise ValueError(f"budget must be a Budget, got {generator.budget!r:.100}")
     key = jax.eval_shape(lambda: jax.random.key(0))
-    state = jax.eval_shape(generator.init, key, images, labels)
-    result = jax.eval_shape(generator.step, key, state, images, labels)
-    after = result[0] if isinstance(result, tuple) and len(result) == 2 else result
-    if jax.tree.structure(after) != jax.tree.structure(state):
-        after = result  # a state that is itself a pair
-    if after is None or jax.tree.structure(after) != jax.tree.structure(state):
-        raise ValueError(f"step must return a state like init's, got {result!r:.100}")
-    delta = jax.eval_shape(generator.perturbation, after)
-    rows = spec.num_classes if generator.per_class else spec.num_examples
-    wanted = (rows, *spec.image_shape)
-    shape, dtype = getattr(delta, "shape", None), getattr(delta, "dtype", None)
-    if shape != wanted or not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(
-            f"the perturbation must be floating point of shape {wanted}, got {dtype} "
-            f"{shape}"
-        )
+    data = _shapes(spec)
+    if generator.sharded:
+        jax.eval_shape(generator.init, key, data)
+        # Its step may use collectives, which are defined only on a mesh.
+        return generator
+    local = to_sharded(generator, dataclasses.replace(spec, axis_name=None))
+    state = jax.eval_shape(local.init, key, data)
+    state, _ = jax.eval_shape(local.step, key, state, data)
+    jax.eval_shape(local.perturbation, state)
+    finished = jax.eval_shape(local.finished, state)
+    if (getattr(finished, "shape", None), finished.dtype) != ((), bool):
+        raise ValueError(f"finished must return a () bool, got {finished!r:.100}")
+    return to_sharded(generator, spec)
+
+
+def _shapes(spec: DataSpec) -> sampling.Shards:
+    """The shapes of data, dealt to shards."""
+    shards = (spec.num_shards,)
+    rows = (*shards, -(-spec.num_examples // spec.num_shards))
+    shapes: dict[str, Any] = {
+        "images": ((*rows, *spec.image_shape), jnp.uint8),
+        "labels": (rows, jnp.int32),
+        "selected": (rows, jnp.bool_),
+        "count": (shards, jnp.int32),
+        "shard": (shards, jnp.int32),
+    }
+    return sampling.Shards(**{k: jax.ShapeDtypeStruct(*v) for k, v in shapes.items()})
 
 
 def _entry(name: object) -> _Entry:
     if not isinstance(name, str) or ":" not in name:
         return _lookup("generator", name, _REGISTRY)
-    function = _checks.imported("generator", name)
+    return _user_defined(name, _checks.imported("generator", name))
+
+
+def _user_defined(name: str, function: Callable[..., Any]) -> _Entry:
     try:
         parameters = list(inspect.signature(function).parameters)
         hints = typing.get_type_hints(function)
-    except (TypeError, ValueError, NameError) as error:
+    except Exception as error:  # of the user's annotations
         raise ValueError(f"generator {name!r}: {_one_line(error)}") from error
     kind = hints.get(parameters[0]) if parameters else None
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
@@ -299,7 +320,7 @@ def _entry(name: object) -> _Entry:
             }
             radius = values.get("radius")
             budget = None if radius is None else Budget("linf", radius)
-            return from_function(function, budget=budget, **values)
+            return from_function(functools.partial(function, **values), budget=budget)
 
         return _Entry(build, {"default": _defaults(kind, name)})
     raise ValueError(
@@ -311,20 +332,30 @@ def _entry(name: object) -> _Entry:
 
 def _defaults(kind: type, name: str) -> Any:
     try:
-        return kind()
+        config = kind()
     except Exception as error:
         raise ValueError(
             f"generator {name!r}: every setting needs a default: {_one_line(error)}"
         ) from error
+    if hasattr(config, "name"):
+        raise ValueError(f"generator {name!r}: no setting may be called 'name'")
+    return config
+
+
+def _configured(name: str, kind: type, values: Mapping[str, Any]) -> Any:
+    try:
+        return _settings.from_plain(kind, values, name)
+    except ValueError:
+        raise
+    except Exception as error:  # of a user-defined __post_init__
+        raise ValueError(f"generator {name!r}: {_one_line(error)}") from error
 
 
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
-    return (
-        text
-        if isinstance(error, ValueError) and text
-        else f"{type(error).__name__}: {text}"
-    )
+    if isinstance(error, ValueError) and text:
+        return text
+    return f"{type(error).__name__}: {text}"
 
 
 def _lookup(kind: str, name: Any, table: Mapping[str, Any]) -> Any:

@@ -82,16 +82,18 @@ class Generator(NamedTuple):
     By default the functions see the whole data set and need not know how it is split
     over devices: ``images`` are (N, H, W, C) float32 in [0, 1] and ``labels`` (N,)
     int32. With ``sharded=True`` they see one device's share instead, as a
-    `train.sampling.Shards`, and use collectives over `DataSpec.axis_name`.
+    `train.sampling.Shards`, and use collectives over `DataSpec.axis_name`. Either way
+    only the images that were selected for protection are perturbed in the end.
 
     Attributes:
       init: ``(key, images, labels) -> state``, any pytree. Sharded: ``(key, data) ->
         State``, a `train.parallel.State`; it is traced outside the mesh axis.
       step: ``(key, state, images, labels) -> state`` or ``(state, metrics)``, where
-        metrics is a dictionary of scalars; ``key`` is new in every step. Sharded:
-        ``(key, state, data) -> (state, metrics)``, where the key is the run's own, the
-        state counts its steps and metrics are `train.metrics.Mean` by name.
-      num_steps: steps after which the generator is done, at the latest.
+        metrics is a dictionary of scalars; ``key`` is new in every step. The state
+        keeps its structure, its shapes and its dtypes. Sharded: ``(key, state, data) ->
+        (state, metrics)``, where the key is the run's own, the state counts its steps
+        and metrics are `train.metrics.Mean` by name.
+      num_steps: the number of steps, unless it finishes earlier.
       perturbation: ``state -> delta`` in [0, 1] units, (N, H, W, C); the state itself
         by default. Sharded: (G, n, H, W, C). With ``per_class``: (K, H, W, C).
       finished: ``state -> () bool``, whether it stopped early; further steps must then
@@ -134,7 +136,8 @@ def to_sharded(generator: Generator, spec: DataSpec) -> Generator:
       spec: of the data.
 
     Returns:
-      A generator with ``sharded=True``.
+      A generator with ``sharded=True``. Its functions raise a ValueError when they are
+      traced if what the given ones return does not fit.
 
     Example:
       >>> from miue_jax import generators
@@ -159,9 +162,8 @@ def to_sharded(generator: Generator, spec: DataSpec) -> Generator:
         return images.astype(jnp.float32) / 255, labels
 
     def init(key: jax.Array, data: Shards) -> State:
-        return State(
-            jnp.zeros((), jnp.int32), generator.init(key, *whole(data, None)), None
-        )
+        state = generator.init(key, *whole(data, None))
+        return State(jnp.zeros((), jnp.int32), jax.tree.map(jnp.asarray, state), None)
 
     def step(key: jax.Array, state: State, data: Shards) -> tuple[State, Metrics]:
         result = generator.step(
@@ -169,23 +171,21 @@ def to_sharded(generator: Generator, spec: DataSpec) -> Generator:
             state.shared,
             *whole(data, spec.axis_name),
         )
-        is_pair = isinstance(result, tuple) and len(result) == 2
-        inner, values = (
-            result if is_pair and isinstance(result[1], dict) else (result, {})
-        )
-        one = jnp.ones((), jnp.float32)
-        metrics = {k: Mean(jnp.asarray(v, jnp.float32), one) for k, v in values.items()}
-        return State(state.step + 1, inner, None), metrics
+        after, metrics = _state_and_metrics(result, state.shared)
+        return State(state.step + 1, after, None), metrics
 
     def perturbation(state: State) -> jax.Array:
-        delta = generator.perturbation(state.shared)
+        rows = spec.num_classes if generator.per_class else spec.num_examples
+        delta = _check_perturbation(
+            generator.perturbation(state.shared), (rows, *spec.image_shape)
+        )
         if generator.per_class:
             return delta
         rows = -(-spec.num_examples // spec.num_shards)
         padding = rows * spec.num_shards - spec.num_examples
         padded = jnp.pad(delta, ((0, padding), *[(0, 0)] * (delta.ndim - 1)))
         dealt = padded.reshape(rows, spec.num_shards, *delta.shape[1:])
-        return jnp.swapaxes(dealt, 0, 1).astype(jnp.float32)
+        return jnp.swapaxes(dealt, 0, 1)
 
     return generator._replace(
         init=init,
@@ -194,6 +194,51 @@ def to_sharded(generator: Generator, spec: DataSpec) -> Generator:
         finished=lambda state: generator.finished(state.shared),
         sharded=True,
     )
+
+
+def _state_and_metrics(result: Any, before: Any) -> tuple[Any, Metrics]:
+    """Takes apart what a step of whole arrays returns, and checks it."""
+    structure, values = jax.tree.structure(before), {}
+    # A state may itself be a pair: its structure says what was returned.
+    if jax.tree.structure(result) != structure:
+        if isinstance(result, tuple) and len(result) == 2:
+            result, values = result
+        if jax.tree.structure(result) != structure or not isinstance(values, dict):
+            raise ValueError(
+                "step must return a state like init's, or (state, metrics) with a "
+                f"dictionary of metrics, got {result!r:.100}"
+            )
+
+    def like(new: Any, old: jax.Array) -> jax.Array:
+        new = jnp.asarray(new)
+        both_floating = jnp.issubdtype(new.dtype, jnp.floating) and jnp.issubdtype(
+            old.dtype, jnp.floating
+        )
+        if new.shape != old.shape or not (both_floating or new.dtype == old.dtype):
+            raise ValueError(
+                f"step must keep the shapes and dtypes of the state: {old.dtype} "
+                f"{old.shape} became {new.dtype} {new.shape}"
+            )
+        return new.astype(old.dtype) if both_floating else new
+
+    metrics = {}
+    for name, value in values.items():
+        value = jnp.asarray(value, jnp.float32)
+        if value.shape:
+            raise ValueError(f"metric {name!r} must be a scalar, got {value.shape}")
+        metrics[name] = Mean(value, jnp.ones((), jnp.float32))
+    return jax.tree.map(like, result, before), metrics
+
+
+def _check_perturbation(delta: Any, shape: tuple[int, ...]) -> jax.Array:
+    """Checks the shape and the dtype of a perturbation; returns it as float32."""
+    found, dtype = getattr(delta, "shape", None), getattr(delta, "dtype", None)
+    if found != shape or not jnp.issubdtype(dtype, jnp.floating):
+        given = f"{delta!r:.100}" if dtype is None else f"{dtype} {found}"
+        raise ValueError(
+            f"the perturbation must be floating point of shape {shape}, got {given}"
+        )
+    return jnp.asarray(delta, jnp.float32)
 
 
 def from_function(
@@ -219,11 +264,17 @@ def from_function(
       >>> generators.from_function(darker, levels=2.0).num_steps
       1
     """
+
+    def step(
+        key: jax.Array, state: jax.Array, images: jax.Array, labels: jax.Array
+    ) -> jax.Array:
+        del state
+        delta = function(key, images, labels, **settings)
+        return _check_perturbation(delta, images.shape)
+
     return Generator(
         init=lambda key, images, labels: jnp.zeros_like(images),
-        step=lambda key, state, images, labels: function(
-            key, images, labels, **settings
-        ),
+        step=step,
         budget=Budget() if budget is None else budget,
     )
 

@@ -153,8 +153,6 @@ def robust_error_minimizing(
 
     def init(key: jax.Array, data: sampling.Shards) -> State:
         shape = data.images.shape[2:]
-        surrogate.check_images(shape, config)
-        surrogate.check_crop(shape, config.crop)
         learner = classifier.init_learner(
             jax.random.fold_in(key, _INIT), module, optimizer, shape
         )

@@ -102,6 +102,7 @@ def create(config: SurrogateConfig, spec: DataSpec, *, crop: int = 0) -> nn.Modu
         width=config.width,
         dtype=jnp.dtype(config.dtype),
         axis_name=spec.axis_name,
+        convolution=models.loop_convolution,
     )
 
 

@@ -18,6 +18,11 @@ def identity(batch_size: int) -> jax.Array:
 
     Returns:
       (B, 2, 3) float32.
+
+    Example:
+      >>> from miue_jax.image import affine
+      >>> affine.identity(2).shape
+      (2, 2, 3)
     """
     return jnp.broadcast_to(jnp.eye(2, 3, dtype=jnp.float32), (batch_size, 2, 3))
 
@@ -30,6 +35,12 @@ def rotation(degrees: jax.Array) -> jax.Array:
 
     Returns:
       (B, 2, 3) float32.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from miue_jax.image import affine
+      >>> affine.rotation(jnp.array([90.0])).shape
+      (1, 2, 3)
     """
     angle = jnp.deg2rad(degrees.astype(jnp.float32))
     cos, sin, zero = jnp.cos(angle), jnp.sin(angle), jnp.zeros_like(angle)
@@ -45,6 +56,12 @@ def shear_x(factor: jax.Array) -> jax.Array:
 
     Returns:
       (B, 2, 3) float32.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from miue_jax.image import affine
+      >>> affine.shear_x(jnp.array([0.5])).shape
+      (1, 2, 3)
     """
     return identity(len(factor)).at[:, 1, 0].set(factor.astype(jnp.float32))
 
@@ -57,6 +74,12 @@ def shear_y(factor: jax.Array) -> jax.Array:
 
     Returns:
       (B, 2, 3) float32.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from miue_jax.image import affine
+      >>> affine.shear_y(jnp.array([0.5])).shape
+      (1, 2, 3)
     """
     return identity(len(factor)).at[:, 0, 1].set(factor.astype(jnp.float32))
 
@@ -69,6 +92,12 @@ def translation_x(pixels: jax.Array) -> jax.Array:
 
     Returns:
       (B, 2, 3) float32.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from miue_jax.image import affine
+      >>> affine.translation_x(jnp.array([2.0])).shape
+      (1, 2, 3)
     """
     return identity(len(pixels)).at[:, 1, 2].set(-pixels.astype(jnp.float32))
 
@@ -81,6 +110,12 @@ def translation_y(pixels: jax.Array) -> jax.Array:
 
     Returns:
       (B, 2, 3) float32.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from miue_jax.image import affine
+      >>> affine.translation_y(jnp.array([2.0])).shape
+      (1, 2, 3)
     """
     return identity(len(pixels)).at[:, 0, 2].set(-pixels.astype(jnp.float32))
 
@@ -94,6 +129,13 @@ def resample(images: jax.Array, maps: jax.Array) -> jax.Array:
 
     Returns:
       (B, H, W, C), of the same dtype.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from miue_jax.image import affine
+      >>> images = jnp.ones((1, 4, 4, 1))
+      >>> bool((affine.resample(images, affine.identity(1)) == images).all())
+      True
     """
     height, width = images.shape[1:3]
     middle = jnp.array([(height - 1) / 2, (width - 1) / 2], jnp.float32)

@@ -23,6 +23,13 @@ def random_crop(key: jax.Array, images: jax.Array, *, padding: int = 4) -> jax.A
 
     Returns:
       (B, H, W, C), of the same dtype.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from miue_jax.image import augment
+      >>> images = jnp.arange(4.0).reshape(1, 1, 4, 1) / 4
+      >>> augment.random_crop(jax.random.key(0), images, padding=1).shape
+      (1, 1, 4, 1)
     """
     widths = ((0, 0), (padding, padding), (padding, padding), (0, 0))
     padded = jnp.pad(images, widths)
@@ -42,6 +49,13 @@ def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
 
     Returns:
       (B, H, W, C), of the same dtype.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from miue_jax.image import augment
+      >>> images = jnp.arange(4.0).reshape(1, 1, 4, 1) / 4
+      >>> augment.random_flip(jax.random.key(0), images).shape
+      (1, 1, 4, 1)
     """
     return flip_where(jax.random.bernoulli(key, shape=images.shape[:1]), images)
 
@@ -55,6 +69,13 @@ def flip_where(mirrored: jax.Array, images: jax.Array) -> jax.Array:
 
     Returns:
       (B, H, W, C), of the same dtype.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from miue_jax.image import augment
+      >>> images = jnp.arange(4.0).reshape(1, 1, 4, 1) / 4
+      >>> augment.flip_where(jnp.array([True]), images).ravel().tolist()
+      [0.75, 0.5, 0.25, 0.0]
     """
     return jnp.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
 
@@ -67,6 +88,14 @@ def chain(*augmentations: Augmentation) -> Augmentation:
 
     Returns:
       A function (key, images) -> images.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from miue_jax.image import augment
+      >>> images = jnp.arange(4.0).reshape(1, 1, 4, 1) / 4
+      >>> both = augment.chain(augment.random_flip, augment.random_flip)
+      >>> both(jax.random.key(0), images).shape
+      (1, 1, 4, 1)
     """
 
     def apply(key: jax.Array, images: jax.Array) -> jax.Array:
@@ -86,5 +115,12 @@ def crop_and_flip(key: jax.Array, images: jax.Array) -> jax.Array:
 
     Returns:
       (B, H, W, C), of the same dtype.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from miue_jax.image import augment
+      >>> images = jnp.arange(4.0).reshape(1, 1, 4, 1) / 4
+      >>> augment.crop_and_flip(jax.random.key(0), images).shape
+      (1, 1, 4, 1)
     """
     return chain(random_crop, random_flip)(key, images)

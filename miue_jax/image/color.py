@@ -22,6 +22,13 @@ def autocontrast(images: jax.Array) -> jax.Array:
 
     Returns:
       The same shape; a channel of a single value is left alone.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from miue_jax.image import color
+      >>> images = jnp.array([0.25, 0.5, 0.75]).reshape(1, 1, 3, 1) * jnp.ones(3)
+      >>> color.autocontrast(images)[0, 0, :, 0].round(2).tolist()
+      [0.0, 0.5, 1.0]
     """
     low = jnp.min(images, (1, 2), keepdims=True)
     span = jnp.max(images, (1, 2), keepdims=True) - low
@@ -40,6 +47,13 @@ def equalize(images: jax.Array) -> jax.Array:
     Returns:
       The same shape; a channel with too few pixels beside its brightest value to fill
       255 levels is left alone.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from miue_jax.image import color
+      >>> images = jnp.array([0.25, 0.5, 0.75]).reshape(1, 1, 3, 1) * jnp.ones(3)
+      >>> color.equalize(images).shape
+      (1, 1, 3, 3)
     """
     levels = jnp.round(images * 255).astype(jnp.int32)
     channels = jnp.moveaxis(levels, -1, 1).reshape(-1, images[0, ..., 0].size)
@@ -65,6 +79,13 @@ def invert(images: jax.Array) -> jax.Array:
 
     Returns:
       The same shape.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from miue_jax.image import color
+      >>> images = jnp.array([0.25, 0.5, 0.75]).reshape(1, 1, 3, 1) * jnp.ones(3)
+      >>> color.invert(images)[0, 0, :, 0].round(2).tolist()
+      [0.75, 0.5, 0.25]
     """
     return 1 - images
 
@@ -78,6 +99,13 @@ def posterize(images: jax.Array, bits: ArrayLike) -> jax.Array:
 
     Returns:
       The same shape.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from miue_jax.image import color
+      >>> images = jnp.array([0.25, 0.5, 0.75]).reshape(1, 1, 3, 1) * jnp.ones(3)
+      >>> color.posterize(images, 2).shape
+      (1, 1, 3, 3)
     """
     step = 2 ** (8 - _per_image(bits, images))
     return jnp.floor(jnp.round(images * 255) / step) * step / 255
@@ -92,6 +120,13 @@ def solarize(images: jax.Array, threshold: ArrayLike) -> jax.Array:
 
     Returns:
       The same shape.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from miue_jax.image import color
+      >>> images = jnp.array([0.25, 0.5, 0.75]).reshape(1, 1, 3, 1) * jnp.ones(3)
+      >>> color.solarize(images, 0.5).shape
+      (1, 1, 3, 3)
     """
     return jnp.asarray(dm_pix.solarize(images, _per_image(threshold, images)))
 
@@ -105,6 +140,13 @@ def brightness(images: jax.Array, factor: ArrayLike) -> jax.Array:
 
     Returns:
       The same shape.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from miue_jax.image import color
+      >>> images = jnp.array([0.25, 0.5, 0.75]).reshape(1, 1, 3, 1) * jnp.ones(3)
+      >>> color.brightness(images, 2.0)[0, 0, :, 0].round(2).tolist()
+      [0.5, 1.0, 1.0]
     """
     return _blend(jnp.zeros_like(images), images, factor)
 
@@ -121,6 +163,13 @@ def contrast(images: jax.Array, factor: ArrayLike) -> jax.Array:
 
     Raises:
       ValueError: if C is neither 1 nor 3.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from miue_jax.image import color
+      >>> images = jnp.array([0.25, 0.5, 0.75]).reshape(1, 1, 3, 1) * jnp.ones(3)
+      >>> color.contrast(images, 0.5).shape
+      (1, 1, 3, 3)
     """
     return _blend(jnp.mean(_luma(images), (1, 2), keepdims=True), images, factor)
 
@@ -137,6 +186,13 @@ def color(images: jax.Array, factor: ArrayLike) -> jax.Array:
 
     Raises:
       ValueError: if C is neither 1 nor 3.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from miue_jax.image import color
+      >>> images = jnp.array([0.25, 0.5, 0.75]).reshape(1, 1, 3, 1) * jnp.ones(3)
+      >>> color.color(images, 0.5).shape
+      (1, 1, 3, 3)
     """
     return _blend(_luma(images), images, factor)
 
@@ -152,6 +208,13 @@ def sharpness(images: jax.Array, factor: ArrayLike) -> jax.Array:
 
     Returns:
       The same shape; the outermost pixels are left alone.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from miue_jax.image import color
+      >>> images = jnp.array([0.25, 0.5, 0.75]).reshape(1, 1, 3, 1) * jnp.ones(3)
+      >>> color.sharpness(images, 0.5).shape
+      (1, 1, 3, 3)
     """
     height, width = images.shape[1:3]
     window = sum(

@@ -77,6 +77,13 @@ def jpeg(images: ArrayLike, *, quality: ArrayLike) -> jax.Array:
       ValueError: for another shape, images that are not floating, or a quality out of
         range.
 
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from miue_jax.image.jpeg import jpeg
+      >>> gray = jnp.full((1, 16, 16, 3), 0.5)
+      >>> bool(jnp.abs(jpeg(gray, quality=50) - gray).max() < 0.02)
+      True
+
     References:
       ITU-T T.81 | ISO/IEC 10918-1, 1992, annexes A and K.
     """
@@ -112,6 +119,14 @@ def jpeg_straight_through(images: jax.Array, *, quality: ArrayLike) -> jax.Array
 
     Raises:
       ValueError: as `jpeg`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from miue_jax.image.jpeg import jpeg_straight_through
+      >>> images = jnp.full((1, 16, 16, 3), 0.5)
+      >>> loss = lambda x: jpeg_straight_through(x, quality=50).sum()
+      >>> bool((jax.grad(loss)(images) == 1).all())
+      True
     """
     return images + jax.lax.stop_gradient(jpeg(images, quality=quality) - images)
 

@@ -32,6 +32,13 @@ def psnr(clean: np.ndarray, images: np.ndarray) -> float:
 
     Raises:
       ValueError: if shapes or types differ from the above.
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax.image.quality import psnr
+      >>> clean = np.zeros((1, 16, 16, 3), np.uint8)
+      >>> round(psnr(clean, clean + np.uint8(8)), 2)
+      30.07
     """
     values = _per_image(_psnr, *_changed(clean, images))
     return float(np.mean(values, dtype=np.float64)) if values.size else float("inf")
@@ -52,6 +59,13 @@ def ssim(clean: np.ndarray, images: np.ndarray) -> float:
 
     Raises:
       ValueError: if shapes or types differ from the above.
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax.image.quality import ssim
+      >>> clean = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+      >>> round(ssim(clean, clean), 4)
+      1.0
 
     References:
       Wang, Bovik, Sheikh, Simoncelli, "Image quality assessment: from error visibility

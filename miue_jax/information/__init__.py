@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from miue_jax.information import inference as inference
     from miue_jax.information import tasks as tasks
     from miue_jax.information import testing as testing
-    from miue_jax.information.estimate import Estimate as Estimate
+    from miue_jax.information._core import Estimate as Estimate
 
 __all__ = ["Estimate", "bounds", "estimators", "inference", "tasks", "testing"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "Estimate":
-        return importlib.import_module(f"{__name__}.estimate").Estimate
+        return importlib.import_module(f"{__name__}._core").Estimate
     if name in __all__:
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

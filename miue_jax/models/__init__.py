@@ -1,16 +1,24 @@
-"""Classifiers by name. Every one returns its penultimate features and its logits."""
+"""Classifiers by name, which return their penultimate features and their logits.
+
+A user-defined model is named ``module:function``. The function is called with the
+keyword ``num_classes`` and those of ``width``, ``dtype``, ``axis_name`` and
+``convolution`` that it has, and returns a Flax module that maps images (B, H, W, C) in
+[0, 1] and the keyword ``train`` to features (B, D) and logits (B, num_classes).
+"""
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
 
 from miue_jax import _checks
-from miue_jax.models.convolution import conv_general_dilated
+from miue_jax.models.convolution import loop_convolution
 from miue_jax.models.densenet import DenseNet
 from miue_jax.models.lenet import LeNet5
 from miue_jax.models.mlp import MLP, Linear
@@ -19,6 +27,8 @@ from miue_jax.models.resnet import ResNet
 from miue_jax.models.vgg import VGG
 from miue_jax.models.vit import VisionTransformer
 from miue_jax.models.wide_resnet import WideResNet
+
+__all__ = ["NAMES", "create", "loop_convolution"]
 
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "resnet18": ResNet,
@@ -47,9 +57,9 @@ def create(
     width: int | None = None,
     dtype: Any = jnp.float32,
     axis_name: str | None = None,
-    convolution: Callable[..., jax.Array] = conv_general_dilated,
+    convolution: Callable[..., jax.Array] | None = None,
 ) -> nn.Module:
-    """Makes a classifier.
+    """Creates a classifier.
 
     Called as ``module.apply(variables, images, train=False)`` with images (B, H, W, C)
     in [0, 1], it returns features (B, D) and logits (B, num_classes), both float32.
@@ -60,38 +70,72 @@ def create(
     stage works at full resolution, and a step takes 49 times as long as at 32x32.
 
     Args:
-      name: one of `NAMES`.
+      name: one of `NAMES`, or module:function.
       num_classes: number of logits, at least 2.
-      width: what the network counts its channels in (see its class); None for the
-        published one.
+      width: the unit in which the network counts its channels (see its class); None for
+        the published one.
       dtype: compute dtype; parameters and batch statistics stay float32.
       axis_name: mapped axis (shard_map, pmap) over which batch normalization takes its
-        statistics; networks without it have no use for this.
-      convolution: stands in for `lax.conv_general_dilated`.
+        statistics; networks without batch normalization ignore it.
+      convolution: replaces `lax.conv_general_dilated`; pass `loop_convolution` where
+        gradients are taken inside loops on the CPU.
 
     Returns:
       The module, hashable and without parameters.
 
     Raises:
-      ValueError: for an unknown name, fewer than two classes or a width that is not
-        positive or that the network does not have.
+      ValueError: for an unknown name, fewer than two classes, a width that is not
+        positive or that the network does not have, or a user-defined function that
+        fails or returns something else.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from miue_jax import models
+      >>> net = models.create("lenet5", num_classes=10)
+      >>> images = jnp.zeros((2, 32, 32, 3))
+      >>> variables = net.init(jax.random.key(0), images, train=False)
+      >>> features, logits = net.apply(variables, images, train=False)
+      >>> features.shape, logits.shape
+      ((2, 84), (2, 10))
     """
-    if name not in _BUILDERS:
+    own = isinstance(name, str) and ":" in name
+    if name not in _BUILDERS and not own:
         raise _checks.unknown("model", name, NAMES)
     if num_classes < 2:
         raise ValueError(f"num_classes must be at least 2, given {num_classes}")
-    options = {"dtype": dtype, "axis_name": axis_name, "convolution": convolution}
-    if width is not None:
-        if width < 1:
-            raise ValueError(f"width must be at least 1, given {width}")
-        options["width"] = width
-    builder = _BUILDERS[name]
-    kind: Any = builder.func if isinstance(builder, functools.partial) else builder
-    fields = {field.name for field in dataclasses.fields(kind)}
-    if width is not None and "width" not in fields:
+    if width is not None and width < 1:
+        raise ValueError(f"width must be at least 1, given {width}")
+    options = {
+        "width": width,
+        "dtype": dtype,
+        "axis_name": axis_name,
+        "convolution": convolution or lax.conv_general_dilated,
+    }
+    builder = _checks.imported("model", name) if own else _BUILDERS[name]
+    accepted = _accepted(name, builder)
+    if width is None:
+        options.pop("width")
+    elif "width" not in accepted:
         raise ValueError(f"model {name!r} has no width, given {width}")
     # Networks without normalization or convolutions lack the matching fields.
-    return builder(
-        num_classes=num_classes,
-        **{key: value for key, value in options.items() if key in fields},
-    )
+    options = {key: value for key, value in options.items() if key in accepted}
+    if not own:
+        return builder(num_classes=num_classes, **options)
+    try:
+        module = builder(num_classes=num_classes, **options)
+        if not isinstance(module, nn.Module):
+            raise ValueError(f"it must return a Flax module, got {module!r:.100}")
+    except Exception as error:  # of the user's own code
+        reason = " ".join(str(error).split())
+        raise ValueError(f"model {name!r}: {type(error).__name__}: {reason}") from error
+    return module
+
+
+def _accepted(name: str, builder: Callable[..., nn.Module]) -> set[str]:
+    if name in _BUILDERS:
+        kind: Any = builder.func if isinstance(builder, functools.partial) else builder
+        return {field.name for field in dataclasses.fields(kind)}
+    parameters = inspect.signature(builder).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return {"width", "dtype", "axis_name", "convolution"}
+    return {p.name for p in parameters}

@@ -38,7 +38,7 @@ _WINOGRAD_SIZE = 4
 _Pads = tuple[tuple[int, int], tuple[int, int]]
 
 
-def conv_general_dilated(
+def loop_convolution(
     lhs: jax.Array,
     rhs: jax.Array,
     window_strides: Sequence[int],
@@ -51,11 +51,13 @@ def conv_general_dilated(
 ) -> jax.Array:
     """Convolves as `lax.conv_general_dilated` does, with gradients fast in CPU loops.
 
-    A drop-in for ``flax.linen.Conv(conv_general_dilated=...)``. Undilated
-    two-dimensional NHWC/HWIO convolutions that are ungrouped or depthwise get the
-    custom gradient; all others are handed to XLA unchanged. The custom gradient has no
-    forward mode: for `jax.jvp` or `jax.jacfwd` build the model with
-    ``convolution=lax.conv_general_dilated``.
+    Pass it as ``models.create(..., convolution=models.loop_convolution)``, or to
+    ``flax.linen.Conv(conv_general_dilated=...)``, where gradients are taken inside
+    ``scan``, ``fori_loop`` or ``cond`` on the CPU; on other backends it computes what
+    `lax.conv_general_dilated` does. Undilated two-dimensional NHWC/HWIO convolutions
+    that are ungrouped or depthwise get the custom gradient; all others are handed to
+    XLA unchanged. The custom gradient has no forward mode: `jax.jvp` and `jax.jacfwd`
+    raise a TypeError.
 
     Args:
       lhs: images, (B, H, W, C) float.

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from miue_jax.models._layers import conv_and_norm, to_input
-from miue_jax.models.convolution import conv_general_dilated
+from miue_jax.models.convolution import loop_convolution
 from miue_jax.models.resnet import BasicBlock
 
 # Uniform in +-1 / sqrt(fan in), for kernels that no batch normalization follows.
@@ -56,7 +56,7 @@ class DisentanglingVAE(nn.Module):
     width: int = 64
     dtype: Any = jnp.float32
     axis_name: str | None = None
-    convolution: Callable[..., jax.Array] = conv_general_dilated
+    convolution: Callable[..., jax.Array] = loop_convolution
 
     @nn.compact
     def __call__(
@@ -129,7 +129,7 @@ class Upsampling(nn.Module):
 
     features: int
     dtype: Any = jnp.float32
-    convolution: Callable[..., jax.Array] = conv_general_dilated
+    convolution: Callable[..., jax.Array] = loop_convolution
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:

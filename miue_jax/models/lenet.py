@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
 
 from miue_jax.models._layers import classify, to_input
-from miue_jax.models.convolution import conv_general_dilated
 
 _SMALLEST = 16
 
@@ -32,7 +32,7 @@ class LeNet5(nn.Module):
     num_classes: int
     width: int = 6
     dtype: Any = jnp.float32
-    convolution: Callable[..., jax.Array] = conv_general_dilated
+    convolution: Callable[..., jax.Array] = lax.conv_general_dilated
 
     @nn.compact
     def __call__(

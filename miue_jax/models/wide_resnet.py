@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
 
 from miue_jax.models._layers import Layer, classify, conv_and_norm, to_input
-from miue_jax.models.convolution import conv_general_dilated
 
 _STEM = 16
 
@@ -36,7 +36,7 @@ class WideResNet(nn.Module):
     width: int = 160
     dtype: Any = jnp.float32
     axis_name: str | None = None
-    convolution: Callable[..., jax.Array] = conv_general_dilated
+    convolution: Callable[..., jax.Array] = lax.conv_general_dilated
 
     @nn.compact
     def __call__(

@@ -152,6 +152,12 @@ def stepwise(
 
     Returns:
       An Optax schedule.
+
+    Example:
+      >>> from miue_jax.train.classifier import stepwise
+      >>> rate = stepwise(0.1, (0.5,), num_steps=10)
+      >>> round(float(rate(0)), 3), round(float(rate(5)), 3)
+      (0.1, 0.01)
     """
     scales: dict[int, float] = {}
     for milestone in milestones:
@@ -170,6 +176,12 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
     Returns:
       () float32.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from miue_jax.train.classifier import cross_entropy
+      >>> round(float(cross_entropy(jnp.zeros((2, 4)), jnp.array([0, 1]))), 4)  # log 4
+      1.3863
     """
     logits = logits.astype(jnp.float32)
     if labels.ndim == 2:

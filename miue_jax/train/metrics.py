@@ -24,7 +24,17 @@ Metrics = dict[str, Mean]
 
 
 def mean_of(value: jax.Array, weight: float | jax.Array = 1.0) -> Mean:
-    """A measured value as a mean of the given weight."""
+    """A measured value as a mean of the given weight.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from miue_jax.train import metrics
+      >>> both = jax.tree.map(
+      ...     jnp.add, metrics.mean_of(jnp.array(1.0)), metrics.mean_of(jnp.array(3.0))
+      ... )
+      >>> metrics.values({"loss": both})
+      {'loss': 2.0}
+    """
     weight = jnp.asarray(weight, jnp.float32)
     return Mean(value.astype(jnp.float32) * weight, weight)
 

@@ -260,6 +260,11 @@ def spread(values: list[float]) -> dict[str, Any]:
 
     Returns:
       Their `mean`, `std` (None of a single one) and the `values`.
+
+    Example:
+      >>> from miue_jax.train.run_directory import spread
+      >>> spread([0.25, 0.75])["mean"]
+      0.5
     """
     deviation = statistics.stdev(values) if len(values) > 1 else None
     return {"mean": statistics.mean(values), "std": deviation, "values": values}

@@ -73,6 +73,14 @@ def deal(
     Raises:
       ValueError: if there are fewer examples than shards, if the images are not 8-bit,
         or if there is not one label (and one bool of `selected`) for each.
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax.train import sampling
+      >>> images, labels = np.zeros((5, 8, 8, 3), np.uint8), np.arange(5)
+      >>> shards = sampling.deal(images, labels, num_shards=2)
+      >>> shards.labels.tolist(), shards.count.tolist()
+      ([[0, 2, 4], [1, 3, 4]], [3, 2])
     """
     size = len(images)
     if images.ndim != 4 or images.dtype != np.uint8:
@@ -108,7 +116,16 @@ def deal(
 
 
 def collect(array: np.ndarray, size: int) -> np.ndarray:
-    """Undoes `deal` for one array: (G, n, ...) to (size, ...) in the original order."""
+    """Undoes `deal` for one array: (G, n, ...) to (size, ...) in the original order.
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax.train import sampling
+      >>> images, labels = np.zeros((5, 8, 8, 3), np.uint8), np.arange(5)
+      >>> shards = sampling.deal(images, labels, num_shards=2)
+      >>> sampling.collect(shards.labels, 5).tolist()
+      [0, 1, 2, 3, 4]
+    """
     return np.swapaxes(array, 0, 1).reshape(-1, *array.shape[2:])[:size]
 
 
@@ -153,17 +170,24 @@ def steps_per_pass(size: int, num_shards: int, batch_size: int) -> int:
     Raises:
       ValueError: if a batch holds more images than the data set can fill, or does not
         split over the shards.
+
+    Example:
+      >>> from miue_jax.train import sampling
+      >>> sampling.steps_per_pass(100, num_shards=2, batch_size=32)
+      4
     """
     if batch_size % num_shards:
         raise ValueError(
             f"a global batch of {batch_size} images does not split over {num_shards} "
-            "shards: make it a multiple of the number of devices (of num_shards if set)"
+            "shards; set batch_size to a multiple of the number of devices (of "
+            "num_shards, if set)"
         )
     share = batch_size // num_shards
     if share > size // num_shards:
         raise ValueError(
             f"a batch of {batch_size} images from {num_shards} shards is larger than "
-            f"the data set, which has {size} images"
+            f"the data set, which has {size} images; set batch_size to at most "
+            f"{size // num_shards * num_shards}"
         )
     return math.ceil(math.ceil(size / num_shards) / share)
 
@@ -243,6 +267,14 @@ def take_in_order(data: Shards, step: ArrayLike, share: int) -> Batch:
 
     Returns:
       A batch of g times b images.
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax.train import sampling
+      >>> images, labels = np.zeros((5, 8, 8, 3), np.uint8), np.arange(5)
+      >>> shards = sampling.deal(images, labels, num_shards=2)
+      >>> sampling.take_in_order(shards, 0, share=2).labels.tolist()
+      [[0, 2], [1, 3]]
     """
     rows = jnp.arange(data.labels.shape[1], dtype=jnp.int32)
     return take(data, jnp.broadcast_to(rows, data.labels.shape), step, share)

@@ -26,6 +26,11 @@ class VictimConfig:
       weight_decay: of SGD, for all parameters.
       clip_norm: largest norm of the gradient; None for no limit.
       dtype: compute type, "float32" or "bfloat16".
+
+    Example:
+      >>> from miue_jax import victims
+      >>> victims.VictimConfig(model="vgg11", epochs=30).learning_rate
+      0.1
     """
 
     model: str = "resnet18"
@@ -114,6 +119,13 @@ def learning_rate(config: VictimConfig, steps_per_epoch: int) -> optax.Schedule:
 
     Returns:
       An Optax schedule: () number of steps before -> () float.
+
+    Example:
+      >>> from miue_jax import victims
+      >>> from miue_jax.victims.presets import learning_rate
+      >>> schedule = learning_rate(victims.preset("em"), steps_per_epoch=10)
+      >>> round(float(schedule(0)), 3)
+      0.1
     """
     if config.schedule == "cosine":
         return classifier.epochwise_cosine(

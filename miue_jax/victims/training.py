@@ -36,6 +36,13 @@ class Victim(NamedTuple):
         attack; None where it has none.
       num_steps: steps in all.
       steps_per_epoch: steps in a pass over the training data.
+
+    Example:
+      >>> from miue_jax import victims
+      >>> config = victims.preset("quick", model="linear", epochs=2, batch_size=4)
+      >>> victim = victims.victim(config, num_examples=8, num_classes=2)
+      >>> victim.num_steps, victim.steps_per_epoch
+      (4, 2)
     """
 
     init: Callable[[jax.Array, sampling.Shards], State]
@@ -68,6 +75,19 @@ def victim(
 
     Returns:
       The victim.
+
+    Example:
+      >>> import jax, numpy as np
+      >>> from miue_jax import victims
+      >>> from miue_jax.train import sampling
+      >>> config = victims.preset("quick", model="linear", epochs=1, batch_size=4)
+      >>> victim = victims.victim(config, num_examples=8, num_classes=2)
+      >>> images = np.zeros((8, 8, 8, 3), np.uint8)
+      >>> data = sampling.deal(images, np.arange(8) % 2, num_shards=1)
+      >>> state = victim.init(jax.random.key(0), data)
+      >>> state, metrics = victim.step(jax.random.key(1), state, data)
+      >>> int(state.step)
+      1
     """
     module = models.create(
         config.model,
@@ -75,6 +95,7 @@ def victim(
         width=config.width,
         dtype=jnp.dtype(config.dtype),
         axis_name=axis_name,
+        convolution=models.loop_convolution,
     )
     share = config.batch_size // num_shards
     steps = sampling.steps_per_pass(num_examples, num_shards, config.batch_size)

@@ -2,7 +2,7 @@
 
 import os
 
-from miue_jax.data import artifact, exchange
+from miue_jax.data import artifact, atomic, exchange
 
 
 def export(
@@ -28,7 +28,7 @@ def export(
     made = artifact.load(path)
     # Both are checked before either is written.
     if png is not None:
-        exchange.check_png_folder(made, png)
+        atomic.check_new_folder(png)
     if npy is not None:
         exchange.check_delta_file(npy)
         exchange.export_delta_nchw(npy, exchange.read_delta(path, made))

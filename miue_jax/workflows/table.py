@@ -12,7 +12,7 @@ from typing import Any
 
 from miue_jax.train import run_directory
 from miue_jax.workflows import estimator_table
-from miue_jax.workflows.measure import table as measurement
+from miue_jax.workflows.measure import summary as measurement
 from miue_jax.workflows.sweep import table as sweep
 
 _TABLE = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -148,7 +148,7 @@ def test_truncation_may_exceed_an_l2_budget_by_a_level_a_value():
 def test_an_overrunning_quantizer_is_caught(monkeypatch):
     clean = _clean()
     monkeypatch.setattr(
-        artifact.gray_levels,
+        artifact,
         "quantize",
         lambda images, delta, *, radius, export: 255 - images,
     )

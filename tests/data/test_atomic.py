@@ -30,7 +30,7 @@ def test_a_full_disk_is_named_though_numpy_forgets_it(tmp_path):
 _CUT = """
 import resource, sys
 import numpy as np
-from miue_jax import atomic
+from miue_jax.data import atomic
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
 try:
     with atomic.write_file(sys.argv[1]) as file:
@@ -61,7 +61,7 @@ def test_an_error_without_a_number_names_the_file_and_keeps_its_reason(tmp_path)
 
 _KILLED = """
 import os, pathlib, signal, sys
-from miue_jax import atomic
+from miue_jax.data import atomic
 root = pathlib.Path(sys.argv[1])
 with atomic.write_folder(root / "png") as folder, atomic.write_file(root / "a") as file:
     (folder / "0.png").write_bytes(b"0")

@@ -152,7 +152,12 @@ def test_png_folder_round_trip(tmp_path, channels):
             np.asarray(image).reshape(clean.images.shape[1:]), made.dataset.images[5]
         )
     metadata = json.loads((root / "metadata.json").read_text(encoding="utf-8"))
-    assert metadata == {**made.metadata, "class_names": list(NAMES)}
+    folders = {name: name for name in NAMES}
+    assert metadata == {
+        **made.metadata,
+        "class_names": list(NAMES),
+        "class_folders": folders,
+    }
     _assert_imported(root, clean)
     assert os.listdir(tmp_path) == ["png"]
 
@@ -179,13 +184,28 @@ def test_an_empty_root_is_filled_and_a_full_one_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "names", [("..", "b", "c"), ("a/b", "b", "c"), ("", "b", "c"), ("B", "b", "c")]
+    ("names", "folders"),
+    [
+        (("..", "b", "c"), ["_", "b", "c"]),
+        (("a/b", "b", "c"), ["a_b", "b", "c"]),
+        (("", "_", "c"), ["_", "__2", "c"]),
+        (("B", "b", "c"), ["B", "b_2", "c"]),
+        (("con", "Lpt1.x", "metadata.json"), ["con_2", "Lpt1.x_2", "metadata.json_2"]),
+        (("b.", "b ", "b_2"), ["b", "b_2", "b_2_2"]),
+        (("\x00\n", "ä" * 300, "c"), ["__", "ä" * 100, "c"]),
+    ],
 )
-def test_class_names_that_are_no_folders(tmp_path, names):
-    made = _protected(_clean()._replace(class_names=names))
-    with pytest.raises(ValueError, match="class name"):
-        exchange.export_png_folder(made, tmp_path / "png")
-    assert os.listdir(tmp_path) == []
+def test_class_names_that_cannot_be_folders_get_safe_ones(tmp_path, names, folders):
+    clean = _clean()._replace(class_names=names)
+    made = _protected(clean)
+    exchange.export_png_folder(made, tmp_path / "png")
+    found = sorted(path.name for path in (tmp_path / "png").iterdir() if path.is_dir())
+    assert found == sorted(folders)
+    metadata = json.loads((tmp_path / "png" / "metadata.json").read_text())
+    assert metadata["class_folders"] == dict(zip(folders, names, strict=True))
+    # And they are read again.
+    delta = exchange.import_perturbation(tmp_path / "png", clean)
+    assert delta.shape == clean.images.shape
 
 
 @pytest.mark.parametrize("target", ["PIL.Image.Image.save", "os.replace"])

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from miue_jax.defenses.freeze import freeze
+from miue_jax.defenses.base import freeze
 
 IMAGES = jax.random.uniform(jax.random.key(0), (4, 2, 2, 1))
 WEIGHTS = jax.random.normal(jax.random.key(1), (4, 3))

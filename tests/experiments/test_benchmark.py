@@ -1,48 +1,47 @@
 """The benchmark: what it measures, what it writes and what it refuses."""
 
 import json
-import os
-import pathlib
-import subprocess
 import sys
 
+import benchmark
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from miue_jax import losses, models
-
-_SCRIPT = pathlib.Path(__file__).parents[2] / "experiments" / "benchmark.py"
+from miue_jax import _command_line, losses, models
 
 
-def _run(*arguments):
-    environment = {**os.environ, "PYTHONPATH": str(_SCRIPT.parents[1])}
-    return subprocess.run(
-        [sys.executable, str(_SCRIPT), *arguments],
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=300,
-    )
+@pytest.fixture
+def start(monkeypatch, capfd):
+    """Runs the script in this process, on one device; status, output and errors."""
+    one = jax.devices()[:1]
+    monkeypatch.setattr(jax, "local_devices", lambda: one)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", [benchmark.__file__, *arguments])
+        status = _command_line.run(benchmark.main, benchmark.PROG)
+        return status, *capfd.readouterr()
+
+    return run
 
 
 @pytest.mark.slow
-def test_measures_both_steps_of_a_small_network(tmp_path):
+def test_measures_both_steps_of_a_small_network(tmp_path, start):
     path = tmp_path / "benchmark.json"
-    tiny = ["--model", "linear", "--batch_size", "8", "--repeats", "2", "--steps", "2"]
-    process = _run(*tiny, "--json", str(path))
-    assert process.returncode == 0, process.stderr
+    tiny = ["--model", "linear", "--batch-size", "8", "--repeats", "2", "--steps", "2"]
+    status, printed, errors = start(*tiny, "--json", str(path))
+    assert status == 0, errors
     measured = json.loads(path.read_text())
     for kind in ("train", "perturbation"):
-        assert f"{kind} step: " in process.stdout
+        assert f"{kind} step: " in printed
         result = measured["results"][kind]
         speed = result["images_per_second"]
         assert 0 < speed["min"] <= speed["median"] <= speed["max"]
         assert result["share_of_matmul_peak"]["median"] > 0
         assert result["pytorch"] == {}
     assert "residual networks only" in measured["pytorch_omitted"]
-    assert "residual networks only" in process.stdout
+    assert "residual networks only" in printed
     # A product of 3072 inputs with ten outputs: a multiplication and an addition each.
     assert 61440 <= measured["forward_flops_per_image"] < 80000
     assert measured["versions"]["jax"] == jax.__version__
@@ -54,27 +53,27 @@ def test_measures_both_steps_of_a_small_network(tmp_path):
     ("arguments", "said"),
     [
         (["--model", "resnet19"], "resnet18"),
-        (["--batch_size", "0"], "batch_size is 0"),
+        (["--batch-size", "0"], "batch_size is 0"),
         (["--repeats", "-1"], "repeats is -1"),
         (["--dtype", "float8"], "float8"),
         (["--json", "nowhere/benchmark.json"], "nowhere"),
+        (["--step", "3"], "--steps"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_bad_input_is_one_line_and_status_2(arguments, said):
-    process = _run(*arguments)
-    assert process.returncode == 2
-    lines = process.stderr.strip().splitlines()
-    assert len(lines) == 1, process.stderr
+def test_bad_input_is_one_line_and_status_2(start, arguments, said):
+    status, printed, errors = start(*arguments)
+    assert status == 2
+    lines = errors.strip().splitlines()
+    assert len(lines) == 1, errors
     assert lines[0].startswith("benchmark.py: ")
     assert said in lines[0]
-    assert process.stdout == ""
+    assert printed == ""
 
 
 @pytest.mark.parametrize("name", ["resnet10", "resnet50"])
-def test_the_pytorch_network_is_the_same_network(name, monkeypatch):
+def test_the_pytorch_network_is_the_same_network(name):
     pytest.importorskip("torch")
-    monkeypatch.syspath_prepend(str(_SCRIPT.parent))
     import torch_resnet
 
     module = models.create(name, num_classes=10, width=4)
@@ -87,9 +86,8 @@ def test_the_pytorch_network_is_the_same_network(name, monkeypatch):
     assert sorted(p.numel() for p in twin.parameters()) == sizes
 
 
-def test_the_pytorch_loss_is_the_same_loss(monkeypatch):
+def test_the_pytorch_loss_is_the_same_loss():
     torch = pytest.importorskip("torch")
-    monkeypatch.syspath_prepend(str(_SCRIPT.parent))
     import torch_resnet
 
     features = np.random.default_rng(0).normal(size=(12, 5)).astype(np.float32)

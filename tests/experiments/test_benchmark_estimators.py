@@ -1,6 +1,7 @@
 """The benchmark of estimators: its cells, going on, sharing, errors and the table."""
 
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -17,9 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from accuracy import cell_log, measuring, plot, summary
-from configs import estimators as default
+from accuracy.config import ROWS, Benchmark, Speed
 from PIL import Image
 
+from miue_jax import _command_line, _settings
 from miue_jax.information import Estimate, estimators, tasks
 from miue_jax.train import loop, run_directory
 from miue_jax.workflows import estimator_table
@@ -29,16 +31,16 @@ SCRIPT = pathlib.Path(benchmark_estimators.__file__)
 SMALL, LARGE = "1v1-normal-0.75", "multinormal-dense-25-25-0.5"
 
 
-def make_config():
-    config = default.get_config().to_dict()
-    return config | {
+def make_config(**changes):
+    settings = {
         "rows": ("gaussian_plug_in", "gaussian_corrected"),
         "tasks": (SMALL, LARGE),
         # Of 40 samples of 25 + 25 dimensions there is no Gaussian.
         "sizes": (60, 40),
         "seeds": (0, 1),
-        "speed": {"size": 60, "dim": 12, "classes": 3, "repeats": 2},
+        "speed": Speed(size=60, dim=12, classes=3, repeats=2),
     }
+    return Benchmark(**{**settings, **changes})
 
 
 def read_lines(workdir):
@@ -207,7 +209,8 @@ def test_what_another_process_does_is_left_to_it(tmp_path, counted, monkeypatch)
         "print('held', flush=True)\n"
         "sys.stdin.read()\n"
     )
-    with run_directory.open_directory(tmp_path, make_config(), resume=True):
+    plain = _settings.to_plain(make_config())
+    with run_directory.open_directory(tmp_path, plain, resume=True):
         pass
     claims = str(tmp_path / cell_log._CLAIMS)
     with subprocess.Popen(
@@ -252,63 +255,94 @@ def test_a_damaged_row_is_named(tmp_path):
         cell_log.CellLog(tmp_path, stack)
 
 
+def entry(name=None, **options):
+    """The first row with another estimator or more options."""
+    row = ROWS["gaussian_plug_in"]
+    options = options if name else {**row.options, **options}
+    changed = dataclasses.replace(row, name=name or row.name, options=options)
+    return {"estimators": {**ROWS, "gaussian_plug_in": changed}}
+
+
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("changes", "message"),
     [
-        (lambda c: c["speed"].update(size=0), "speed.size is 0; it must be"),
-        (lambda c: c.update(rows=("gaussian_corected",)), "did you mean 'gaussian_cor"),
-        (lambda c: c.update(rows=()), "rows is ()"),
-        (lambda c: c.update(tasks=(SMALL, SMALL)), "tasks is .* must differ"),
-        (lambda c: c.update(tasks=("1v1-norml-0.75",)), "unknown task"),
-        (lambda c: c.update(sizes=(1,)), "sizes holds 1; allowed: integers from 2"),
+        ({"speed": Speed(size=0)}, "speed.size is 0; it must be"),
+        ({"rows": ("gaussian_corected",)}, "did you mean 'gaussian_cor"),
+        ({"rows": ()}, r"rows is \(\)"),
+        ({"tasks": (SMALL, SMALL)}, "tasks is .* must differ"),
+        ({"tasks": ("1v1-norml-0.75",)}, "unknown task"),
+        ({"sizes": (1,)}, "sizes holds 1; allowed: integers from 2"),
+        ({"sizes": (50, 40), "tasks": (LARGE,)}, "plug_in: 50 samples of 25 . 25"),
+        ({"seeds": (-1,)}, "seeds holds -1"),
+        (entry("gausian"), "plug_in: unknown estimator"),
+        (entry(ridge=1), "plug_in: unknown option"),
         (
-            lambda c: c.update(sizes=(50, 40), tasks=(LARGE,)),
-            "plug_in: 50 samples of 25 . 25",
+            entry("club", config={"hiden": 1}),
+            "plug_in: unknown setting of FitConfig 'hiden'; did you mean 'hidden'",
         ),
-        (lambda c: c.update(seeds=(-1,)), "seeds holds -1"),
-        (lambda c: entry(c).update(name="gausian"), "plug_in: unknown estimator"),
-        (lambda c: entry(c)["options"].update(ridge=1), "plug_in: unknown option"),
-        (
-            lambda c: entry(c).update(name="club", options={"config": {"hiden": 1}}),
-            "plug_in: unknown option of FitConfig 'hiden'; did you mean 'hidden'",
-        ),
-        (
-            lambda c: entry(c).update(name="nwj", options={"config": {"depth": "a"}}),
-            "plug_in: .*str",
-        ),
+        (entry("nwj", config={"depth": "a"}), "plug_in: .*str"),
     ],
 )
-def test_bad_input_is_found_before_anything_runs(tmp_path, change, message):
-    config = make_config()
-    change(config)
+def test_bad_input_is_found_before_anything_runs(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
-        benchmark_estimators.run(config, tmp_path / "run")
+        benchmark_estimators.run(make_config(**changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def entry(config):
-    return config["estimators"]["gaussian_plug_in"]
+def start(monkeypatch, *arguments):
+    """Runs the script in this process; its exit status."""
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
+    return _command_line.run(benchmark_estimators.main, benchmark_estimators.PROG)
 
 
-def test_bad_input_is_one_line_and_status_2(tmp_path):
-    command = [sys.executable, str(SCRIPT), "--workdir", str(tmp_path / "run")]
-    command.append("--config.rows=('gaussian_corected',)")
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=SCRIPT.parents[1]
-    )
-    assert done.returncode == 2, done.stderr
-    assert len(done.stderr.splitlines()) == 1
-    assert done.stderr.startswith("benchmark_estimators.py: unknown row")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--rows", "gaussian_corected"), "unknown row 'gaussian_corected'; did you"),
+        (("--speed.size", 0), "speed.size is 0"),
+        (("--training.max-stps", 5), "--training.max-steps"),
+        (("--training.max-steps", 0), "max_steps"),
+        (("--seeds", "one"), "--seeds"),
+    ],
+    ids=lambda value: value[0].strip("-") if isinstance(value, tuple) else "",
+)
+def test_bad_input_is_one_line_and_status_2(
+    monkeypatch, tmp_path, capfd, arguments, message
+):
+    workdir = tmp_path / "run"
+    assert start(monkeypatch, "--workdir", workdir, *arguments) == 2
+    printed, errors = capfd.readouterr()
+    assert printed == ""
+    assert len(errors.splitlines()) == 1, errors
+    assert errors.startswith("benchmark_estimators.py: ")
+    assert message in errors
+    assert not workdir.exists()
+
+
+def test_options_are_the_settings(monkeypatch, tmp_path, capfd, counted):
+    times = {"first_seconds": 1.0, "median_seconds": 1.0}
+    monkeypatch.setattr(measuring, "conditional_ksg", lambda s: {**vars(s), **times})
+    arguments = ["--workdir", tmp_path, "--rows", "gaussian_corrected", "--seeds", 4]
+    arguments += ["--tasks", SMALL, "--sizes", 60, 40, "--training.max-steps", 7]
+    assert start(monkeypatch, *arguments, "--speed.dim", 3) == 0
+    assert counted == [(size, 4, True, SMALL) for size in (40, 60)]
+    printed, _ = capfd.readouterr()
+    assert printed.endswith("results.json: 2 of 2 cells\n")
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["training"]["max_steps"] == 7
+    assert config["speed"]["dim"] == 3
+    assert start(monkeypatch, *arguments, "--speed.dim", 3, "--no-resume") == 2
+    assert "holds a run already" in capfd.readouterr().err
 
 
 def test_the_default_is_the_published_benchmark():
-    config = default.get_config().to_dict()
+    config = Benchmark()
     work = benchmark_estimators.prepare(config)
     assert len(work.cells) == 9 * 40 * 3
     assert work.cells[0] == (5000, 0, "gaussian_plug_in", tasks.BENCHMARK[0])
-    named = {e["published"] for e in config["estimators"].values()}
+    named = {row.published for row in config.estimators.values()}
     assert named - {None} == set(estimator_table.PUBLISHED)
-    assert config["estimators"]["infonce"]["options"]["config"]["max_steps"] == 1000
+    assert config.options("infonce")["config"]["max_steps"] == 1000
 
 
 # Measuring -------------------------------------------------------------------------
@@ -370,16 +404,16 @@ def test_labels_are_handed_on():
     assert given["labels"].shape == (20,)
 
 
-# Summary, table and picture ---------------------------------------------------------
+# Summary, table and plot ------------------------------------------------------------
 
 
 def make_rows(config, error):
-    """Rows of all cells with errors of one's own choice."""
+    """Rows of all cells with given errors."""
     rows = {}
-    for size in config["sizes"]:
-        for seed in config["seeds"]:
-            for label in config["rows"]:
-                for name in config["tasks"]:
+    for size in config.sizes:
+        for seed in config.seeds:
+            for label in config.rows:
+                for name in config.tasks:
                     cell = cell_log.Cell(size, seed, label, name)
                     dim = int(name.split("-")[-2]) if "multi" in name else 1
                     rows[cell] = {
@@ -406,8 +440,8 @@ def summarize(config, rows):
         "hardware": ["here"],
         "versions": {"jax": "9.9"},
         "float": "float32",
-        "sizes": list(config["sizes"]),
-        "seeds": list(config["seeds"]),
+        "sizes": list(config.sizes),
+        "seeds": list(config.seeds),
         **summary.summarize(config, list(rows), rows),
     }
 
@@ -415,8 +449,7 @@ def summarize(config, rows):
 @pytest.fixture
 def whole():
     """All 40 tasks at 5,000 samples: off by 0.1, by 0.3 in 25 dimensions and more."""
-    config = default.get_config().to_dict()
-    config |= {"rows": ("ksg_10", "ksg_5"), "seeds": (0, 1)}
+    config = Benchmark(rows=("ksg_10", "ksg_5"), seeds=(0, 1))
 
     def error(cell):
         if cell.task == "1v1-additive-0.1" and cell.seed == 1:
@@ -471,7 +504,7 @@ def test_what_is_not_the_published_setting_is_not_compared(whole):
         results = summary.summarize(config, list(rows), other)
         assert results["estimators"][0]["published"] is None
         assert results["estimators"][1]["published"] is None
-    config |= {"sizes": (4000,)}
+    config = dataclasses.replace(config, sizes=(4000,))
     rows = {cell._replace(size=4000): row for cell, row in rows.items()}
     text = estimator_table.render(summarize(config, rows))
     assert "published" not in text
@@ -484,15 +517,14 @@ def test_the_readme_shows_either_kind_of_results(whole, tmp_path):
     run_directory.write_json(tmp_path / "r.json", results)
     readme = tmp_path / "README.md"
     readme.write_text("a\n<!-- table: r.json -->\n<!-- end -->\n")
-    assert readme_table.main([str(readme)]) == 0
-    assert estimator_table.render(results) in readme.read_text()
+    assert estimator_table.render(results) in readme_table.table(readme)
     with pytest.raises(ValueError, match="results with claims have no table"):
         readme_table.render({"claims": []})
 
 
-def test_the_picture_shows_the_estimates(whole, tmp_path):
+def test_the_plot_shows_the_estimates(whole, tmp_path):
     config, rows = whole
-    titles = {label: config["estimators"][label]["title"] for label in config["rows"]}
+    titles = {label: config.estimators[label].title for label in config.rows}
     images = []
     for shift in (0.0, 0.5):
         moved = [row | {"estimate": row["estimate"] + shift} for row in rows.values()]
@@ -521,11 +553,11 @@ def test_one_estimate_far_off_does_not_hide_the_others(whole, tmp_path, monkeypa
     # The truth of all is 1 nat.
     assert limits[0] == limits[1] == pytest.approx((-1.105, 1.205))
     assert "beyond" not in texts[0]
-    assert texts[1].endswith("1 beyond the picture")
+    assert texts[1].endswith("1 beyond the plot")
     assert "log K = 6.00" in texts[1]
 
 
-def test_a_picture_needs_no_values(whole, tmp_path):
+def test_a_plot_needs_no_values(whole, tmp_path):
     rows = [row | {"estimate": None, "failure": "no"} for row in whole[1].values()]
     plot.estimates(tmp_path / "p.png", rows, {"ksg_5": "KSG"})
     assert (tmp_path / "p.png").exists()

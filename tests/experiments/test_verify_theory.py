@@ -5,7 +5,6 @@ import math
 import pathlib
 import subprocess
 import sys
-import types
 
 import jax
 import numpy as np
@@ -23,13 +22,13 @@ FANO = check.Check("T10", finite.generalization, 60, 60)
 def only_fano(monkeypatch):
     monkeypatch.setattr(verify_theory, "CHECKS", (FANO,))
     monkeypatch.setattr(verify_theory, "draw", lambda *_, **__: None)
-    monkeypatch.setattr(verify_theory.command_line, "keep_compiled", lambda: None)
+    monkeypatch.setattr(verify_theory._command_line, "keep_compiled", lambda: None)
 
 
 def start(monkeypatch, workdir):
-    values = types.SimpleNamespace(workdir=str(workdir), seed=0, quick=True)
-    monkeypatch.setattr(verify_theory.flags, "FLAGS", values)
-    verify_theory.main([])
+    arguments = ["verify_theory.py", "--workdir", str(workdir), "--quick"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    return verify_theory.main()
 
 
 def read(workdir):
@@ -68,7 +67,7 @@ def test_equalities_fail_to_both_sides():
 
 
 def test_true_statements_pass(only_fano, monkeypatch, tmp_path, capsys):
-    start(monkeypatch, tmp_path)
+    assert start(monkeypatch, tmp_path) == 0
     found = read(tmp_path)
     assert found["passed"]
     assert all(claim["passed"] for claim in found["claims"])
@@ -86,9 +85,7 @@ def test_a_wrong_bound_is_reported_with_status_1(
     monkeypatch.setattr(
         finite.bounds, "fano_accuracy", lambda *args: 0.9 * right(*args)
     )
-    with pytest.raises(SystemExit) as stopped:
-        start(monkeypatch, tmp_path)
-    assert stopped.value.code == 1
+    assert start(monkeypatch, tmp_path) == 1
     found = read(tmp_path)
     assert not found["passed"]
     failed = [claim for claim in found["claims"] if not claim["passed"]]
@@ -161,10 +158,10 @@ def test_a_false_claim_about_covariance_fails():
 def test_the_quick_run_passes_and_draws(tmp_path):
     assert verify_theory.run(tmp_path, seed=3, quick=True)
     names = {path.name for path in tmp_path.iterdir()}
-    pictures = {name for name in names if name.endswith(".png")}
-    assert len(pictures) == 4
-    assert names == pictures | {verify_theory.RESULTS}
-    for name in pictures:
+    plots = {name for name in names if name.endswith(".png")}
+    assert len(plots) == 4
+    assert names == plots | {verify_theory.RESULTS}
+    for name in plots:
         content = (tmp_path / name).read_bytes()
         assert content.startswith(b"\x89PNG")
         assert len(content) > 20_000

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from miue_jax.budget import Budget
-from miue_jax.generators import surrogate
+from miue_jax.generators import DataSpec, surrogate
 from miue_jax.generators.adversarial_poisoning import PRESETS, adversarial_poisoning
 from miue_jax.train import metrics as means
 from miue_jax.train import sampling
 
 SIZE, CLASSES = 48, 4
+SPEC = DataSpec(num_examples=SIZE, num_classes=CLASSES, image_shape=(8, 8, 3))
 
 
 def _small(preset: str, **changes):
@@ -43,16 +44,16 @@ def test_the_surrogate_is_deceived_as_the_preset_says(preset):
     images = rng.integers(0, 60, (SIZE, 8, 8, 3)) + colors[:, None, None]
     images = images.astype(np.uint8)
     data = sampling.deal(images, labels, 1)
-    method = adversarial_poisoning(config, num_examples=SIZE, num_classes=CLASSES)
-    assert method.budget == Budget("linf", 64.0)
-    assert method.num_steps == 10 * 3 + 2 * 2
-    step, key = jax.jit(method.step), jax.random.key(0)
-    state, metrics = method.init(key, data), {}
-    for _ in range(method.num_steps):
+    generator = adversarial_poisoning(config, SPEC)
+    assert generator.budget == Budget("linf", 64.0)
+    assert generator.num_steps == 10 * 3 + 2 * 2
+    step, key = jax.jit(generator.step), jax.random.key(0)
+    state, metrics = generator.init(key, data), {}
+    for _ in range(generator.num_steps):
         state, metrics = step(key, state, data)
     assert set(means.values(metrics)) == {"perturbation_loss"}
-    delta = np.asarray(method.perturbation(state))[0]
-    module = surrogate.create(config, num_classes=CLASSES, axis_name=None)
+    delta = np.asarray(generator.perturbation(state))[0]
+    module = surrogate.create(config, SPEC)
 
     def chances(images):
         seen = surrogate.normalize(images, config)

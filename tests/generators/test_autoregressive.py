@@ -9,7 +9,7 @@ import pytest
 
 from miue_jax import generators
 from miue_jax.budget import Budget
-from miue_jax.generators import autoregressive_filters, autoregressive_process
+from miue_jax.generators import DataSpec, autoregressive_process
 from miue_jax.generators.autoregressive import (
     _FILTERS,
     _IMAGES,
@@ -82,7 +82,7 @@ def test_the_process_is_the_recursion_in_raster_order(height, width):
 @functools.cache
 def _compiled(trials):
     search = functools.partial(
-        autoregressive_filters.search,
+        autoregressive_process.search,
         num_classes=FOUND,
         image_shape=SHAPE,
         burn_in=BURN_IN,
@@ -191,22 +191,29 @@ def _run(config, *, num_devices=1, seed=0, extreme=False):
         images[:, ::2] = 255
         images[:, 1::2] = 0
     mesh = parallel.data_mesh(jax.devices()[:num_devices])
-    method = autoregressive(config, num_examples=20, num_classes=CLASSES)
+    spec = DataSpec(
+        num_examples=20,
+        num_classes=CLASSES,
+        image_shape=SHAPE,
+        num_shards=8,
+        axis_name=parallel.AXIS,
+    )
+    generator = autoregressive(config, spec)
     data = sampling.deal(images, labels, 8)
     data = parallel.place(data, mesh, parallel.DATA_SPEC)
     key = jax.random.key(seed)
-    state = loop.start(method.init, mesh)(key, data)
-    advance = loop.advance(method.step, mesh)
-    state, metrics = advance(key, state, data, method.num_steps)
-    delta = np.asarray(parallel.to_host(method.perturbation(state)))
-    delta = generators.per_example(method, delta, labels, np.ones(20, bool))
-    return images, labels, delta, means.values(metrics), method
+    state = loop.start(generator.init, mesh)(key, data)
+    advance = loop.advance(generator.step, mesh)
+    state, metrics = advance(key, state, data, generator.num_steps)
+    delta = np.asarray(parallel.to_host(generator.perturbation(state)))
+    delta = generators.per_example(generator, delta, labels, np.ones(20, bool))
+    return images, labels, delta, means.values(metrics), generator
 
 
 def test_images_of_a_class_follow_one_recursion_and_no_other():
-    _, labels, delta, metrics, method = _run(SMALL)
+    _, labels, delta, metrics, generator = _run(SMALL)
     assert metrics == {"filters_found": CLASSES}
-    assert method.budget == Budget("l2", 0.5)
+    assert generator.budget == Budget("l2", 0.5)
     norms = np.linalg.norm(delta.reshape(20, -1), axis=1)
     np.testing.assert_allclose(norms, 0.5, rtol=1e-4)
     close = np.abs(delta[:, None] - delta).max((2, 3, 4)) < 1e-4
@@ -231,7 +238,7 @@ def test_the_perturbation_is_the_recursion_without_its_first_rows_and_columns():
     _, labels, delta, _, _ = _run(SMALL)
     key = jax.random.key(0)
     search = functools.partial(
-        autoregressive_filters.search,
+        autoregressive_process.search,
         num_classes=CLASSES,
         image_shape=SHAPE,
         burn_in=SMALL.burn_in,
@@ -278,8 +285,8 @@ def test_the_largest_value_can_be_the_budget():
     config = AutoregressiveConfig(
         norm="linf", radius=8, burn_in=2, max_norm=15.0, min_response=0, max_draws=3000
     )
-    images, _, delta, _, method = _run(config, extreme=True)
-    assert method.budget == Budget("linf", 8)
+    images, _, delta, _, generator = _run(config, extreme=True)
+    assert generator.budget == Budget("linf", 8)
     largest = np.abs(delta).max((1, 2, 3))
     assert largest.max() == pytest.approx(8 / 255, rel=1e-4)
     assert (largest < 8 / 255 + 1e-6).all()
@@ -317,7 +324,6 @@ def test_bad_settings_are_refused(settings, message):
 
 
 def test_images_smaller_than_the_filters_are_refused():
-    data = sampling.deal(np.zeros((2, 2, 8, 1), np.uint8), np.zeros(2, np.int32), 1)
-    method = autoregressive(PRESETS["published"], num_examples=2, num_classes=1)
+    spec = DataSpec(num_examples=2, num_classes=2, image_shape=(2, 8, 1))
     with pytest.raises(ValueError, match="at least 3x3 pixels, got 2x8"):
-        jax.eval_shape(method.init, jax.random.key(0), data)
+        autoregressive(PRESETS["published"], spec)

@@ -6,6 +6,7 @@ import pytest
 
 from miue_jax import generators
 from miue_jax.data import artifact, dataset
+from miue_jax.generators import DataSpec
 from miue_jax.generators.convolution_filter import (
     PRESETS,
     ConvolutionFilterConfig,
@@ -26,16 +27,23 @@ def _data(channels):
 
 def _run(config, images, labels, *, num_devices=1, num_shards=1, seed=0):
     mesh = parallel.data_mesh(jax.devices()[:num_devices])
-    method = convolution_filter(
-        config, num_examples=SIZE, num_classes=CLASSES, axis_name=parallel.AXIS
+    spec = DataSpec(
+        num_examples=SIZE,
+        num_classes=CLASSES,
+        image_shape=images.shape[1:],
+        num_shards=num_shards,
+        axis_name=parallel.AXIS,
     )
+    generator = convolution_filter(config, spec)
     dealt = sampling.deal(images, labels, num_shards)
     data = parallel.place(dealt, mesh, parallel.DATA_SPEC)
     key = jax.random.key(seed)
-    state = loop.start(method.init, mesh)(key, data)
-    state, _ = loop.advance(method.step, mesh)(key, state, data, method.num_steps)
-    delta = np.asarray(parallel.to_host(method.perturbation(state)))
-    return generators.per_example(method, delta, labels, np.ones(SIZE, bool)), method
+    state = loop.start(generator.init, mesh)(key, data)
+    state, _ = loop.advance(generator.step, mesh)(key, state, data, generator.num_steps)
+    delta = np.asarray(parallel.to_host(generator.perturbation(state)))
+    return generators.per_example(
+        generator, delta, labels, np.ones(SIZE, bool)
+    ), generator
 
 
 def _filtered(image, kernel):
@@ -100,9 +108,9 @@ def test_eight_devices_give_the_numbers_of_one():
 
 def test_the_artifact_has_no_budget():
     images, labels = _data(3)
-    delta, method = _run(PRESETS["published"], images, labels)
+    delta, generator = _run(PRESETS["published"], images, labels)
     clean = dataset.Dataset(images, labels, ("a", "b", "c"))
-    result = artifact.build(clean, delta, budget=method.budget, metadata={})
+    result = artifact.build(clean, delta, budget=generator.budget, metadata={})
     assert result.metadata["norm"] == "unbounded"
     assert result.metadata["radius"] is None
     # Dividing by the largest value brings every image but the black one to white.

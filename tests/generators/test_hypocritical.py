@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from miue_jax.generators import DataSpec, surrogate
 from miue_jax.generators import hypocritical as hypo
-from miue_jax.generators import surrogate
 from miue_jax.generators.hypocritical import PRESETS, hypocritical
 from miue_jax.train import sampling
 
 SIZE, CLASSES = 48, 4
+SPEC = DataSpec(num_examples=SIZE, num_classes=CLASSES, image_shape=(8, 8, 3))
 
 
 def _small(preset: str, **changes):
@@ -36,14 +37,14 @@ def _run(config):
     labels = np.arange(SIZE) % CLASSES
     images = images.astype(np.uint8)
     data = sampling.deal(images, labels, 1)
-    method = hypocritical(config, num_examples=SIZE, num_classes=CLASSES)
-    step, key = jax.jit(method.step), jax.random.key(0)
-    state = method.init(key, data)
-    for _ in range(method.num_steps):
+    generator = hypocritical(config, SPEC)
+    step, key = jax.jit(generator.step), jax.random.key(0)
+    state = generator.init(key, data)
+    for _ in range(generator.num_steps):
         state, _ = step(key, state, data)
     variables = state.shared.learner.variables
-    delta = np.asarray(method.perturbation(state))[0]
-    module = surrogate.create(config, num_classes=CLASSES, axis_name=None)
+    delta = np.asarray(generator.perturbation(state))[0]
+    module = surrogate.create(config, SPEC)
 
     def chances(images):
         outputs: Any = module.apply(variables, images, train=False)

@@ -9,6 +9,7 @@ from sklearn.datasets import make_classification
 
 from miue_jax import generators
 from miue_jax.budget import Budget
+from miue_jax.generators import DataSpec
 from miue_jax.generators.linear_synthetic import (
     PRESETS,
     LinearSyntheticConfig,
@@ -21,22 +22,31 @@ CONFIG = LinearSyntheticConfig(radius=0.6, patch_size=2)
 
 
 @functools.cache
-def _compile(config, classes, num_devices):
+def _compile(config, classes, shape, num_shards, num_devices):
     mesh = parallel.data_mesh(jax.devices()[:num_devices])
-    method = linear_synthetic(config, num_examples=SIZE, num_classes=classes)
-    start = loop.start(method.init, mesh)
-    return mesh, method, start, loop.advance(method.step, mesh)
+    spec = DataSpec(
+        num_examples=SIZE,
+        num_classes=classes,
+        image_shape=shape,
+        num_shards=num_shards,
+        axis_name=parallel.AXIS,
+    )
+    generator = linear_synthetic(config, spec)
+    start = loop.start(generator.init, mesh)
+    return mesh, generator, start, loop.advance(generator.step, mesh)
 
 
 def _run(config, images, labels, classes, *, num_devices=1, shards=1, seed=0):
-    mesh, method, start, advance = _compile(config, classes, num_devices)
+    mesh, generator, start, advance = _compile(
+        config, classes, images.shape[1:], shards, num_devices
+    )
     dealt = sampling.deal(images, labels, shards)
     data = parallel.place(dealt, mesh, parallel.DATA_SPEC)
     key = jax.random.key(seed)
-    state, _ = advance(key, start(key, data), data, method.num_steps)
-    delta = np.asarray(parallel.to_host(method.perturbation(state)))
+    state, _ = advance(key, start(key, data), data, generator.num_steps)
+    delta = np.asarray(parallel.to_host(generator.perturbation(state)))
     everything = np.ones(len(images), bool)
-    return generators.per_example(method, delta, labels, everything), method
+    return generators.per_example(generator, delta, labels, everything), generator
 
 
 def _gray(size, shape):
@@ -137,11 +147,11 @@ def test_images_at_the_ends_of_the_range_stay_images_within_the_radius():
     rng = np.random.default_rng(0)
     images = rng.choice([0, 255], (20, 4, 4, 3)).astype(np.uint8)
     labels = (np.arange(20) % CLASSES).astype(np.int32)
-    delta, method = _run(CONFIG, images, labels, CLASSES, shards=8)
+    delta, generator = _run(CONFIG, images, labels, CLASSES, shards=8)
     shown = images / 255 + delta
     assert -1e-6 <= shown.min() <= shown.max() <= 1 + 1e-6
     norms = np.linalg.norm(delta.reshape(20, -1), axis=1)
-    assert method.budget == Budget("l2", CONFIG.radius)
+    assert generator.budget == Budget("l2", CONFIG.radius)
     assert norms.max() < CONFIG.radius
     assert norms.min() > 0
 
@@ -173,10 +183,9 @@ def test_the_published_norm_is_six_gray_levels():
     ],
 )
 def test_images_that_do_not_fit_the_patches_are_refused(shape, classes, message):
-    data = sampling.deal(_gray(2, shape), np.zeros(2, np.int32), 1)
-    method = linear_synthetic(PRESETS["published"], num_examples=2, num_classes=classes)
+    spec = DataSpec(num_examples=2, num_classes=classes, image_shape=shape)
     with pytest.raises(ValueError, match=message):
-        jax.eval_shape(method.init, jax.random.key(0), data)
+        linear_synthetic(PRESETS["published"], spec)
 
 
 @pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf"), "1"])

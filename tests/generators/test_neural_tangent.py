@@ -8,13 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from miue_jax.generators import tangent_kernel
-from miue_jax.generators.neural_tangent import neural_tangent, validation_loss
-from miue_jax.generators.neural_tangent_config import PRESETS, NeuralTangentConfig
+from miue_jax.generators import DataSpec, tangent_kernel
+from miue_jax.generators.neural_tangent import (
+    PRESETS,
+    NeuralTangentConfig,
+    neural_tangent,
+    validation_loss,
+)
 from miue_jax.train import loop, parallel, sampling
 from miue_jax.train import metrics as means
 
 SIZE, CLASSES, BLOCK, JUDGES = 60, 3, 16, 24
+SPEC = DataSpec(num_examples=SIZE, num_classes=CLASSES, image_shape=(8, 8, 3))
 SMALL = {"block_size": BLOCK, "validation_size": JUDGES, "rows_at_once": 8}
 CNN = dataclasses.replace(PRESETS["cnn"], **SMALL)
 FNN = dataclasses.replace(PRESETS["fnn"], **SMALL)
@@ -37,28 +42,23 @@ def _data():
 @functools.cache
 def _compile(config, num_shards, num_devices):
     mesh = parallel.data_mesh(jax.devices()[:num_devices])
-    method = neural_tangent(
-        config,
-        num_examples=SIZE,
-        num_classes=CLASSES,
-        num_shards=num_shards,
-        axis_name=parallel.AXIS,
-    )
-    advance = loop.advance(method.step, mesh)
-    return method, mesh, loop.start(method.init, mesh), advance
+    spec = dataclasses.replace(SPEC, num_shards=num_shards, axis_name=parallel.AXIS)
+    generator = neural_tangent(config, spec)
+    advance = loop.advance(generator.step, mesh)
+    return generator, mesh, loop.start(generator.init, mesh), advance
 
 
 def _run(config, *, shards=1, devices=1, stops=(), seed=0, selected=None):
     images, labels = _data()
-    method, mesh, start, advance = _compile(config, shards, devices)
+    generator, mesh, start, advance = _compile(config, shards, devices)
     data = sampling.deal(images, labels, shards, selected=selected)
     data = parallel.place(data, mesh, parallel.DATA_SPEC)
     key = jax.random.key(seed)
     state = start(key, data)
     metrics = {}
-    for stop in stops or (method.num_steps,):
+    for stop in stops or (generator.num_steps,):
         state, metrics = advance(key, state, data, stop)
-    delta = sampling.collect(parallel.to_host(method.perturbation(state)), SIZE)
+    delta = sampling.collect(parallel.to_host(generator.perturbation(state)), SIZE)
     return delta, means.values(metrics), state
 
 
@@ -210,9 +210,9 @@ def test_shards_share_the_blocks_and_devices_the_work():
 def test_states_are_float32_with_x64_enabled(config):
     with jax.enable_x64(True):
         data = sampling.deal(*_data(), 1)
-        method = neural_tangent(config, num_examples=SIZE, num_classes=CLASSES)
-        state = jax.eval_shape(method.init, jax.random.key(0), data)
-        after, metrics = jax.eval_shape(method.step, jax.random.key(0), state, data)
+        generator = neural_tangent(config, SPEC)
+        state = jax.eval_shape(generator.init, jax.random.key(0), data)
+        after, metrics = jax.eval_shape(generator.step, jax.random.key(0), state, data)
         dtypes = jax.tree.map(lambda leaf: leaf.dtype, (state, after))
         assert dtypes[0] == dtypes[1]
         kept = jax.tree.leaves((after, metrics))
@@ -270,7 +270,5 @@ def test_blocks_that_do_not_fit_the_data_are_refused(changes, shards, message):
     with pytest.raises(ValueError, match=message):
         neural_tangent(
             dataclasses.replace(CNN, **changes),
-            num_examples=SIZE,
-            num_classes=CLASSES,
-            num_shards=shards,
+            dataclasses.replace(SPEC, num_shards=shards),
         )

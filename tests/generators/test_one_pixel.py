@@ -8,6 +8,7 @@ import pytest
 
 from miue_jax import generators
 from miue_jax.data import artifact, dataset
+from miue_jax.generators import DataSpec
 from miue_jax.generators.one_pixel import PRESETS, OnePixelConfig, one_pixel
 from miue_jax.train import loop, parallel, sampling
 
@@ -23,21 +24,23 @@ def _data(size, classes, shape, seed=0):
 
 def _run(config, images, labels, classes, *, num_devices=1, shards=1, selected=None):
     mesh = parallel.data_mesh(jax.devices()[:num_devices])
-    method = one_pixel(
-        config,
+    spec = DataSpec(
         num_examples=len(images),
-        num_classes=classes,
+        # Of a single class the other one has no images.
+        num_classes=max(classes, 2),
+        image_shape=images.shape[1:],
         num_shards=shards,
         axis_name=parallel.AXIS,
     )
+    generator = one_pixel(config, spec)
     dealt = sampling.deal(images, labels, shards, selected=selected)
     data = parallel.place(dealt, mesh, parallel.DATA_SPEC)
     key = jax.random.key(0)
-    state = loop.start(method.init, mesh)(key, data)
-    state, _ = loop.advance(method.step, mesh)(key, state, data, method.num_steps)
-    delta = np.asarray(parallel.to_host(method.perturbation(state)))
+    state = loop.start(generator.init, mesh)(key, data)
+    state, _ = loop.advance(generator.step, mesh)(key, state, data, generator.num_steps)
+    delta = np.asarray(parallel.to_host(generator.perturbation(state)))
     everything = np.ones(len(images), bool)
-    return generators.per_example(method, delta, labels, everything), method
+    return generators.per_example(generator, delta, labels, everything), generator
 
 
 def _search(images, labels, classes, config):
@@ -189,22 +192,21 @@ def test_padding_rows_are_not_counted():
 def test_the_artifact_counts_its_pixels():
     images, labels = _data(60, 3, (5, 6, 3))
     config = OnePixelConfig(pixels=2)
-    delta, method = _run(config, images, labels, 3)
+    delta, generator = _run(config, images, labels, 3)
     clean = dataset.Dataset(images, labels, ("a", "b", "c"))
-    result = artifact.build(clean, delta, budget=method.budget, metadata={})
+    result = artifact.build(clean, delta, budget=generator.budget, metadata={})
     assert result.metadata["audit"]["max_l0"] == 2
     assert (result.metadata["norm"], result.metadata["radius"]) == ("l0", 2)
 
 
 @pytest.mark.parametrize(("classes", "fits"), [(8, True), (9, False)])
 def test_images_need_enough_pixels_and_colors(classes, fits):
-    data = sampling.deal(np.zeros((9, 2, 2, 1), np.uint8), np.zeros(9, np.int32), 1)
-    method = one_pixel(OnePixelConfig(), num_examples=9, num_classes=classes)
+    spec = DataSpec(num_examples=9, num_classes=classes, image_shape=(2, 2, 1))
     if fits:
-        jax.eval_shape(method.init, jax.random.key(0), data)
+        assert one_pixel(OnePixelConfig(), spec).num_steps == 1
         return
     with pytest.raises(ValueError, match="pixels is 1 for each of 9 classes"):
-        jax.eval_shape(method.init, jax.random.key(0), data)
+        one_pixel(OnePixelConfig(), spec)
 
 
 @pytest.mark.parametrize(

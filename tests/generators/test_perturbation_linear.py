@@ -8,19 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from miue_jax.generators import DataSpec
 from miue_jax.generators.perturbation_linear import (
+    PRESETS,
+    PerturbationLinearConfig,
     noise_gradient,
     noise_loss,
     perturbation_linear,
-)
-from miue_jax.generators.perturbation_linear_config import (
-    PRESETS,
-    PerturbationLinearConfig,
 )
 from miue_jax.train import loop, parallel, sampling
 from miue_jax.train import metrics as means
 
 SIZE, CLASSES, BATCH = 60, 4, 16
+SPEC = DataSpec(num_examples=SIZE, num_classes=CLASSES, image_shape=(8, 8, 3))
 SMALL = dataclasses.replace(PRESETS["published"], epochs=4, batch_size=BATCH)
 
 
@@ -35,28 +35,23 @@ def _data():
 @functools.cache
 def _compile(config, num_devices):
     mesh = parallel.data_mesh(jax.devices()[:num_devices])
-    method = perturbation_linear(
-        config,
-        num_examples=SIZE,
-        num_classes=CLASSES,
-        num_shards=8,
-        axis_name=parallel.AXIS,
-    )
-    advance = loop.advance(method.step, mesh)
-    return method, mesh, loop.start(method.init, mesh), advance
+    spec = dataclasses.replace(SPEC, num_shards=8, axis_name=parallel.AXIS)
+    generator = perturbation_linear(config, spec)
+    advance = loop.advance(generator.step, mesh)
+    return generator, mesh, loop.start(generator.init, mesh), advance
 
 
 def _run(config=SMALL, *, num_devices=1, stops=(), seed=0):
     images, labels = _data()
-    method, mesh, start, advance = _compile(config, num_devices)
+    generator, mesh, start, advance = _compile(config, num_devices)
     data = sampling.deal(images, labels, 8)
     data = parallel.place(data, mesh, parallel.DATA_SPEC)
     key = jax.random.key(seed)
     state = start(key, data)
     metrics = {}
-    for stop in stops or (method.num_steps,):
+    for stop in stops or (generator.num_steps,):
         state, metrics = advance(key, state, data, stop)
-    delta = sampling.collect(parallel.to_host(method.perturbation(state)), SIZE)
+    delta = sampling.collect(parallel.to_host(generator.perturbation(state)), SIZE)
     return delta, means.values(metrics), state
 
 
@@ -217,9 +212,9 @@ def test_states_are_float32_with_x64_enabled():
     with jax.enable_x64(True):
         images, labels = _data()
         data = sampling.deal(images, labels, 1)
-        method = perturbation_linear(SMALL, num_examples=SIZE, num_classes=CLASSES)
-        state = jax.eval_shape(method.init, jax.random.key(0), data)
-        after, metrics = jax.eval_shape(method.step, jax.random.key(0), state, data)
+        generator = perturbation_linear(SMALL, SPEC)
+        state = jax.eval_shape(generator.init, jax.random.key(0), data)
+        after, metrics = jax.eval_shape(generator.step, jax.random.key(0), state, data)
         dtypes = jax.tree.map(lambda leaf: leaf.dtype, (state, after))
         assert dtypes[0] == dtypes[1]
         kept = jax.tree.leaves((after, metrics))
@@ -258,6 +253,4 @@ def test_bad_settings_are_refused(field, value):
 
 def test_a_batch_larger_than_the_data_is_refused():
     with pytest.raises(ValueError, match="a batch of 512 images"):
-        perturbation_linear(
-            PRESETS["published"], num_examples=SIZE, num_classes=CLASSES
-        )
+        perturbation_linear(PRESETS["published"], SPEC)

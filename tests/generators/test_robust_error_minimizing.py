@@ -14,9 +14,10 @@ from flax import linen as nn
 
 from miue_jax import models
 from miue_jax.budget import Budget
+from miue_jax.generators import DataSpec
 from miue_jax.generators import robust_error_minimizing as rem
 from miue_jax.generators.adversarial_views import adversarial_views
-from miue_jax.generators.robust_error_minimizing_config import PRESETS
+from miue_jax.generators.robust_error_minimizing import PRESETS
 from miue_jax.train import classifier, loop, parallel, sampling
 from miue_jax.train import metrics as means
 
@@ -53,21 +54,22 @@ def _data() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _build(config, num_shards=1, axis_name: str | None = parallel.AXIS):
-    return rem.robust_error_minimizing(
-        config,
+    spec = DataSpec(
         num_examples=SIZE,
         num_classes=CLASSES,
+        image_shape=(8, 8, 3),
         num_shards=num_shards,
         axis_name=axis_name,
     )
+    return rem.robust_error_minimizing(config, spec)
 
 
 @functools.cache
 def _compile(config, num_shards: int, num_devices: int):
     mesh = parallel.data_mesh(jax.devices()[:num_devices])
-    method = _build(config, num_shards)
-    start = loop.start(method.init, mesh)
-    return mesh, start, loop.advance(method.step, mesh)
+    generator = _build(config, num_shards)
+    start = loop.start(generator.init, mesh)
+    return mesh, start, loop.advance(generator.step, mesh)
 
 
 def _states(config, stops, *, num_shards=1, num_devices=1, selected=None, seed=0):
@@ -285,13 +287,13 @@ def test_two_devices_give_the_numbers_of_one():
 def test_states_are_float32_with_x64_enabled():
     with jax.enable_x64(True):
         data = sampling.deal(*_data(), 1)
-        method = _build(REM, axis_name=None)
-        state = jax.eval_shape(method.init, jax.random.key(0), data)
-        after, metrics = jax.eval_shape(method.step, jax.random.key(0), state, data)
+        generator = _build(REM, axis_name=None)
+        state = jax.eval_shape(generator.init, jax.random.key(0), data)
+        after, metrics = jax.eval_shape(generator.step, jax.random.key(0), state, data)
         assert jax.tree.map(lambda x: x.dtype, after) == jax.tree.map(
             lambda x: x.dtype, state
         )
-        delta = jax.eval_shape(method.perturbation, state)
+        delta = jax.eval_shape(generator.perturbation, state)
         kept = jax.tree.leaves((after, metrics, delta))
         assert not [leaf for leaf in kept if leaf.dtype == jnp.float64]
 
@@ -338,10 +340,13 @@ def test_numbers_that_make_no_sense_are_refused(field):
 
 
 def test_what_does_not_fit_the_data_is_refused():
-    data = sampling.deal(*_data(), 1)
-    init = _build(dataclasses.replace(REM, crop=8), axis_name=None).init
     with pytest.raises(ValueError, match="crop is 8 pixels, the images have 8x8"):
-        jax.eval_shape(init, jax.random.key(0), data)
+        _build(dataclasses.replace(REM, crop=8))
+    gray = DataSpec(num_examples=SIZE, num_classes=CLASSES, image_shape=(8, 8, 1))
+    with pytest.raises(ValueError, match="is for three channels"):
+        rem.robust_error_minimizing(
+            dataclasses.replace(REM, normalization="cifar10"), gray
+        )
     with pytest.raises(ValueError, match="a batch of 128 images"):
         _build(dataclasses.replace(REM, batch_size=128))
     with pytest.raises(ValueError, match="24 images does not split over 7 shards"):

@@ -11,12 +11,17 @@ import numpy as np
 import optax
 import pytest
 
-from miue_jax.generators import checkpoint_ensemble, surrogate
-from miue_jax.generators.self_ensemble import self_ensemble
-from miue_jax.generators.self_ensemble_config import PRESETS
+from miue_jax.generators import DataSpec, checkpoint_ensemble, surrogate
+from miue_jax.generators.self_ensemble import PRESETS, self_ensemble
 from miue_jax.train import sampling
 
 SIZE, CLASSES, SHARDS, EPOCHS = 38, 5, 2, 5
+SPEC = DataSpec(
+    num_examples=SIZE,
+    num_classes=CLASSES,
+    image_shape=(8, 8, 3),
+    num_shards=SHARDS,
+)
 SELECTED = np.arange(SIZE) % 3 != 0
 TRAIN, VISITS = EPOCHS * 3, 3
 
@@ -46,18 +51,16 @@ def _states(config):
     """The states of a run after every step, and the generator."""
     images, labels = _images()
     data = sampling.deal(images, labels, SHARDS, selected=SELECTED)
-    method = self_ensemble(
-        config, num_examples=SIZE, num_classes=CLASSES, num_shards=SHARDS
-    )
-    step, key = jax.jit(method.step), jax.random.key(0)
-    states = [method.init(key, data)]
-    for _ in range(method.num_steps):
+    generator = self_ensemble(config, SPEC)
+    step, key = jax.jit(generator.step), jax.random.key(0)
+    states = [generator.init(key, data)]
+    for _ in range(generator.num_steps):
         states.append(step(key, states[-1], data)[0])
-    return states, method
+    return states, generator
 
 
 def _forward(config, variables, images):
-    module = surrogate.create(config, num_classes=CLASSES, axis_name=None)
+    module = surrogate.create(config, SPEC)
     seen = surrogate.normalize(images, config)
     outputs: Any = module.apply(variables, seen, train=False)
     return outputs
@@ -82,8 +85,8 @@ def test_checkpoints_are_those_after_evenly_spaced_epochs():
 
 def test_features_are_averaged_over_all_images_of_a_class_for_each_checkpoint():
     config = _small("feature_alignment")
-    states, method = _states(config)
-    assert method.num_steps == TRAIN + 2 * VISITS
+    states, generator = _states(config)
+    assert generator.num_steps == TRAIN + 2 * VISITS
     images, labels = _images()
     shared = states[-1].shared
     np.testing.assert_array_equal(shared.counts, np.bincount(labels, minlength=CLASSES))
@@ -100,8 +103,8 @@ def test_features_are_averaged_over_all_images_of_a_class_for_each_checkpoint():
 @pytest.mark.parametrize("preset", ["feature_alignment", "sep"])
 def test_a_step_leads_all_checkpoints_to_the_class_half_way_round(preset):
     config = _small(preset)
-    states, method = _states(config)
-    assert method.num_steps == TRAIN + VISITS * (2 if preset != "sep" else 1)
+    states, generator = _states(config)
+    assert generator.num_steps == TRAIN + VISITS * (2 if preset != "sep" else 1)
     images, labels = _images()
     images = images / np.float32(255)
     targets = (labels + 2) % CLASSES
@@ -119,15 +122,17 @@ def test_a_step_leads_all_checkpoints_to_the_class_half_way_round(preset):
     gradient = sum(jax.grad(loss)(images, k) for k in range(2))
     want = -config.step_size / 255 * np.sign(gradient)
     want = np.clip(images + want, 0, 1) - images
-    delta = sampling.collect(np.asarray(method.perturbation(states[-1])), SIZE)
+    delta = sampling.collect(np.asarray(generator.perturbation(states[-1])), SIZE)
     np.testing.assert_array_equal(delta[~SELECTED], 0)
     agrees = np.abs(delta - want)[SELECTED] < 1e-6
     assert agrees.mean() > 0.98, f"{agrees.mean():.1%} of the values agree"
 
 
 def test_every_image_is_attacked_once():
-    states, method = _states(_small("sep"))
-    deltas = [np.asarray(method.perturbation(state)) for state in states[-VISITS - 1 :]]
+    states, generator = _states(_small("sep"))
+    deltas = [
+        np.asarray(generator.perturbation(state)) for state in states[-VISITS - 1 :]
+    ]
     changed = sum(
         sampling.collect(b != a, SIZE).any((1, 2, 3)).astype(int)
         for a, b in itertools.pairwise(deltas)
@@ -137,11 +142,11 @@ def test_every_image_is_attacked_once():
 
 def test_variance_reduction_draws_other_checkpoints_for_every_batch_and_seed():
     config = _small("variance_reduced", inner_steps=2, pgd_steps=2, checkpoints=3)
-    states, method = _states(config)
+    states, generator = _states(config)
     plain, _ = _states(dataclasses.replace(config, inner_steps=0))
-    delta = np.asarray(method.perturbation(states[-1]))
+    delta = np.asarray(generator.perturbation(states[-1]))
     assert np.abs(delta).max() == pytest.approx(2 / 255, rel=1e-4)
-    assert (delta != np.asarray(method.perturbation(plain[-1]))).any()
+    assert (delta != np.asarray(generator.perturbation(plain[-1]))).any()
     # The training before it is the same.
     jax.tree.map(
         np.testing.assert_array_equal,
@@ -159,7 +164,8 @@ def test_the_released_code_aims_at_the_means_of_the_last_checkpoint_within_a_ste
     # What is kept of the checkpoints is the same.
     jax.tree.map(np.testing.assert_array_equal, own[0][-1].shared, last[0][-1].shared)
     first, second = (
-        np.asarray(method.perturbation(states[-1])) for states, method in (own, last)
+        np.asarray(generator.perturbation(states[-1]))
+        for states, generator in (own, last)
     )
     differing = (first != second).mean()
     assert 0 < differing < 1, f"{differing:.1%} of the values differ"
@@ -183,8 +189,8 @@ def test_the_means_within_a_step_are_the_last_ones_or_each_its_own(
         return jnp.full_like(images, jnp.where(fits, 1, 2) / 255), jnp.float32(0)
 
     monkeypatch.setattr(checkpoint_ensemble, "descend", descend)
-    states, method = _states.__wrapped__(_small(preset, inner_steps=2))
-    delta = sampling.collect(np.asarray(method.perturbation(states[-1])), SIZE)
+    states, generator = _states.__wrapped__(_small(preset, inner_steps=2))
+    delta = sampling.collect(np.asarray(generator.perturbation(states[-1])), SIZE)
     np.testing.assert_allclose(delta[SELECTED], 1 / 255, rtol=1e-6)
 
 

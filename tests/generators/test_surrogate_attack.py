@@ -11,9 +11,12 @@ import numpy as np
 import optax
 import pytest
 
-from miue_jax.generators import surrogate
-from miue_jax.generators.surrogate_attack import surrogate_attack
-from miue_jax.generators.surrogate_attack_config import SurrogateAttackConfig
+from miue_jax.generators import DataSpec, surrogate
+from miue_jax.generators.surrogate_attack import (
+    SurrogateAttackConfig,
+    shift_and_flip,
+    surrogate_attack,
+)
 from miue_jax.train import metrics as means
 from miue_jax.train import sampling
 
@@ -31,6 +34,12 @@ CONFIG = SurrogateAttackConfig(
     shift=0.0,
 )
 VISITS = 3
+SPEC = DataSpec(
+    num_examples=SIZE,
+    num_classes=CLASSES,
+    image_shape=(8, 8, 3),
+    num_shards=SHARDS,
+)
 
 
 def _images(low: int = 0, high: int = 256) -> tuple[np.ndarray, np.ndarray]:
@@ -40,41 +49,35 @@ def _images(low: int = 0, high: int = 256) -> tuple[np.ndarray, np.ndarray]:
 
 @functools.cache
 def _build(config: SurrogateAttackConfig, restarts: int):
-    method = surrogate_attack(
-        config,
-        restarts=restarts,
-        num_examples=SIZE,
-        num_classes=CLASSES,
-        num_shards=SHARDS,
-    )
-    return method, jax.jit(method.step)
+    generator = surrogate_attack(config, SPEC, restarts=restarts)
+    return generator, jax.jit(generator.step)
 
 
 def _run(config, *, restarts=1, seed=0, images=None, selected=None):
     """Yields the state and the metrics after every step."""
     images, labels = _images() if images is None else images
     data = sampling.deal(images, labels, SHARDS, selected=selected)
-    method, step = _build(config, restarts)
+    generator, step = _build(config, restarts)
     key = jax.random.key(seed)
-    state = method.init(key, data)
-    for _ in range(method.num_steps):
+    state = generator.init(key, data)
+    for _ in range(generator.num_steps):
         state, metrics = step(key, state, data)
         yield state, metrics
 
 
 def _last(config, **options):
     *_, (state, metrics) = _run(config, **options)
-    method, _ = _build(config, options.get("restarts", 1))
+    generator, _ = _build(config, options.get("restarts", 1))
     return (
         state,
         metrics,
-        sampling.collect(np.asarray(method.perturbation(state)), SIZE),
+        sampling.collect(np.asarray(generator.perturbation(state)), SIZE),
     )
 
 
 def _total_loss(config, variables, perturbed, labels):
     """The attack's loss, written down a second time."""
-    module = surrogate.create(config, num_classes=CLASSES, axis_name=None)
+    module = surrogate.create(config, SPEC)
     seen = (perturbed - np.array([0.4914, 0.4822, 0.4465])) / np.array(
         [0.2470, 0.2435, 0.2616]
     )
@@ -171,8 +174,8 @@ def test_the_restart_of_the_lowest_loss_is_kept(selected):
                 total = weight = 0.0
         assert len(losses) == restarts
         best.append(int(np.argmin(losses)))
-        method, _ = _build(config, restarts)
-        kept = np.asarray(method.perturbation(state))
+        generator, _ = _build(config, restarts)
+        kept = np.asarray(generator.perturbation(state))
         np.testing.assert_allclose(kept, deltas[best[-1]], atol=1e-7)
         assert np.abs(deltas[0] - deltas[1]).max() > 1e-3
         assert float(state.shared.lowest) == pytest.approx(min(losses), rel=1e-5)
@@ -209,3 +212,97 @@ def test_the_loss_reported_is_that_before_the_last_step():
 def test_settings_that_make_no_sense_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(CONFIG, **changes)
+
+
+# The random views.
+
+VIEWS, HEIGHT, WIDTH = 128, 9, 17
+
+
+def _ramps_and_noise() -> jax.Array:
+    """Three channels: ones, the column's number, noise."""
+    images = np.ones((VIEWS, HEIGHT, WIDTH, 3), np.float32)
+    images[..., 1] = np.arange(WIDTH)
+    images[..., 2] = np.random.default_rng(0).uniform(size=images.shape[:3])
+    return jnp.asarray(images)
+
+
+def _bilinear(image: np.ndarray, row: float, column: float) -> float:
+    """One value between the pixels, as one says it: four neighbors, 0 outside."""
+    total = 0.0
+    for r in (int(np.floor(row)), int(np.floor(row)) + 1):
+        for c in (int(np.floor(column)), int(np.floor(column)) + 1):
+            if 0 <= r < image.shape[0] and 0 <= c < image.shape[1]:
+                total += (1 - abs(row - r)) * (1 - abs(column - c)) * image[r, c]
+    return total
+
+
+def _shifts(shift: float, seed: int = 0) -> tuple[np.ndarray, ...]:
+    """Finds what was drawn, (rows, columns, mirrored), from the views of ramps."""
+    ramps = np.zeros((VIEWS, HEIGHT, WIDTH, 2), np.float32)
+    ramps[..., 0] = np.arange(HEIGHT)[:, None]
+    ramps[..., 1] = np.arange(WIDTH)
+    seen = np.asarray(
+        shift_and_flip(jax.random.key(seed), jnp.asarray(ramps), shift=shift)
+    )
+    middle = seen[:, HEIGHT // 2, WIDTH // 2]
+    step = seen[:, HEIGHT // 2, WIDTH // 2 + 1, 1] - middle[:, 1]
+    return middle[:, 0] - HEIGHT // 2, middle[:, 1] - WIDTH // 2, step < 0
+
+
+def test_a_view_is_the_image_read_between_its_pixels():
+    seen = np.asarray(shift_and_flip(jax.random.key(0), _ramps_and_noise(), shift=0.5))
+    images = np.asarray(_ramps_and_noise())
+    rows, columns, mirrored = _shifts(0.5)
+    assert len(set(mirrored[:12])) == 2
+    for i in range(12):
+        for h in range(HEIGHT):
+            for w in range(WIDTH):
+                away = (WIDTH // 2 - w) if mirrored[i] else (w - WIDTH // 2)
+                row, column = h + rows[i], WIDTH // 2 + columns[i] + away
+                want = [_bilinear(images[i, :, :, c], row, column) for c in range(3)]
+                np.testing.assert_allclose(seen[i, h, w], want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shift", [0.25, 0.5])
+def test_shifts_are_uniform_in_the_ramps_and_noise_coordinates_and_independent(shift):
+    rows, columns, mirrored = _shifts(shift)
+    assert 0.35 < mirrored.mean() < 0.65
+    for drawn, length in ((rows, HEIGHT), (columns, WIDTH)):
+        drawn = drawn / (shift * (length - 1) / 2)
+        assert np.abs(drawn).max() <= 1 + 1e-4
+        assert drawn.max() > 0.9
+        assert drawn.min() < -0.9
+        assert drawn.std() == pytest.approx(1 / np.sqrt(3), rel=0.15)
+    drawn = np.stack([rows, columns, mirrored])
+    assert np.abs(np.corrcoef(drawn)[np.triu_indices(3, 1)]).max() < 0.3
+    other, _, _ = _shifts(shift, seed=1)
+    assert not np.allclose(rows, other)
+
+
+def test_the_published_shift_is_four_of_thirty_two_pixels():
+    ramp = np.broadcast_to(np.arange(32.0)[:, None, None], (512, 32, 32, 1))
+    seen = shift_and_flip(jax.random.key(0), jnp.float32(ramp), shift=8 / 31)
+    drawn = np.asarray(seen)[:, 16, 16, 0] - 16
+    assert 3.9 < np.abs(drawn).max() <= 4 + 1e-4
+
+
+def test_without_a_shift_ramps_and_noise_are_as_they_are_or_mirrored():
+    images = _ramps_and_noise()
+    seen = np.asarray(shift_and_flip(jax.random.key(3), images, shift=0.0))
+    kept = (np.abs(seen - images) < 1e-6).all((1, 2, 3))
+    turned = (np.abs(seen - images[:, :, ::-1]) < 1e-6).all((1, 2, 3))
+    assert (kept ^ turned).all()
+    assert 0.35 < kept.mean() < 0.65
+
+
+def test_gradients_reach_exactly_the_pixels_that_are_seen():
+    images = _ramps_and_noise()
+    key = jax.random.key(0)
+    gradient = jax.grad(lambda x: shift_and_flip(key, x, shift=0.5).sum())(images)
+    rows, _, _ = _shifts(0.5)
+    # Of a view shifted down by s pixels the first s rows of the image are not seen.
+    unseen = rows >= 1
+    assert unseen.sum() > 10
+    np.testing.assert_array_equal(gradient[unseen, 0], 0)
+    assert (np.abs(gradient[:, HEIGHT // 2, WIDTH // 2]) > 0.9).all()

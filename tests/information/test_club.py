@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from miue_jax.information.estimators.club import club, contrastive_log_ratio
-from miue_jax.information.estimators.conditional import (
+from miue_jax.information.estimators.club import (
+    club,
+    contrastive_log_ratio,
     fit_conditional,
     log_likelihoods,
 )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from miue_jax.information import estimators
-from miue_jax.information.checks import check_labels, check_samples
+from miue_jax.information._core import check_labels, check_samples
 
 SIZE, CLASSES = 120, 3
 TRAINED = ("infonce", "nwj", "dv", "smile", "club")
@@ -79,7 +79,11 @@ def test_lengths_must_agree(name):
     ("name", "given", "message"),
     [
         ("kgs", {}, "unknown estimator 'kgs'; did you mean 'ksg'"),
-        ("ksg", {"neighbors": 3}, "neighbors"),
+        (
+            "ksg",
+            {"neighbor": 3},
+            "unknown option .* 'neighbor'; did you mean 'neighbors'",
+        ),
         ("copula", {"copula": False}, "unknown option of estimator 'copula' 'copula'"),
         ("infonce", {}, "'infonce' needs key"),
         ("ksg_conditional", {}, "needs labels"),

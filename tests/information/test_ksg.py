@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.special import digamma
 
+from miue_jax.information._core import half_digamma, whole_digamma
 from miue_jax.information.estimators import neighbors
-from miue_jax.information.estimators.digamma import half_digamma, whole_digamma
 from miue_jax.information.estimators.ksg import _span, ksg, ksg_conditional
 from miue_jax.information.estimators.ross import ross
 from miue_jax.train.parallel import data_mesh

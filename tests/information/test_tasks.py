@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from miue_jax.information import tasks
-from miue_jax.information.tasks import transforms
+from miue_jax.information.tasks import task as transforms
 from miue_jax.information.tasks.finite import entropy, mutual_information
 
 LOG2 = math.log(2)

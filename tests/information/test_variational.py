@@ -12,9 +12,9 @@ from hypothesis.extra.numpy import arrays
 
 from miue_jax.information.estimators.critic import BOUNDS, critic_scores, fit_critic
 from miue_jax.information.estimators.fitting import FitConfig, fit
-from miue_jax.information.estimators.held_out import evaluate
 from miue_jax.information.estimators.score_bounds import (
     donsker_varadhan,
+    evaluate,
     infonce,
     jensen_shannon,
     nwj,

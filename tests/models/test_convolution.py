@@ -13,7 +13,7 @@ from jax import lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from miue_jax.models.convolution import conv_general_dilated
+from miue_jax.models.convolution import loop_convolution
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
 
@@ -51,7 +51,7 @@ def _pair(strides, padding, groups=1):
     options = {"dimension_numbers": _NHWC, "feature_group_count": groups}
     return [
         lambda x, k, conv=conv: conv(x, k, strides, padding, **options)
-        for conv in (conv_general_dilated, lax.conv_general_dilated)
+        for conv in (loop_convolution, lax.conv_general_dilated)
     ]
 
 
@@ -203,7 +203,7 @@ def test_what_it_has_no_gradient_for_is_left_to_xla(options):
     options = {"dimension_numbers": _NHWC, "padding": ((1, 1), (2, 1)), **options}
     # XLA's own has forward mode, the custom gradient has none.
     _, tangent = jax.jvp(
-        lambda x: conv_general_dilated(x, kernel, (1, 1), **options), (x,), (x,)
+        lambda x: loop_convolution(x, kernel, (1, 1), **options), (x,), (x,)
     )
     expected = lax.conv_general_dilated(x, kernel, (1, 1), **options)
     np.testing.assert_allclose(tangent, expected, rtol=1e-5, atol=1e-5)
@@ -212,7 +212,7 @@ def test_what_it_has_no_gradient_for_is_left_to_xla(options):
 def test_mismatched_channels_are_refused():
     x, kernel = _arrays((1, 4, 4, 4), (3, 3, 2, 4))
     with pytest.raises(ValueError, match="feature"):
-        conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=_NHWC)
+        loop_convolution(x, kernel, (1, 1), "SAME", dimension_numbers=_NHWC)
 
 
 def test_as_the_convolution_of_a_flax_layer():
@@ -221,7 +221,7 @@ def test_as_the_convolution_of_a_flax_layer():
         return lambda x, kernel: layer.apply({"params": {"kernel": kernel}}, x)
 
     arrays = _arrays((2, 6, 6, 4), (3, 3, 4, 4))
-    results = _value_and_gradients(through(conv_general_dilated), *arrays)
+    results = _value_and_gradients(through(loop_convolution), *arrays)
     reference = _value_and_gradients(through(lax.conv_general_dilated), *arrays)
     _assert_close(results, reference, 2e-6)
     assert results[0].shape == (2, 3, 3, 4)

@@ -1,29 +1,29 @@
 """Measuring victims: what is held out, what is refused, and what the numbers say."""
 
-import copy
+import dataclasses
+import importlib.util
 import json
+import logging
 import pathlib
 import shutil
 
 import jax
 import numpy as np
 import pytest
-from configs import evaluate as evaluate_config
-from configs import measure as measure_config
+from ml_collections import ConfigDict
 
-from miue_jax import data
+from miue_jax import cli, data
+from miue_jax import victims as protocols
 from miue_jax.budget import Budget
-from miue_jax.data import artifact
+from miue_jax.data import DataSource, artifact
 from miue_jax.train import parallel
-from miue_jax.workflows import evaluate
-from miue_jax.workflows.measure import (
-    brackets,
-    classifier,
-    directions,
-    estimates,
-    run,
-    summary,
-    victims,
+from miue_jax.workflows import evaluate, table
+from miue_jax.workflows.measure import brackets, estimates, run, summary, victims
+from miue_jax.workflows.measure.config import (
+    FEWEST,
+    EstimatorConfig,
+    MeasureConfig,
+    MeasuredRun,
 )
 
 CLASSES = 2
@@ -58,12 +58,14 @@ def _protect(clean: data.Dataset, path: pathlib.Path, seed: int = 1) -> str:
 
 
 def _train(train: str, test: str, workdir: pathlib.Path, **changes) -> None:
-    config = evaluate_config.get_config("quick").to_dict()
-    config["train"] |= {"name_or_path": train, **changes}
-    config["test"]["name_or_path"] = test
-    config["victim"] |= {"model": "mlp3", "width": 16, "epochs": 1, "batch_size": 16}
-    config["seeds"], config["num_shards"] = (3,), 1
-    evaluate.run(config, workdir, quiet=True)
+    evaluate.evaluate(
+        DataSource(train, **changes),
+        DataSource(test, split="test"),
+        protocols.preset("quick", model="mlp3", width=16, epochs=1, batch_size=16),
+        seeds=(3,),
+        num_shards=1,
+        workdir=workdir,
+    )
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -71,6 +73,8 @@ def one_device():
     mesh = parallel.data_mesh(jax.devices()[:1])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parallel, "data_mesh", lambda: mesh)
+        # This process has touched its devices: it is too late to look for others.
+        patch.setattr(parallel, "initialize_processes", lambda: None)
         yield
 
 
@@ -79,29 +83,21 @@ def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("measure")
     source = _arrays(root / "data.npz")
     clean = data.load(source)
-    artifact = _protect(clean, root / "protected.npz")
-    _train(artifact, source, root / "half", per_class=SIZE // 4)
+    protected = _protect(clean, root / "protected.npz")
+    _train(protected, source, root / "half", per_class=SIZE // 4)
     return root
 
 
-def _config(root: pathlib.Path, **entry):
-    config = measure_config.get_config(str(root)).to_dict()
-    config["data"]["name_or_path"] = str(root / "data.npz")
-    victim = {"run": str(root / "half"), "protected": None, "method": "m", "depth": 3}
-    config["victims"] = {"one": {**victim, **entry}}
-    return copy.deepcopy(config)
+def _config(root: pathlib.Path, entry: dict | None = None, **changes) -> MeasureConfig:
+    fields = {"run": str(root / "half"), "generator": "m", "depth": 3, **(entry or {})}
+    victims = {"one": MeasuredRun(**fields)}
+    settings = {"data": str(root / "data.npz"), "victims": victims, **changes}
+    return MeasureConfig(**settings)
 
 
 def _load(root, **entry):
-    config = _config(root, **entry)
-    return victims.load(
-        "one",
-        config["victims"]["one"],
-        3,
-        data.load(str(root / "data.npz")),
-        layers=None,
-        per_class=100,
-    )
+    config = _config(root, entry, per_class=100)
+    return victims.load(config, "one", 3, config.data.load())
 
 
 # What is measured -----------------------------------------------------------------
@@ -109,8 +105,8 @@ def _load(root, **entry):
 
 def test_pairs_are_those_the_victim_was_not_trained_on(root):
     victim, pairs = _load(root)
-    artifact = artifact.load(root / "protected.npz").dataset
-    trained = data.subset(artifact, per_class=SIZE // 4).images
+    protected = artifact.load(root / "protected.npz").dataset
+    trained = data.subset(protected, per_class=SIZE // 4).images
     assert pairs.held_out
     assert len(pairs.labels) == SIZE // 2
     seen = {image.tobytes() for image in trained}
@@ -133,8 +129,8 @@ def test_the_restored_network_has_the_accuracy_of_its_run(root):
 def test_a_clean_victim_is_measured_on_images_it_has_not_seen(root):
     source = str(root / "data.npz")
     _train(source, source, root / "clean", per_class=SIZE // 4)
-    artifact = str(root / "protected.npz")
-    _, pairs = _load(root, run=str(root / "clean"), protected=artifact)
+    protected = str(root / "protected.npz")
+    _, pairs = _load(root, run=str(root / "clean"), protected=protected)
     trained = data.load(source, per_class=SIZE // 4).images
     seen = {image.tobytes() for image in trained}
     assert pairs.held_out
@@ -168,23 +164,23 @@ def test_unprotected_images_are_not_measured(root):
 
 
 def _unfinished(root):
-    run = shutil.copytree(root / "half", root / "unfinished")
-    (run / evaluate.RESULTS).unlink()
-    return {"run": str(run)}
+    copy = shutil.copytree(root / "half", root / "unfinished")
+    (copy / evaluate.RESULTS).unlink()
+    return {"run": str(copy)}
 
 
 def _lost_checkpoint(root):
-    run = shutil.copytree(root / "half", root / "lost")
-    shutil.rmtree(run / "seed_3" / "checkpoints")
-    return {"run": str(run)}
+    copy = shutil.copytree(root / "half", root / "lost")
+    shutil.rmtree(copy / "seed_3" / "checkpoints")
+    return {"run": str(copy)}
 
 
 def _cut_short(root):
-    run = shutil.copytree(root / "half", root / "cut")
-    results = json.loads((run / evaluate.RESULTS).read_text())
+    copy = shutil.copytree(root / "half", root / "cut")
+    results = json.loads((copy / evaluate.RESULTS).read_text())
     results["victim"]["epochs"] = 5
-    (run / evaluate.RESULTS).write_text(json.dumps(results))
-    return {"run": str(run)}
+    (copy / evaluate.RESULTS).write_text(json.dumps(results))
+    return {"run": str(copy)}
 
 
 def _other_source(root):
@@ -199,11 +195,19 @@ def _other_classes(root):
 
 
 def _retrained(root):
-    run = shutil.copytree(root / "half", root / "retrained")
-    results = json.loads((run / evaluate.RESULTS).read_text())
+    copy = shutil.copytree(root / "half", root / "retrained")
+    results = json.loads((copy / evaluate.RESULTS).read_text())
     results["train"]["seed"] = 9
-    (run / evaluate.RESULTS).write_text(json.dumps(results))
-    return {"run": str(run)}
+    (copy / evaluate.RESULTS).write_text(json.dumps(results))
+    return {"run": str(copy)}
+
+
+def _in_memory(root):
+    copy = shutil.copytree(root / "half", root / "memory")
+    results = json.loads((copy / evaluate.RESULTS).read_text())
+    results["train"] = {}
+    (copy / evaluate.RESULTS).write_text(json.dumps(results))
+    return {"run": str(copy)}
 
 
 BAD_VICTIMS = {
@@ -214,61 +218,72 @@ BAD_VICTIMS = {
     _other_source: "made from another source",
     _other_classes: "the classes of .* are .*cat",
     _retrained: "is not what it was trained on",
+    _in_memory: "images in memory",
 }
 
 
 @pytest.mark.parametrize("make", BAD_VICTIMS, ids=lambda m: m.__name__.strip("_<>"))
 def test_a_victim_that_does_not_fit_is_named(root, tmp_path, make):
-    for name in ("unfinished", "lost", "cut", "retrained"):
+    for name in ("unfinished", "lost", "cut", "retrained", "memory"):
         shutil.rmtree(root / name, ignore_errors=True)
-    config = _config(root, **make(root))
+    config = _config(root, make(root))
     with pytest.raises(ValueError, match=f"victim 'one'.*{BAD_VICTIMS[make]}"):
-        run.run(config, tmp_path / "out", quiet=True)
+        run.run(config, tmp_path / "out", progress=False)
     assert not (tmp_path / "out").exists()
 
 
+def test_a_clean_victim_needs_a_protected_data_set(root):
+    source = str(root / "data.npz")
+    if not (root / "clean").exists():
+        _train(source, source, root / "clean", per_class=SIZE // 4)
+    entry, protected = {"run": str(root / "clean")}, str(root / "protected.npz")
+    with pytest.raises(ValueError, match=r"'one' was not trained on a protected"):
+        _load(root, **entry)
+    config = _config(root, entry, protected=protected)
+    victim, _ = victims.load(config, "one", 3, config.data.load())
+    assert victim.identity["protected"] == protected
+
+
 BAD_SETTINGS = {
-    "layer": (lambda c: c.update(layers=("hiden1",)), "'hiden1'; did you .*'hidden1'"),
-    "victims": (lambda c: c.update(victims={}), "victims is empty"),
-    "label": (lambda c: c.update(victims={"a/b": {}}), "'a/b': a label has"),
-    "pairs": (lambda c: c.update(per_class=3), "per_class is 3; at least 12"),
-    "noise": (lambda c: c.update(noise_variances=(0.1, -1)), "noise_variances is -1"),
-    "no noise": (lambda c: c.update(noise_variances=()), "noise_variances is empty"),
-    "confidence": (lambda c: c.update(confidence=1.0), r"confidence is 1\.0"),
-    "seed": (lambda c: c.update(seed=-1), "seed holds -1"),
-    "neighbors": (lambda c: c["estimators"].update(neighbors=6), "must be below 6"),
-    "steps": (lambda c: c["estimators"].update(critic_steps=0), "critic_steps is 0"),
+    "layer": ({"layers": ("hiden1",)}, "'hiden1'; did you .*'hidden1'"),
+    "victims": ({"victims": {}}, "victims is empty"),
+    "label": ({"victims": {"a/b": "run"}}, "'a/b': a label has"),
+    "same labels": ({"victims": ("x/run", "y/run")}, "several victims are named 'run'"),
+    "field of a victim": (
+        {"victims": {"one": {"run": "r", "dept": 3}}},
+        "unknown setting of victim 'one' 'dept'; did you mean 'depth'",
+    ),
+    "victim without a run": ({"victims": {"one": {}}}, "victim 'one' needs .* run"),
+    "pairs": ({"per_class": 3}, "per_class is 3; at least 12"),
+    "noise": ({"noise_variances": (0.1, -1)}, "noise_variances is -1"),
+    "no noise": ({"noise_variances": ()}, "noise_variances is empty"),
+    "confidence": ({"confidence": 1.0}, r"confidence is 1\.0"),
+    "seed": ({"seed": -1}, "seed holds -1"),
+    "neighbors": ({"estimators": {"neighbors": 6}}, "must be below 6"),
+    "steps": ({"estimators": {"critic_steps": 0}}, "critic_steps is 0"),
+    "estimators": (
+        {"estimators": {"critic_stps": 9}},
+        "unknown setting of estimators 'critic_stps'; did you mean 'critic_steps'",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", list(BAD_SETTINGS))
 def test_bad_settings_are_named_and_nothing_is_written(root, tmp_path, case):
-    change, message = BAD_SETTINGS[case]
-    config = _config(root)
-    change(config)
+    changes, message = BAD_SETTINGS[case]
     with pytest.raises(ValueError, match=message):
-        run.run(config, tmp_path / "out", quiet=True)
+        run.run(_config(root, **changes), tmp_path / "out", progress=False)
     assert not (tmp_path / "out").exists()
 
 
 def test_too_few_pairs_name_the_class(root):
     clean = data.load(str(root / "data.npz"))
     delta = np.zeros(clean.images.shape, np.float32)
-    delta[: 2 * victims.FEWEST - 2] = 8 / 255
+    delta[: 2 * FEWEST - 2] = 8 / 255
     built = artifact.build(clean, delta, budget=Budget("linf", 8), metadata={})
     artifact.save(root / "few.npz", built)
-    with pytest.raises(ValueError, match=f"class '0' has {victims.FEWEST - 1} pairs"):
+    with pytest.raises(ValueError, match=f"class '0' has {FEWEST - 1} pairs"):
         _load(root, protected=str(root / "few.npz"))
-
-
-def test_the_committed_configuration_names_networks_that_exist():
-    config = measure_config.get_config("here").to_dict()
-    assert len(config["victims"]) == 12
-    run._check(config)
-    for entry in config["victims"].values():
-        assert entry["run"].startswith("here/")
-        clean = entry["method"] == "clean"
-        assert entry["protected"] == ("here/mi_ue/protected.npz" if clean else None)
 
 
 # The parts of the report ----------------------------------------------------------
@@ -289,13 +304,13 @@ def _clusters(spread: float, size: int = 400, dim: int = 8):
 def test_the_classifier_knows_what_the_features_tell_and_no_more():
     clean, _, labels, fitted = _clusters(0.3)
     noise = np.random.default_rng(1).normal(size=clean.shape).astype(np.float32)
-    known = classifier.held_out_losses(clean, labels, fitted, 4)
-    unknown = classifier.held_out_losses(noise, labels, fitted, 4)
+    known = brackets.held_out_losses(clean, labels, fitted, 4)
+    unknown = brackets.held_out_losses(noise, labels, fitted, 4)
     assert len(known) == np.sum(~fitted)
     assert known.mean() < 0.05
     # On features that tell nothing, weight decay keeps it from worse than guessing.
     assert unknown.mean() == pytest.approx(np.log(4), abs=0.05)
-    assert unknown.max() <= np.log(4 / classifier.FLOOR) * (1 + 1e-6)
+    assert unknown.max() <= np.log(4 / brackets.FLOOR) * (1 + 1e-6)
 
 
 def test_the_bracket_holds_its_order_and_closes_as_classes_collapse():
@@ -350,8 +365,8 @@ def test_canonical_directions_find_what_is_shared_beneath_what_is_large():
         side = rng.normal(size=(2000, 6)) * [5, 5, 1, 1, 1, 1]
         side[:, 5] = shared + 0.1 * rng.normal(size=2000)
         sides.append(side + 20 * labels[:, None])
-    cca = directions.project(*sides, labels, fitted, kind="cca", components=2)
-    pca = directions.project(*sides, labels, fitted, kind="pca", components=2)
+    cca = estimates.project(*sides, labels, fitted, kind="cca", components=2)
+    pca = estimates.project(*sides, labels, fitted, kind="pca", components=2)
     own = labels[~fitted]
 
     def correlation(x, y):
@@ -368,9 +383,7 @@ def test_canonical_directions_find_what_is_shared_beneath_what_is_large():
 def test_directions_survive_full_collapse():
     clean, poison, labels, fitted = _clusters(0.0)
     for kind in ("pca", "cca"):
-        x, y = directions.project(
-            clean, poison, labels, fitted, kind=kind, components=4
-        )
+        x, y = estimates.project(clean, poison, labels, fitted, kind=kind, components=4)
         assert np.isfinite(x).all(), kind
         assert np.isfinite(y).all(), kind
 
@@ -436,9 +449,14 @@ def test_correlations_are_by_layer_and_leave_out_what_is_not_defined():
 
 @pytest.mark.slow
 def test_estimates_see_what_is_shared_within_classes():
-    settings = measure_config.get_config().to_dict()["estimators"]
-    settings |= {"critic_steps": 100, "critic_seeds": 2, "num_slices": 4}
-    settings |= {"permutations": 19, "components": 8, "ksg_components": 4}
+    settings = EstimatorConfig(
+        critic_steps=100,
+        critic_seeds=2,
+        num_slices=4,
+        permutations=19,
+        components=8,
+        ksg_components=4,
+    )
     clean, poison, labels, fitted = _clusters(0.3, size=480)
     rng = np.random.default_rng(2)
     # The same classes, and nothing shared beyond them.
@@ -484,43 +502,173 @@ def quick(monkeypatch):
     monkeypatch.setattr(estimates, "estimate", fake)
 
 
+@pytest.fixture
+def quicker(quick, monkeypatch):
+    """Brackets compile, too."""
+    monkeypatch.setattr(brackets, "bound", lambda *_, **__: {"problem": "left out"})
+
+
 def test_results_hold_every_victim_and_layer_and_are_continued(
     root, tmp_path, quick, monkeypatch
 ):
     config = _config(root)
     workdir = tmp_path / "out"
-    found = run.run(config, workdir, quiet=True)
+    found = run.run(config, workdir, progress=False)
     # mlp3: the last hidden layer is the features.
     assert [e["layer"] for e in found["entries"]] == ["hidden1", "features"]
     assert found["held_out"]
     assert found == json.loads((workdir / run.RESULTS).read_text())
     for name in ("command", "hardware", "versions", "seed", "source"):
         assert found[name] not in (None, ""), name
+    assert found["data"]["name"] == str(root / "data.npz")
     for entry in found["entries"]:
-        assert (entry["victim"], entry["seed"], entry["method"]) == ("one", 3, "m")
+        assert (entry["victim"], entry["seed"], entry["generator"]) == ("one", 3, "m")
         assert entry["images"] == SIZE // 2
         assert len(entry["bracket"]["grid"]) == 5
-    for picture in run.PICTURES:
-        assert (workdir / picture).read_bytes().startswith(b"\x89PNG")
+    for plot in run.PLOTS:
+        assert (workdir / plot).read_bytes().startswith(b"\x89PNG")
+    assert "| m | 3 |" in table.render(found)
     # A second victim is added; the first is not measured again.
     kept = json.loads((workdir / "victims" / "one-seed_3.json").read_text())["layers"]
     measured = []
     monkeypatch.setattr(run, "_layers", lambda *a, **k: measured.append(a) or kept[:1])
-    config["victims"]["two"] = {**config["victims"]["one"], "method": "other"}
-    again = run.run(config, workdir, quiet=True)
+    one = config.victims["one"]
+    both = {"one": one, "two": dataclasses.replace(one, generator="other")}
+    again = run.run(_config(root, victims=both), workdir, progress=False)
     assert len(measured) == 1
     assert [e["victim"] for e in again["entries"]] == ["one", "one", "two"]
-    config["confidence"] = 0.9
     with pytest.raises(ValueError, match=r"another configuration \(confidence"):
-        run.run(config, workdir, quiet=True)
+        run.run(dataclasses.replace(config, confidence=0.9), workdir, progress=False)
+    with pytest.raises(ValueError, match="pass --resume"):
+        run.run(config, workdir, resume=False, progress=False)
 
 
 def test_training_images_are_marked_where_nothing_was_held_out(root, tmp_path, quick):
     source = str(root / "data.npz")
     if not (root / "all").exists():
         _train(str(root / "protected.npz"), source, root / "all")
-    config = _config(root, run=str(root / "all"))
-    config["layers"] = ("features",)
-    found = run.run(config, tmp_path / "out", quiet=True)
+    config = _config(root, {"run": str(root / "all")}, layers=("features",))
+    found = run.run(config, tmp_path / "out", progress=False)
     assert found["held_out"] is False
     assert [e["held_out"] for e in found["entries"]] == [False]
+    assert "TRAINING images" in run.describe(found)
+
+
+def test_without_matplotlib_the_numbers_come_and_one_line_tells(
+    root, tmp_path, quicker, monkeypatch, caplog
+):
+    def without(name):
+        assert name == "matplotlib"
+
+    monkeypatch.setattr(importlib.util, "find_spec", without)
+    monkeypatch.setattr(logging.getLogger("miue_jax"), "propagate", True)
+    found = run.measure(
+        str(root / "half"),
+        str(root / "data.npz"),
+        workdir=tmp_path / "out",
+        layers=["features"],
+    )
+    (line,) = [r.message for r in caplog.records if r.name == "miue_jax"]
+    assert "pip install 'miue_jax[plots]'" in line
+    assert not list((tmp_path / "out").glob("*.png"))
+    # Without a name of its own, a victim is called after its generator, or its run.
+    assert [(e["victim"], e["generator"]) for e in found["entries"]] == [("half",) * 2]
+    shown = table.render(found)
+    assert "Spearman with depth" not in shown
+    assert "None" not in shown
+
+
+# The command ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def command(capfd):
+    """Runs `miue measure`; its status and what it printed."""
+
+    def start(*arguments):
+        status = cli.main(["measure", *map(str, arguments)])
+        return status, *capfd.readouterr()
+
+    return start
+
+
+def test_the_command_measures_runs(root, tmp_path, quicker, command):
+    workdir = tmp_path / "out"
+    options = ["--data", root / "data.npz", "--layers", "features", "--quiet"]
+    options += ["--estimators.critic-seeds", 1, "--workdir", workdir]
+    status, printed, errors = command(root / "half", *options)
+    assert (status, errors) == (0, "")
+    assert printed.startswith(f"{workdir}/results.json: 1 victims and layers")
+    results = json.loads((workdir / run.RESULTS).read_text())
+    assert results["estimators"]["critic_seeds"] == 1
+    assert results["layers"] == ["features"]
+    assert command(root / "half", *options)[:2] == (0, printed)
+    status, printed, errors = command(root / "half", *options, "--no-resume")
+    assert (status, printed) == (2, "")
+    assert "holds a run already" in errors
+
+
+@pytest.mark.parametrize("kind", ["dataclass", "ConfigDict"])
+def test_a_configuration_file_names_the_victims(root, tmp_path, quicker, command, kind):
+    fields = {
+        "data": {"name": str(root / "data.npz")},
+        "victims": {
+            "a": {"run": str(root / "half"), "generator": "A", "depth": 3},
+            "b": {"run": str(root / "half"), "generator": "B", "depth": 4},
+        },
+        "layers": ("features",),
+        "estimators": {"permutations": 0},
+    }
+    made = {"dataclass": MeasureConfig(**fields), "ConfigDict": ConfigDict(fields)}
+    file = tmp_path / "mine.py"
+    file.write_text("import holder\n\ndef get_config():\n    return holder.config\n")
+    holder = type("holder", (), {"config": made[kind]})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(__import__("sys").modules, "holder", holder)
+        status, _, errors = command(
+            *("--config", file, "--seed", 5, "--quiet", "--workdir", tmp_path / "all")
+        )
+        assert (status, errors) == (0, "")
+        status, _, errors = command(
+            *("b", "--config", file, "--quiet", "--workdir", tmp_path / "one")
+        )
+    assert (status, errors) == (0, "")
+    results = json.loads((tmp_path / "all" / run.RESULTS).read_text())
+    assert [e["generator"] for e in results["entries"]] == ["A", "B"]
+    assert (results["seed"], results["estimators"]["permutations"]) == (5, 0)
+    results = json.loads((tmp_path / "one" / run.RESULTS).read_text())
+    assert [(e["generator"], e["depth"]) for e in results["entries"]] == [("B", 4)]
+
+
+BAD_COMMANDS = {
+    "no victims": ((), "victims is empty"),
+    "no run": (("runs/nowhere",), "'nowhere': there is no run directory runs/nowhere"),
+    "option": (("x", "--per-clas", 20), "--per-class"),
+    "number": (("x", "--confidence", "high"), "confidence"),
+    "estimator": (("x", "--estimators.neighbors", 6), "must be below 6"),
+    "pairs": (("x", "--per-class", 3), "per_class is 3"),
+    "file": (("--config", "nowhere.py"), "nowhere.py: no such configuration file"),
+}
+
+
+@pytest.mark.parametrize("case", list(BAD_COMMANDS))
+def test_a_bad_command_is_one_line_and_status_2(tmp_path, command, case):
+    arguments, message = BAD_COMMANDS[case]
+    status, printed, errors = command(*arguments, "--workdir", tmp_path / "out")
+    assert (status, printed) == (2, "")
+    assert len(errors.splitlines()) == 1, errors
+    assert errors.startswith("miue measure: ")
+    assert message in errors
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_workdir_is_needed_and_a_foreign_one_refused(root, tmp_path, command):
+    arguments = [root / "half", "--data", root / "data.npz"]
+    status, _, errors = command(*arguments)
+    assert status == 2
+    assert "--workdir is missing" in errors
+    (tmp_path / "mine.txt").write_text("")
+    status, _, errors = command(*arguments, "--workdir", tmp_path)
+    assert status == 2
+    assert "is not empty and holds no run" in errors
+    assert len(errors.splitlines()) == 1

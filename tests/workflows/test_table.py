@@ -1,16 +1,17 @@
-"""The README's tables say what the results say."""
+"""Tables of results: what they show, and that the texts' tables are up to date."""
 
 import json
 import pathlib
 
 import pytest
 
+from miue_jax import cli
 from miue_jax.workflows import table
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 RESULTS = {
-    "command": "python experiments/matrix.py --workdir runs/x",
+    "command": "miue sweep --workdir runs/x",
     "data": "CIFAR-10",
     "processor": "x86_64",
     "planned": 3,
@@ -29,7 +30,7 @@ RESULTS = {
     },
     "cells": [
         {
-            "method": method,
+            "generator": generator,
             "defense": "none",
             "victim": "resnet10",
             "seeds": [0, 1],
@@ -37,7 +38,7 @@ RESULTS = {
             "device": ["cpu"],
             "jax": ["0.10.2"],
         }
-        for method, mean, std in (("clean", 0.6712, 0.012), ("mi_ue", 0.1, None))
+        for generator, mean, std in (("clean", 0.6712, 0.012), ("mi_ue", 0.1, None))
     ],
 }
 
@@ -47,10 +48,10 @@ def test_results_without_a_table_are_refused():
         table.render({"theory": []})
 
 
-def _measured(method, depth, accuracy, value, layer="features"):
+def _measured(generator, depth, accuracy, value, layer="features"):
     return {
         "layer": layer,
-        "method": method,
+        "generator": generator,
         "depth": depth,
         "accuracy": accuracy,
         "images": 50,
@@ -72,7 +73,7 @@ def test_a_measurement_shows_the_features_and_how_they_go_with_depth():
     correlation = {"layer": "features", "measure": "ksg", "spearman": 0.9}
     text = table.render(
         {
-            "command": "python experiments/measure.py",
+            "command": "miue measure",
             "entries": entries,
             "correlations": [correlation, {**correlation, "layer": "stem"}],
             "noise_variances": [0.1, 1.0],
@@ -90,7 +91,7 @@ def test_a_measurement_shows_the_features_and_how_they_go_with_depth():
     by_title = {row[0]: row[column] for row in rows if len(row) > column}
     assert by_title["Spearman with accuracy"] == "+0.90"
     # Falls with depth in one, rises in half of the steps of the other.
-    assert by_title["Spearman with depth, mean of methods"] == "-0.25"
+    assert by_title["Spearman with depth, mean of generators"] == "-0.25"
     assert "held-out" in text
     for entry in entries:
         entry["layer"] = "stem"
@@ -98,26 +99,81 @@ def test_a_measurement_shows_the_features_and_how_they_go_with_depth():
         table.render({"entries": entries, "correlations": []})
 
 
-def test_filling_replaces_only_what_is_marked(tmp_path):
+def test_without_depths_there_is_no_rank_with_depth():
+    entries = [_measured("clean", None, accuracy, 5.0) for accuracy in (0.6, 0.7)]
+    text = table.render(
+        {
+            "command": "miue measure",
+            "entries": entries,
+            "correlations": [],
+            "noise_variances": [0.1],
+            "held_out": False,
+            "hardware": "x86_64",
+            "versions": {"jax": "0.10.2"},
+        }
+    )
+    assert "| clean |  | 60.0 |" in text
+    assert "depth, mean" not in text
+    assert "training pairs" in text
+
+
+def test_filling_replaces_only_what_is_marked(tmp_path, capsys):
     (tmp_path / "r.json").write_text(json.dumps(RESULTS))
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- table: r.json -->\nold\n<!-- end -->\nafter\n")
-    assert table.main([str(readme), "--check"]) == 1
-    assert table.main([str(readme)]) == 0
+    assert cli.main(["table", str(readme), "--check"]) == 1
+    assert cli.main(["table", str(readme)]) == 0
     text = readme.read_text()
+    assert text == table.table(readme)
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert "old" not in text
     assert "67.1 ± 1.2" in text
-    assert table.main([str(readme), "--check"]) == 0
+    assert cli.main(["table", str(readme), "--check"]) == 0
+    assert capsys.readouterr() == ("", "")
 
 
-def test_missing_results_are_named(tmp_path):
+def test_results_are_printed_from_a_file_or_the_folder_of_a_run(tmp_path, capsys):
+    (tmp_path / "results.json").write_text(json.dumps(RESULTS))
+    for path in (tmp_path, tmp_path / "results.json"):
+        assert cli.main(["table", str(path)]) == 0
+        assert capsys.readouterr().out == table.render(RESULTS) + "\n"
+
+
+def test_missing_results_are_named(tmp_path, capsys):
     readme = tmp_path / "README.md"
     readme.write_text("<!-- table: none.json -->\n<!-- end -->\n")
     with pytest.raises(OSError, match=r"none\.json"):
-        table.main([str(readme)])
+        table.table(readme)
+    assert cli.main(["table", str(readme)]) == 2
+    errors = capsys.readouterr().err
+    assert "none.json" in errors
+    assert len(errors.splitlines()) == 1
 
 
-def test_the_readme_is_up_to_date():
-    assert table.main([str(ROOT / "README.md"), "--check"]) == 0
+@pytest.mark.parametrize(
+    "path", sorted(ROOT.glob("results/*.json")), ids=lambda p: p.stem
+)
+def test_committed_results_have_todays_names(path):
+    results = json.loads(path.read_text())
+    text = json.dumps(results)
+    assert '"method"' not in text
+    assert "grey" not in text
+    if "cells" in results or "entries" in results or "planned" in results:
+        assert len(table.render(results).splitlines()) > 5
+
+
+TEXTS = [
+    path
+    for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md")))
+    if "<!-- table: " in path.read_text()
+]
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
+def test_the_tables_of_the_texts_are_up_to_date(path):
+    assert table.table(path) == path.read_text()
+
+
+def test_some_text_shows_tables():
+    assert TEXTS

@@ -12,6 +12,7 @@ from miue_jax.information.bounds.bracket import (
     floored_cross_entropy,
     held_out_cross_entropy,
 )
+from miue_jax.information.bounds.classes import ClassMoments, class_moments
 from miue_jax.information.bounds.confidence import (
     CertifiedBounds,
     CosineConfidence,
@@ -33,9 +34,7 @@ from miue_jax.information.bounds.fano import (
 )
 from miue_jax.information.bounds.hadamard import hadamard_bound, principal_basis
 from miue_jax.information.bounds.labels import (
-    ClassMoments,
     LabelBounds,
-    class_moments,
     label_entropy,
     label_information_bounds,
     rate_reduction,

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from miue_jax.information._core import is_traced
 from miue_jax.information.bounds.classes import (
     check_classes,
     check_positive,
@@ -14,7 +15,6 @@ from miue_jax.information.bounds.classes import (
     unit,
 )
 from miue_jax.information.bounds.within_class import amgm
-from miue_jax.information.checks import is_traced
 
 
 class CosineConfidence(NamedTuple):
@@ -26,10 +26,10 @@ class CosineConfidence(NamedTuple):
       prior: (num_classes,) shares of the classes in the sample.
 
     Example:
-      >>> import numpy as np
+      >>> import jax.numpy as jnp
       >>> from miue_jax.information import bounds
       >>> limits = bounds.CosineConfidence(
-      ...     lower=np.array([0.9]), upper=np.array([1.0]), prior=np.array([1.0])
+      ...     lower=jnp.array([0.9]), upper=jnp.array([1.0]), prior=jnp.array([1.0])
       ... )
       >>> round(float(bounds.certified_bounds(limits, 0.05, 8).linear), 3)
       1.0
@@ -221,10 +221,10 @@ def certified_bounds(
       ValueError: for a noise variance or dimension that is not positive.
 
     Example:
-      >>> import numpy as np
+      >>> import jax.numpy as jnp
       >>> from miue_jax.information import bounds
       >>> limits = bounds.CosineConfidence(
-      ...     lower=np.array([0.9, 0.7]), upper=np.ones(2), prior=np.full(2, 0.5)
+      ...     lower=jnp.array([0.9, 0.7]), upper=jnp.ones(2), prior=jnp.full(2, 0.5)
       ... )
       >>> found = bounds.certified_bounds(limits, 0.1, 64)
       >>> round(float(found.linear), 3), bool(found.cosine < found.linear)

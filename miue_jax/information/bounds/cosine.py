@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
+from miue_jax.information._core import is_traced, matmul
 from miue_jax.information.bounds.classes import (
     center,
     check_classes,
@@ -17,8 +18,6 @@ from miue_jax.information.bounds.classes import (
     unit,
 )
 from miue_jax.information.bounds.within_class import amgm_bound, trace_bound
-from miue_jax.information.checks import is_traced
-from miue_jax.information.numerics import matmul
 
 # Rows whose distances to their class are held in memory at once.
 _CHUNK = 1024

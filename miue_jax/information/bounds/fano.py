@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
+from miue_jax.information._core import is_traced
 from miue_jax.information.bounds.classes import (
     check_classes,
     check_positive,
@@ -12,7 +13,6 @@ from miue_jax.information.bounds.classes import (
 )
 from miue_jax.information.bounds.cosine import class_lse
 from miue_jax.information.bounds.within_class import class_logdets
-from miue_jax.information.checks import is_traced
 
 
 def fano_accuracy(information: ArrayLike, num_classes: ArrayLike) -> jax.Array:

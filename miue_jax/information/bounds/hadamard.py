@@ -8,6 +8,7 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
+from miue_jax.information._core import is_traced, matmul
 from miue_jax.information.bounds.classes import (
     center,
     check_classes,
@@ -17,8 +18,6 @@ from miue_jax.information.bounds.classes import (
     map_classes,
 )
 from miue_jax.information.bounds.within_class import amgm
-from miue_jax.information.checks import is_traced
-from miue_jax.information.numerics import matmul
 
 
 def hadamard_bound(

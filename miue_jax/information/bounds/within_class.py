@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
+from miue_jax.information._core import is_traced, matmul
 from miue_jax.information.bounds.classes import (
     center,
     check_classes,
@@ -15,8 +16,6 @@ from miue_jax.information.bounds.classes import (
     class_traces,
     map_classes,
 )
-from miue_jax.information.checks import is_traced
-from miue_jax.information.numerics import matmul
 
 
 def within_class_logdet(

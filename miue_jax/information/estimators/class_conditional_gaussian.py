@@ -8,14 +8,20 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from miue_jax.information.checks import check_labels, check_pair, is_traced
-from miue_jax.information.estimate import Estimate
+from miue_jax.information._core import (
+    Estimate,
+    center,
+    check_labels,
+    check_pair,
+    half_digamma,
+    is_traced,
+    matmul,
+)
 from miue_jax.information.estimators.gaussian import (
     bias_correction,
     check_pivot,
     scatter_information,
 )
-from miue_jax.information.numerics import center, half_digamma, matmul
 
 
 def class_conditional_gaussian(

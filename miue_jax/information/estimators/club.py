@@ -9,8 +9,7 @@ import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 from jax.typing import ArrayLike
 
-from miue_jax.information.checks import check_pair
-from miue_jax.information.estimate import Estimate
+from miue_jax.information._core import Estimate, as_matrix, check_pair
 from miue_jax.information.estimators.fitting import (
     Fit,
     FitConfig,
@@ -21,7 +20,6 @@ from miue_jax.information.estimators.fitting import (
     split,
 )
 from miue_jax.information.estimators.score_bounds import check_scores, evaluate
-from miue_jax.information.numerics import as_matrix
 
 
 class Conditional(NamedTuple):
@@ -192,13 +190,7 @@ def _club(
     key: jax.Array, x: jax.Array, y: jax.Array, leave_one_out: bool, config: FitConfig
 ) -> Estimate:
     split_key, fit_key = jax.random.split(key)
-    fitting, evaluation = split(
-        split_key,
-        len(x),
-        config.evaluation_fraction,
-        minimum=config.batch_size,
-        purpose="evaluation",
-    )
+    fitting, evaluation = split(split_key, len(x), config, "evaluation")
     trained = fit_conditional(fit_key, x[fitting], y[fitting], config=config)
     result = evaluate(
         functools.partial(log_likelihoods, trained.params),
@@ -222,13 +214,7 @@ def _fit_conditional(
     key: jax.Array, x: jax.Array, y: jax.Array, config: FitConfig
 ) -> Fit:
     split_key, init_key, fit_key = jax.random.split(key, 3)
-    training, validation = split(
-        split_key,
-        len(x),
-        config.validation_fraction,
-        minimum=config.batch_size,
-        purpose="validation",
-    )
+    training, validation = split(split_key, len(x), config, "validation")
     x_scaling, y_scaling = _scaling(x[training]), _scaling(y[training])
     x = (x - x_scaling[0]) / x_scaling[1]
     y = (y - y_scaling[0]) / y_scaling[1]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from miue_jax import _checks
-from miue_jax.information.checks import check_pair
+from miue_jax.information._core import as_matrix, check_pair
 from miue_jax.information.estimators import score_bounds
 from miue_jax.information.estimators.fitting import (
     Fit,
@@ -20,7 +20,6 @@ from miue_jax.information.estimators.fitting import (
     init_mlp,
     split,
 )
-from miue_jax.information.numerics import as_matrix
 
 Bound = Literal["infonce", "nwj", "dv", "smile"]
 BOUNDS: tuple[Bound, ...] = get_args(Bound)
@@ -147,13 +146,7 @@ def _fit_critic(
     config: FitConfig,
 ) -> Fit:
     split_key, x_key, y_key, fit_key = jax.random.split(key, 4)
-    training, validation = split(
-        split_key,
-        len(x),
-        config.validation_fraction,
-        minimum=config.batch_size,
-        purpose="validation",
-    )
+    training, validation = split(split_key, len(x), config, "validation")
     x_scaling, y_scaling = _scaling(x[training]), _scaling(y[training])
     x, y = _standardize(*x_scaling, x), _standardize(*y_scaling, y)
     hidden = (config.hidden,) * config.depth

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -122,29 +122,22 @@ def apply_mlp(layers: Layers, inputs: jax.Array) -> jax.Array:
 
 
 def split(
-    key: jax.Array, size: int, fraction: float, *, minimum: int, purpose: str
+    key: jax.Array,
+    size: int,
+    config: FitConfig,
+    purpose: Literal["validation", "evaluation"],
 ) -> tuple[jax.Array, jax.Array]:
-    """Splits indices at random.
+    """Splits indices at random: at least a batch for training, the rest for a purpose.
 
-    Args:
-      key: random key.
-      size: number of samples.
-      fraction: share of the second part.
-      minimum: minimum size of the first part; that of the second is two.
-      purpose: of the second part, for the error message.
-
-    Returns:
-      Indices of the first part and of the second.
-
-    Raises:
-      ValueError: if a part is too small.
+    The config holds the fraction for that purpose. Raises a ValueError if fewer than a
+    batch or fewer than two samples are left.
     """
-    second = round(size * fraction)
+    second = round(size * getattr(config, f"{purpose}_fraction"))
     first = size - second
-    if first < minimum or second < 2:
+    if first < config.batch_size or second < 2:
         raise ValueError(
             f"of {size} samples {first} are left to train on and {second} for "
-            f"{purpose}; at least {minimum} and 2 are needed"
+            f"{purpose}; at least {config.batch_size} and 2 are needed"
         )
     order = jax.random.permutation(key, size)
     return order[:first], order[first:]

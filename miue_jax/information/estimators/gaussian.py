@@ -16,9 +16,15 @@ from jax.scipy.special import ndtri
 from jax.scipy.stats import rankdata
 from jax.typing import ArrayLike
 
-from miue_jax.information.checks import check_labels, check_pair, is_traced
-from miue_jax.information.estimate import Estimate
-from miue_jax.information.numerics import center, half_digamma, matmul
+from miue_jax.information._core import (
+    Estimate,
+    center,
+    check_labels,
+    check_pair,
+    half_digamma,
+    is_traced,
+    matmul,
+)
 
 # With half the variance along a direction between them, two equal classes are two
 # standard deviations apart, and their mixture begins to have two modes.

@@ -23,16 +23,17 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
-from miue_jax.information.checks import (
+from miue_jax.information._core import (
+    Estimate,
+    center,
     check_class_sizes,
     check_counts,
     check_labels,
     check_pair,
     is_traced,
+    whole_digamma,
 )
-from miue_jax.information.estimate import Estimate
 from miue_jax.information.estimators import neighbors as nearest
-from miue_jax.information.numerics import center, whole_digamma
 
 # Windows of classes are rounded up to multiples, so that similar sizes share a program.
 _SPAN = 256
@@ -266,7 +267,7 @@ def _ksg(
 
 
 def _span(labels: np.ndarray, chunk: int) -> int:
-    """Width of a window that holds the classes of any chunk of rows, sorted by label."""
+    """Width of a window that holds the classes of any chunk of sorted rows."""
     size = len(labels)
     first = np.arange(0, size, chunk)
     last = np.minimum(first + chunk, size) - 1

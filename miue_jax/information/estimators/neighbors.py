@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 
-from miue_jax.information.numerics import matmul
+from miue_jax.information._core import matmul
 
 _DIRECT = 8
 _ORIGINS = 32

@@ -9,10 +9,8 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from miue_jax.information.checks import check_pair, is_traced
-from miue_jax.information.estimate import Estimate
+from miue_jax.information._core import Estimate, center, check_pair, is_traced
 from miue_jax.information.estimators import neighbors as nearest
-from miue_jax.information.estimators.centering import center
 
 
 def renyi(
@@ -32,10 +30,10 @@ def renyi(
               I_\alpha = S_\alpha(A) + S_\alpha(B)
                          - S_\alpha(A \circ B / \operatorname{tr}(A \circ B)).
 
-    The score depends on the widths to first order and is neither bound of the Shannon
+    The score depends on the widths to first order and is neither a bound on the Shannon
     information nor an estimate of it: with the median heuristic it stayed between 1.3
-    and 1.8 where the true information went from 2.3 to 16.3. Compare scores of one N,
-    dimension and width only. Costs O(N^3) time and O(N^2) memory. In float32 the
+    and 1.8 while the true information rose from 2.3 to 16.3. Compare only scores of the
+    same N, dimension and width. Costs O(N^3) time and O(N^2) memory. In float32 the
     division by 1 - alpha leaves about three digits.
 
     Args:
@@ -44,15 +42,23 @@ def renyi(
       alpha: order > 0, other than 1.
       width_x: w > 0 of x, in its units; None for the median distance between different
         samples, N (N - 1) of them.
-      width_y: of y, alike.
+      width_y: likewise, of y.
 
     Returns:
-      The score, logarithms natural; no standard error. Diagnostics: ``width_x`` and
+      The score, in natural logarithms; no standard error. Diagnostics: ``width_x`` and
       ``width_y``. Under `jax.jit` a median of 0 counts as a width of 1.
 
     Raises:
       ValueError: for bad samples, an order or width that is not allowed, or a median
         distance of 0 (more than half of the pairs coincide).
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax.information import estimators
+      >>> points = 100 * np.arange(4.0)  # far apart: log 4
+      >>> score = estimators.renyi(points, points, alpha=2.0, width_x=1.0, width_y=1.0)
+      >>> round(float(score.value), 3)
+      1.386
 
     References:
       Sanchez Giraldo, Rao and Principe, Measures of entropy from data using infinitely
@@ -67,13 +73,8 @@ def renyi(
             continue
         if np.ndim(width) != 0 or not np.asarray(width) > 0:
             raise ValueError(f"{name} must be a number > 0, got {width}")
-    value, found_x, found_y = _score(
-        center(x, first.dtype),
-        center(y, second.dtype),
-        width_x,
-        width_y,
-        alpha=alpha,
-    )
+    x, y = center(x, first.dtype), center(y, second.dtype)
+    value, found_x, found_y = _score(x, y, width_x, width_y, alpha=alpha)
     for name, width in (("x", found_x), ("y", found_y)):
         if not is_traced(width) and not float(width) > 0:
             raise ValueError(
@@ -94,7 +95,7 @@ def _score(
     alpha: float,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     def entropy(kernel: jax.Array) -> jax.Array:
-        # Rounding makes the smallest eigenvalues of a positive matrix negative.
+        # Rounding can make the smallest eigenvalues of a positive matrix negative.
         eigenvalues = jnp.maximum(jnp.linalg.eigvalsh(kernel / len(x)), 0)
         return jnp.log(jnp.sum(eigenvalues**alpha)) / (1 - alpha)
 
@@ -111,7 +112,7 @@ def _kernel(samples: jax.Array, width: ArrayLike | None) -> tuple[jax.Array, jax
     squared = nearest.squared_distances(points, jnp.arange(size))
     squared = jnp.where(jnp.eye(size, dtype=bool), 0, (squared + squared.T) / 2)
     if width is None:
-        # Sorted, the N zeros of the diagonal come first; the rest are pairs, twice.
+        # The N zeros of the diagonal sort first; the rest are pairs, each twice.
         ordered = jnp.sort(squared, axis=None)
         width = jnp.sqrt(ordered[size + (size * (size - 1)) // 2])
     width = jnp.asarray(width, samples.dtype)

@@ -7,15 +7,16 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
-from miue_jax.information.checks import (
+from miue_jax.information._core import (
+    Estimate,
+    center,
     check_class_sizes,
     check_counts,
     check_labels,
     check_samples,
+    whole_digamma,
 )
-from miue_jax.information.estimate import Estimate
 from miue_jax.information.estimators import neighbors as nearest
-from miue_jax.information.numerics import center, whole_digamma
 
 
 def ross(

@@ -281,6 +281,7 @@ def evaluate(
     Returns:
       The value.
     """
+
     def block(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
         matrix = scores(x, y)
         equal = jnp.full(len(x), 1 / len(x), matrix.dtype)

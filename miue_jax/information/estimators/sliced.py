@@ -9,12 +9,16 @@ from jax import lax
 from jax.scipy.linalg import solve_triangular
 from jax.typing import ArrayLike
 
-from miue_jax.information.checks import check_pair
-from miue_jax.information.estimate import Estimate
-from miue_jax.information.estimators.centering import center
+from miue_jax import _checks
+from miue_jax.information._core import (
+    Estimate,
+    center,
+    check_counts,
+    check_pair,
+    matmul,
+)
 from miue_jax.information.estimators.gaussian import gaussian
 from miue_jax.information.estimators.ksg import ksg
-from miue_jax.information.estimators.terms import check_counts
 
 Directions = Literal["random", "pca", "cca"]
 SliceEstimator = Literal["ksg", "gaussian"]
@@ -39,20 +43,20 @@ def sliced(
                 \hat I(\Theta_s^\top X; \Phi_s^\top Y)
 
     with frames :math:`\Theta_s, \Phi_s` of k orthonormal columns, uniform on the
-    Stiefel manifold. By data processing the population value is a lower bound of
+    Stiefel manifold. By data processing the population value is a lower bound on
     I(X; Y); the estimate within a slice is biased like that of `ksg` or `gaussian`.
 
-    It moves the wrong way where within-class collapse is what changes: as poisoned
-    features collapse to a point a class, I(X; Y) falls, yet in 16 and more dimensions
-    the sliced information rises, because most directions see the classes only once the
-    spread within them is gone. It decays like 1/(2d) even for Y = X. It is offered for
+    It moves the wrong way under within-class collapse: as poisoned features collapse to
+    one point per class, I(X; Y) falls, yet in 16 and more dimensions the sliced
+    information rises, because most directions see the classes only once the spread
+    within them is gone. It decays like 1/(2d) even for Y = X. It is provided for
     comparison with the literature, not as evidence about collapse.
 
     Args:
       key: PRNG key.
       x: (N, dx) or (N,).
       y: (N, dy) or (N,).
-      num_slices: m, of random directions.
+      num_slices: m, number of random directions.
       components: k, at most dx and dy.
       shared: use the same frame for x and y, which live in one feature space.
       directions: "random"; or one slice along the leading principal ("pca") or
@@ -69,8 +73,19 @@ def sliced(
 
     Raises:
       ValueError: for bad samples, numbers that are not positive, more components than
-        dimensions, unknown names, or a shared frame of spaces that differ or of fitted
-        directions.
+        dimensions, unknown names, or a shared frame with spaces that differ or with
+        fitted directions.
+
+    Example:
+      >>> import jax
+      >>> import numpy as np
+      >>> from miue_jax.information import estimators
+      >>> x = np.random.default_rng(0).standard_normal((100, 3))
+      >>> estimate = estimators.sliced(
+      ...     jax.random.key(0), x, x, num_slices=4, estimator="gaussian"
+      ... )
+      >>> estimate.kind, estimate.diagnostics["slices"].shape
+      ('lower', (4,))
 
     References:
       Goldfeld and Greenewald, Sliced mutual information: a scalable measure of
@@ -83,15 +98,9 @@ def sliced(
         neighbors=neighbors,
         chunk_size=chunk_size,
     )
-    for name, given, allowed in (
-        ("directions", directions, get_args(Directions)),
-        ("estimator", estimator, get_args(SliceEstimator)),
-    ):
-        if given not in allowed:
-            raise ValueError(
-                f"unknown {name} {given!r} (allowed: {', '.join(allowed)})"
-            )
-    # Fitted directions leave half of the samples for the estimate.
+    _checks.check_choice("directions", directions, get_args(Directions))
+    _checks.check_choice("estimator", estimator, get_args(SliceEstimator))
+    # Fitting directions leaves half of the samples for the estimate.
     least = neighbors + 1 if estimator == "ksg" else 2 * components + 1
     least = least if directions == "random" else 2 * least
     first, second = check_pair(x, y, minimum=least)
@@ -108,18 +117,9 @@ def sliced(
             f"half of {len(first)} samples of {dx} + {dy} dimensions: canonical "
             "directions need more samples than dimensions"
         )
-    slices = _slices(
-        key,
-        center(x, first.dtype),
-        center(y, first.dtype),
-        num_slices=num_slices,
-        components=components,
-        shared=shared,
-        directions=directions,
-        estimator=estimator,
-        neighbors=neighbors,
-        chunk_size=chunk_size,
-    )
+    x, y = center(x, first.dtype), center(y, first.dtype)
+    drawn = num_slices, components, shared, directions
+    slices = _slices(key, x, y, *drawn, estimator, neighbors, chunk_size)
     count = len(slices)
     error = (
         jnp.std(slices, ddof=1) / count**0.5
@@ -129,23 +129,11 @@ def sliced(
     return Estimate(jnp.mean(slices), error, "lower", {"slices": slices})
 
 
-@functools.partial(
-    jax.jit,
-    static_argnames=(
-        "num_slices",
-        "components",
-        "shared",
-        "directions",
-        "estimator",
-        "neighbors",
-        "chunk_size",
-    ),
-)
+@functools.partial(jax.jit, static_argnums=range(3, 10))
 def _slices(
     key: jax.Array,
     x: jax.Array,
     y: jax.Array,
-    *,
     num_slices: int,
     components: int,
     shared: bool,
@@ -163,7 +151,7 @@ def _slices(
         key_x, key_y = jax.random.split(key)
         frame_x = _frame(key_x, x.shape[1], components, x.dtype)
         frame_y = frame_x if shared else _frame(key_y, y.shape[1], components, x.dtype)
-        return information(_matmul(x, frame_x), _matmul(y, frame_y))
+        return information(matmul(x, frame_x), matmul(y, frame_y))
 
     if directions == "random":
         return lax.map(one, jax.random.split(key, num_slices))
@@ -171,7 +159,7 @@ def _slices(
     fitted, rest = order[: len(x) // 2], order[len(x) // 2 :]
     fit = _principal if directions == "pca" else _canonical
     frames = fit(x[fitted], y[fitted], components)
-    projected = [_matmul(z[rest], f) for z, f in zip((x, y), frames, strict=True)]
+    projected = [matmul(z[rest], f) for z, f in zip((x, y), frames, strict=True)]
     return information(*projected)[None]
 
 
@@ -184,15 +172,15 @@ def _frame(key: jax.Array, dim: int, components: int, dtype: jnp.dtype) -> jax.A
 def _principal(x: jax.Array, y: jax.Array, components: int) -> list[jax.Array]:
     def axes(z: jax.Array) -> jax.Array:
         z = z - jnp.mean(z, axis=0)
-        return jnp.linalg.eigh(_matmul(z.T, z))[1][:, -components:]
+        return jnp.linalg.eigh(matmul(z.T, z))[1][:, -components:]
 
     return [axes(x), axes(y)]
 
 
 def _canonical(x: jax.Array, y: jax.Array, components: int) -> list[jax.Array]:
     x, y = x - jnp.mean(x, axis=0), y - jnp.mean(y, axis=0)
-    factors = [jnp.linalg.cholesky(_matmul(z.T, z)) for z in (x, y)]
-    half = solve_triangular(factors[0], _matmul(x.T, y), lower=True)
+    factors = [jnp.linalg.cholesky(matmul(z.T, z)) for z in (x, y)]
+    half = solve_triangular(factors[0], matmul(x.T, y), lower=True)
     whitened = solve_triangular(factors[1], half.T, lower=True).T
     left, _, right = jnp.linalg.svd(whitened, full_matrices=False)
     pairs = zip(factors, (left, right.T), strict=True)
@@ -200,7 +188,3 @@ def _canonical(x: jax.Array, y: jax.Array, components: int) -> list[jax.Array]:
         solve_triangular(factor.T, axes[:, :components], lower=False)
         for factor, axes in pairs
     ]
-
-
-def _matmul(left: jax.Array, right: jax.Array) -> jax.Array:
-    return jnp.matmul(left, right, precision=lax.Precision.HIGHEST)

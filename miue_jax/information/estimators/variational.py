@@ -8,8 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from miue_jax import _checks
-from miue_jax.information.checks import check_pair
-from miue_jax.information.estimate import Estimate
+from miue_jax.information._core import Estimate, check_pair
 from miue_jax.information.estimators import score_bounds
 from miue_jax.information.estimators.critic import (
     BOUNDS,
@@ -106,15 +105,10 @@ def _variational(
     config: FitConfig,
 ) -> Estimate:
     split_key, fit_key = jax.random.split(key)
-    fitting, evaluation = split(
-        split_key,
-        len(x),
-        config.evaluation_fraction,
-        minimum=config.batch_size,
-        purpose="evaluation",
+    fitting, evaluation = split(split_key, len(x), config, "evaluation")
+    trained = fit_critic(
+        fit_key, x[fitting], y[fitting], bound=bound, embedding=embedding, config=config
     )
-    options = {"bound": bound, "embedding": embedding, "config": config}
-    trained = fit_critic(fit_key, x[fitting], y[fitting], **options)
     function = {
         "infonce": score_bounds.infonce,
         "nwj": score_bounds.nwj,

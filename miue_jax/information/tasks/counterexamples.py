@@ -1,6 +1,6 @@
 """Claims about covariance and information that sound natural and are false.
 
-Each is refuted by tasks named after it, whose exact information is what it rules out.
+Each is refuted by tasks named after it, whose exact information contradicts it.
 """
 
 import functools
@@ -9,20 +9,25 @@ from typing import NamedTuple
 
 import numpy as np
 
-from miue_jax.information.tasks import transforms
-from miue_jax.information.tasks.gaussian import bivariate, gaussian
+from miue_jax.information.tasks.closed_form import bivariate, gaussian
 from miue_jax.information.tasks.noisy_points import noisy_points
-from miue_jax.information.tasks.path_information import named_path
-from miue_jax.information.tasks.task import Task
+from miue_jax.information.tasks.poisoning_path import named_path
+from miue_jax.information.tasks.task import Task, identity, transform
 
 
 class Counterexample(NamedTuple):
     """A false claim and the tasks that refute it.
 
     Attributes:
-      claim: what is false; c are clean and p poisoned features, Y the label.
-      reason: why.
-      tasks: what builds every task, by its parameter as it is written in the name.
+      claim: the false claim; c are clean and p poisoned features, Y the label.
+      reason: why it is false.
+      tasks: functions that build the tasks, by the parameter in their names.
+
+    Example:
+      >>> from miue_jax.information import tasks
+      >>> example = tasks.COUNTEREXAMPLES["F2"]
+      >>> [f"F2-{parameter}" for parameter in example.tasks]
+      ['F2-residual-3', 'F2-residual-0.1']
     """
 
     claim: str
@@ -31,9 +36,7 @@ class Counterexample(NamedTuple):
 
 
 def _scaled(name: str, scale: float) -> Task:
-    return transforms.transform(
-        name, bivariate(0.8), x=transforms.identity, y=lambda y: scale * y
-    )
+    return transform(name, bivariate(0.8), x=identity, y=lambda y: scale * y)
 
 
 def _residual(name: str, residual: float) -> Task:
@@ -43,7 +46,7 @@ def _residual(name: str, residual: float) -> Task:
 
 
 def _label(name: str, spread: float) -> Task:
-    # x is the label -1 or 1; the class's own spread and the noise (0.2) add up.
+    # x is the label -1 or 1; the spread within classes and the noise (0.2) add up.
     points, labels = np.array([[-1.0], [1.0]]), np.array([0, 1])
     return noisy_points(name, points, noise_variance=spread**2 + 0.04, labels=labels)
 
@@ -73,7 +76,7 @@ def _of(build: Callable[..., Task], *arguments: float | str) -> Callable[[str], 
 COUNTEREXAMPLES: dict[str, Counterexample] = {
     "F1": Counterexample(
         claim="Shrinking Var(p | Y) lowers I(c; p).",
-        reason="Without noise p can be scaled back: information stays.",
+        reason="Without noise p can be scaled back: the information stays.",
         tasks={"scale-1": _of(_scaled, 1.0), "scale-0.001": _of(_scaled, 1e-3)},
     ),
     "F2": Counterexample(
@@ -83,15 +86,15 @@ COUNTEREXAMPLES: dict[str, Counterexample] = {
     ),
     "F3": Counterexample(
         claim="Collapse within classes lowers I(c; p).",
-        reason="With c = Y it uncovers the label: information rises to log 2.",
+        reason="With c = Y it reveals the label: the information rises to log 2.",
         tasks={
             f"spread-{spread:g}": _of(_label, spread)
             for spread in (2.0, 1.0, 0.5, 0.1, 0.0)
         },
     ),
     "F4": Counterexample(
-        claim="Of two laws of p, that of smaller variance carries less information.",
-        reason="Many close atoms can be told apart better than two far ones say.",
+        claim="Of two laws of p, the one of smaller variance has less information.",
+        reason="Many close but distinguishable atoms say more than two distant ones.",
         tasks={"atoms-2": _of(_atoms, 2, 1.0), "atoms-16": _of(_atoms, 16, 0.8)},
     ),
     "F5": Counterexample(
@@ -103,26 +106,22 @@ COUNTEREXAMPLES: dict[str, Counterexample] = {
         },
     ),
     "F6": Counterexample(
-        claim="Cosine 1 within classes means that p tells nothing of the instance.",
-        reason="The norm tells it: cosines do not see it.",
+        claim="Cosine 1 within classes means that p says nothing about the instance.",
+        reason="The norm identifies it, and cosines do not see the norm.",
         tasks={"radii": _of(_radii)},
     ),
     "F7": Counterexample(
         claim="The covariance bound on I(c; p) certifies that clean features fail.",
-        reason="With H(Y | p) added it is at least H(Y): it allows accuracy 1.",
+        reason="With H(Y | p) added it is at least H(Y), which allows accuracy 1.",
         tasks={"path-0.05": _of(named_path, "weak", 0.05)},
     ),
 }
 
 
 def counterexamples() -> dict[str, Callable[[], Task]]:
-    """Every counterexample's tasks by name, such as ``F2-residual-3``.
+    """Builders of the tasks of all counterexamples by name, such as ``F2-residual-3``.
 
-    Returns:
-      What builds each of them.
-
-    References:
-      docs/theory.md, F1 to F7.
+    The statements F1 to F7 are in docs/theory.md.
     """
     return {
         name: functools.partial(build, name)

@@ -1,4 +1,6 @@
-"""Finitely many points seen in Gaussian noise: exact information of a mixture."""
+"""Finitely many points in Gaussian noise, such as clusters of unit vectors."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -27,16 +29,25 @@ def noisy_information(
               e^{-\lVert\Delta_{ij}\rVert^2/2\sigma^2 - u\cdot\Delta_{ij}/\sigma},
 
     whose mean over standard normal u is exactly I(X; X + sigma u). Distances from the
-    noisy version never appear, so nothing is lost where the noise is small.
+    noisy version never appear, so nothing is lost if the noise is small.
 
     Args:
       points: (n, D), the values of X.
-      weights: (n,) probabilities of the points; may hold zeros.
+      weights: (n,) probabilities of the points; may contain zeros.
       noise_variance: sigma^2 > 0, in squared units of the points.
       noise: (Q, D), standard normal draws or quadrature nodes u.
 
     Returns:
       (Q,) nats.
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax.information import tasks
+      >>> nodes, weights = tasks.quadrature(1)
+      >>> points, half = np.array([[-1.0], [1.0]]), np.array([0.5, 0.5])
+      >>> values = tasks.noisy_information(points, half, 0.01, nodes)
+      >>> round(float(values @ weights), 4)  # far apart: log 2
+      0.6931
     """
     points, weights = jnp.asarray(points), jnp.asarray(weights)
     difference = points[:, None] - points
@@ -61,6 +72,12 @@ def quadrature(dim: int) -> tuple[np.ndarray, np.ndarray]:
 
     Raises:
       ValueError: for another dimension.
+
+    Example:
+      >>> from miue_jax.information import tasks
+      >>> nodes, weights = tasks.quadrature(1)
+      >>> round(float(weights @ nodes[:, 0] ** 4), 6)  # the fourth moment
+      3.0
     """
     if dim not in _NODES:
         raise ValueError(f"quadrature is for 1 or 2 dimensions, given {dim}")
@@ -78,15 +95,15 @@ def noisy_points(
     noise_variance: float,
     labels: ArrayLike | None = None,
 ) -> Task:
-    r"""X is one of n points, all equally likely, and y = x + noise of variance sigma^2.
+    r"""X is one of n equally likely points, and y = x + noise of variance sigma^2.
 
     The information is that of a Gaussian mixture with equal covariances, by quadrature
-    in one and two dimensions and by 1,000 draws a point of the exact pointwise values
-    (key 0) in more.
+    in one and two dimensions and otherwise from 1,000 draws per point of the exact
+    pointwise values (key 0).
 
     Args:
       name: of the task.
-      points: (n, D) values, no two alike.
+      points: (n, D), all distinct; not traced.
       noise_variance: sigma^2 > 0, of every coordinate, in squared units of the points.
       labels: (n,) class of every point, from 0; None for samples without labels.
 
@@ -95,6 +112,12 @@ def noisy_points(
 
     Raises:
       ValueError: if points coincide, shapes disagree, or the noise is not positive.
+
+    Example:
+      >>> from miue_jax.information import tasks
+      >>> task = tasks.noisy_points("pair", [[-1.0], [1.0]], noise_variance=0.01)
+      >>> round(task.information, 4)  # log 2
+      0.6931
     """
     points = np.asarray(points, np.float64)
     if points.ndim != 2 or len(np.unique(points, axis=0)) < len(points):
@@ -115,38 +138,119 @@ def noisy_points(
         return (x, y) if kinds is None else (x, y, jnp.asarray(kinds)[index])
 
     def pointwise(x: jax.Array, y: jax.Array) -> jax.Array:
-        # |y - x|^2 - |y - x_j|^2, without the squares of y that both hold.
+        # |y - x|^2 - |y - x_j|^2, without the squares of y that both contain.
         difference = x[:, None] - jnp.asarray(points)
         exponents = -jnp.sum(difference**2, axis=2)
         exponents -= 2 * jnp.einsum("nd,njd->nj", y - x, difference)
         exponents /= 2 * noise_variance
         return jnp.log(count) - logsumexp(exponents, axis=1)
 
-    information, standard_error = _information(points, noise_variance)
-    return Task(
-        name=name,
-        sample=sample,
-        information=information,
-        standard_error=standard_error,
-        dim_x=dim,
-        dim_y=dim,
-        num_classes=0 if kinds is None else int(kinds.max()) + 1,
-        pointwise=pointwise,
+    information, error = _information(points, noise_variance)
+    num_classes = 0 if kinds is None else int(kinds.max()) + 1
+    return Task(name, sample, information, error, dim, dim, num_classes, pointwise)
+
+
+def sphere_clusters(
+    key: jax.Array,
+    *,
+    num_classes: int,
+    per_class: int,
+    dim: int,
+    spread: ArrayLike,
+) -> jax.Array:
+    r"""Unit vectors clustered around random unit class means, like normalized features.
+
+    A point is (mu + kappa g) / norm(mu + kappa g) with standard normal g: much like a
+    von Mises-Fisher cluster of concentration 1 / kappa^2. The mean cosine of two points
+    of a class is about 1 / (1 + D kappa^2).
+
+    Args:
+      key: for means and points.
+      num_classes: K.
+      per_class: n, points of every class.
+      dim: D.
+      spread: kappa >= 0.
+
+    Returns:
+      (K, n, D) unit vectors.
+
+    Raises:
+      ValueError: if a number is not positive.
+
+    Example:
+      >>> import jax
+      >>> from miue_jax.information import tasks
+      >>> points = tasks.sphere_clusters(
+      ...     jax.random.key(0), num_classes=3, per_class=5, dim=8, spread=0.1
+      ... )
+      >>> points.shape, round(float((points**2).sum(axis=2).max()), 4)
+      ((3, 5, 8), 1.0)
+    """
+    for what, number in (("num_classes", num_classes), ("per_class", per_class)):
+        if number < 1:
+            raise ValueError(f"{what} must be at least 1, given {number}")
+    if dim < 2:
+        raise ValueError(f"dim must be at least 2, given {dim}")
+    key_mean, key_point = jax.random.split(key)
+    means = jax.random.normal(key_mean, (num_classes, 1, dim))
+    means /= jnp.linalg.norm(means, axis=-1, keepdims=True)
+    points = jax.random.normal(key_point, (num_classes, per_class, dim))
+    points = means + jnp.asarray(spread, points.dtype) * points
+    return points / jnp.linalg.norm(points, axis=-1, keepdims=True)
+
+
+def sphere(
+    dim: int,
+    spread: float,
+    *,
+    noise_variance: float = 0.05,
+    num_classes: int = 10,
+    per_class: int = 10,
+) -> Task:
+    """X is a point of clusters on the sphere (key 0), y the same in Gaussian noise.
+
+    Args:
+      dim: D.
+      spread: kappa > 0 of `sphere_clusters`.
+      noise_variance: sigma^2 > 0 of every coordinate.
+      num_classes: K.
+      per_class: points of every class.
+
+    Returns:
+      The task `sphere-<dim>-<spread>`; I(x; y) is at most log(K n).
+
+    Raises:
+      ValueError: if a number is not positive.
+
+    Example:
+      >>> import math
+      >>> from miue_jax.information import tasks
+      >>> task = tasks.sphere(2, 0.1, num_classes=2, per_class=3)
+      >>> task.num_classes, 0 < task.information < math.log(6)
+      (2, True)
+    """
+    if not spread > 0:
+        raise ValueError(f"spread must be > 0, given {spread}")
+    build = functools.partial(
+        sphere_clusters, num_classes=num_classes, per_class=per_class, dim=dim
+    )
+    points = double_precision(build, jax.random.key(0), spread=spread)
+    return noisy_points(
+        f"sphere-{dim}-{spread}",
+        points.reshape(-1, dim),
+        noise_variance=noise_variance,
+        labels=np.repeat(np.arange(num_classes), per_class),
     )
 
 
 def _information(points: np.ndarray, noise_variance: float) -> tuple[float, float]:
     count, dim = points.shape
-    weights = np.full(count, 1 / count)
+    given = points, np.full(count, 1 / count), noise_variance
     if dim in _NODES:
         nodes, node_weights = quadrature(dim)
-        values = double_precision(
-            noisy_information, points, weights, noise_variance, nodes
-        )
+        values = double_precision(noisy_information, *given, nodes)
         return float(values @ node_weights), 0.0
-    values = double_precision(
-        _drawn, jax.random.key(0), points, weights, noise_variance
-    )
+    values = double_precision(_drawn, jax.random.key(0), *given)
     return float(values.mean()), float(values.std(ddof=1) / np.sqrt(_DRAWS))
 
 

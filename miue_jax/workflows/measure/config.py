@@ -105,7 +105,7 @@ class MeasureConfig:
     """
 
     data: Any = "shapes"
-    victims: Any
+    victims: Any = ()
     protected: str | None = None
     layers: tuple[str, ...] | None = None
     per_class: int = 250
@@ -159,8 +159,6 @@ def _labeled(given: Any) -> dict[str, MeasuredRun]:
                     "mapping in a configuration file"
                 )
         given = dict(zip(names, given, strict=True))
-    if not given:
-        raise ValueError("victims is empty; name at least one")
     for label in given:
         # It becomes the name of a file.
         if not re.fullmatch(r"[\w.+-]+", label):

@@ -1,4 +1,4 @@
-"""Pictures of measurements: against accuracy, over layers, over noise."""
+"""Plots of measurements: against accuracy, over layers, over noise."""
 
 import math
 import pathlib
@@ -16,6 +16,8 @@ from matplotlib.lines import Line2D
 from miue_jax.data import atomic
 from miue_jax.workflows.measure import summary
 
+Entries = list[dict[str, Any]]
+
 _TITLES = {
     "class_conditional_gaussian": "class-conditional Gaussian",
     "ksg_conditional_pca": "KSG within classes, PCA",
@@ -32,12 +34,9 @@ _MARKERS = "os^DvPX*"
 
 
 def accuracy(
-    file: pathlib.Path,
-    entries: list[dict[str, Any]],
-    correlations: list[dict[str, Any]],
-    layer: str,
+    file: pathlib.Path, entries: Entries, correlations: Entries, layer: str
 ) -> None:
-    """Every measure at one layer against the accuracy of the victim.
+    """Plots every measure at one layer against the accuracy of the victim.
 
     Args:
       file: the PNG to write.
@@ -45,16 +44,16 @@ def accuracy(
       correlations: from `summary.correlations`.
       layer: which layer.
     """
-    own = [entry for entry in entries if entry["layer"] == layer]
+    shown = [entry for entry in entries if entry["layer"] == layer]
     rho = {c["measure"]: c for c in correlations if c["layer"] == layer}
     figure, panels = _panels(list(_TITLES))
     color, marker = _colors(entries), _markers(entries)
     for name, panel in panels.items():
-        for entry in own:
+        for entry in shown:
             value = summary.measures(entry).get(name)
             if value is None:
                 continue
-            shade = color[entry["method"]]
+            shade = color[entry["generator"]]
             panel.plot(
                 value,
                 100 * entry["accuracy"],
@@ -70,25 +69,13 @@ def accuracy(
         panel.set_xlabel("nats", fontsize=8)
         panel.locator_params(axis="x", nbins=5)
     figure.supylabel("accuracy of the victim on clean images, %", fontsize=9)
-    handles = [
-        Line2D([], [], marker="o", linestyle="", color=c, label=m)
-        for m, c in color.items()
-    ]
-    handles += [
-        Line2D([], [], marker=m, linestyle="", color="gray", label=f"depth {d}")
-        for d, m in marker.items()
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=8, fontsize=8)
-    figure.suptitle(f"layer {layer!r}{_caution(own)}", fontsize=10)
+    _legend(figure, [_handle(n, c, "o") for n, c in color.items()], marker)
+    figure.suptitle(f"layer {layer!r}{_caution(shown)}", fontsize=10)
     _save(figure, file)
 
 
-def layers(
-    file: pathlib.Path,
-    entries: list[dict[str, Any]],
-    checks: list[dict[str, Any]],
-) -> None:
-    """Every measure over the layers, in order of depth.
+def layers(file: pathlib.Path, entries: Entries, checks: Entries) -> None:
+    """Plots every measure over the layers, in order of depth.
 
     Args:
       file: the PNG to write.
@@ -105,52 +92,36 @@ def layers(
         if c["contradicts"]
     }
     for name, panel in panels.items():
-        for victim in dict.fromkeys((e["victim"], e["seed"]) for e in entries):
-            own = [e for e in entries if (e["victim"], e["seed"]) == victim]
-            values = [summary.measures(e).get(name) for e in own]
-            points = [
-                (order.index(e["layer"]), v, e)
-                for e, v in zip(own, values, strict=True)
-                if v is not None
-            ]
-            if not points:
-                continue
-            shade = color[own[0]["method"]]
-            x, y = [p[0] for p in points], [p[1] for p in points]
+        points: dict[tuple, list[tuple[int, float, dict[str, Any]]]] = {}
+        for entry in entries:
+            value = summary.measures(entry).get(name)
+            if value is not None:
+                victim = entry["victim"], entry["seed"]
+                place = order.index(entry["layer"])
+                points.setdefault(victim, []).append((place, value, entry))
+        for victim, line in points.items():
+            x, y, of = zip(*line, strict=True)
             panel.plot(
-                x,
-                y,
-                color=shade,
-                marker=marker[own[0]["depth"]],
+                *(x, y),
+                color=color[of[0]["generator"]],
+                marker=marker[of[0]["depth"]],
                 markersize=4,
-                linestyle="-" if own[0]["held_out"] else "--",
+                linestyle="-" if of[0]["held_out"] else "--",
                 linewidth=1,
             )
-            for place, value, entry in points:
+            for place, value, entry in line:
                 if (*victim, name, entry["layer"]) in contradicted:
                     panel.plot(place, value, "o", ms=11, mfc="none", mec="red")
         panel.set_title(_TITLES[name], fontsize=9)
         panel.set_xticks(range(len(order)), order, fontsize=7, rotation=30)
     figure.supylabel("nats", fontsize=9)
-    handles = [Line2D([], [], color=c, label=m) for m, c in color.items()]
-    handles += [
-        Line2D([], [], marker=m, linestyle="", color="gray", label=f"depth {d}")
-        for d, m in marker.items()
-    ]
-    if contradicted:
-        handles.append(
-            Line2D(
-                [],
-                [],
-                marker="o",
-                linestyle="",
-                markersize=9,
-                markerfacecolor="none",
-                color="red",
-                label="rise that no information has (T11)",
-            )
-        )
-    figure.legend(handles=handles, loc="outside lower center", ncols=8, fontsize=8)
+    ring = _handle("rise that no information has (T11)", "red", "o", mfc="none", ms=9)
+    _legend(
+        figure,
+        [Line2D([], [], color=c, label=n) for n, c in color.items()],
+        marker,
+        [ring] if contradicted else [],
+    )
     figure.suptitle(
         f"maps averaged over space: T11 binds only from vectors on{_caution(entries)}",
         fontsize=10,
@@ -158,53 +129,52 @@ def layers(
     _save(figure, file)
 
 
-def noise(file: pathlib.Path, entries: list[dict[str, Any]], layer: str) -> None:
-    """The bracket at one layer over the noise variance, a panel for each victim.
+def noise(file: pathlib.Path, entries: Entries, layer: str) -> None:
+    """Plots the bracket at one layer over the noise variance, one panel per victim.
 
     Args:
-      file: the PNG to write.
+      file: the PNG to write; none where no victim has a bracket.
       entries: of the results.
       layer: which layer.
     """
-    own = [e for e in entries if e["layer"] == layer and "problem" not in e["bracket"]]
-    if not own:
+    shown = [
+        e for e in entries if e["layer"] == layer and "problem" not in e["bracket"]
+    ]
+    if not shown:
         return
-    names = [f"{e['victim']}, seed {e['seed']}" for e in own]
-    figure, panels = _panels(names)
-    for entry, panel in zip(own, panels.values(), strict=True):
+    figure, panels = _panels([f"{e['victim']}, seed {e['seed']}" for e in shown])
+    for entry, (title, panel) in zip(shown, panels.items(), strict=True):
         bracket = entry["bracket"]
         grid = {k: [g[k] for g in bracket["grid"]] for k in bracket["grid"][0]}
-        x = grid["noise_variance"]
-        panel.plot(x, grid["upper"], color="tab:red", label="upper: H(Y) + W")
-        panel.plot(
-            x,
-            grid["upper_limit"],
-            "--",
-            color="tab:red",
-            label="upper limit, from cosines",
-        )
-        panel.plot(
-            x,
-            grid["all_classes"],
-            color="tab:orange",
-            label="upper: all classes as one",
-        )
-        panel.plot(x, grid["lower"], color="tab:blue", label="lower: H(Y) - CE - CE")
-        panel.plot(x, grid["lower_limit"], "--", color="tab:blue", label="lower limit")
+        for side, style, color, label in (
+            ("upper", "-", "tab:red", "upper: H(Y) + W"),
+            ("upper_limit", "--", "tab:red", "upper limit, from cosines"),
+            ("all_classes", "-", "tab:orange", "upper: all classes as one"),
+            ("lower", "-", "tab:blue", "lower: H(Y) - CE - CE"),
+            ("lower_limit", "--", "tab:blue", "lower limit"),
+        ):
+            panel.plot(
+                grid["noise_variance"], grid[side], style, color=color, label=label
+            )
         panel.axhline(bracket["entropy"], color="gray", linestyle=":", label="H(Y)")
         panel.set_xscale("log")
         bottom = min(0, *grid["lower_limit"]) - 0.5
         panel.set_ylim(bottom, 5 * bracket["entropy"])
-        title = f"{entry['victim']}, seed {entry['seed']}"
         if not entry["held_out"]:
             title += "\ntraining images"
         panel.set_title(title, fontsize=9)
         panel.set_xlabel("$\\sigma^2$ (features of unit norm)", fontsize=8)
     figure.supylabel("nats", fontsize=9)
     handles, labels = next(iter(panels.values())).get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=6, fontsize=8)
+    # One panel is narrow.
+    figure.legend(
+        *(handles, labels),
+        loc="outside lower center",
+        ncols=2 if len(panels) == 1 else 3 if len(panels) == 2 else 6,
+        fontsize=8,
+    )
     figure.suptitle(
-        rf"bracket of I(Zc; Zp + $\sigma$N), layer {layer!r}{_caution(own)}",
+        rf"bracket of I(Zc; Zp + $\sigma$N), layer {layer!r}{_caution(shown)}",
         fontsize=10,
     )
     _save(figure, file)
@@ -225,18 +195,36 @@ def _panels(names: list[str]) -> tuple[Figure, dict[str, Axes]]:
     return figure, dict(zip(names, axes.flat, strict=False))
 
 
-def _colors(entries: list[dict[str, Any]]) -> dict[str, str]:
-    methods = dict.fromkeys(e["method"] for e in entries)
+def _colors(entries: Entries) -> dict[str, str]:
+    names = dict.fromkeys(e["generator"] for e in entries)
     shades = pyplot.get_cmap("tab10")
-    return {m: matplotlib.colors.to_hex(shades(i % 10)) for i, m in enumerate(methods)}
+    return {n: matplotlib.colors.to_hex(shades(i % 10)) for i, n in enumerate(names)}
 
 
-def _markers(entries: list[dict[str, Any]]) -> dict[Any, str]:
+def _markers(entries: Entries) -> dict[Any, str]:
     depths = dict.fromkeys(e["depth"] for e in entries)
     return {d: _MARKERS[i % len(_MARKERS)] for i, d in enumerate(depths)}
 
 
-def _caution(entries: list[dict[str, Any]]) -> str:
+def _handle(label: str, color: str, marker: str, **options: Any) -> Line2D:
+    return Line2D(
+        [], [], marker=marker, linestyle="", color=color, label=label, **options
+    )
+
+
+def _legend(
+    figure: Figure,
+    handles: list[Line2D],
+    marker: dict[Any, str],
+    more: list[Line2D] | None = None,
+) -> None:
+    depths = {d: m for d, m in marker.items() if d is not None}
+    handles += [_handle(f"depth {d}", "gray", m) for d, m in depths.items()]
+    handles += more or []
+    figure.legend(handles=handles, loc="outside lower center", ncols=8, fontsize=8)
+
+
+def _caution(entries: Entries) -> str:
     if all(entry["held_out"] for entry in entries):
         return ""
     return "; hollow or dashed: measured on TRAINING images (T12)"

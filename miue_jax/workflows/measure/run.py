@@ -126,6 +126,8 @@ def run(
     """
     if jax.process_count() > 1:
         raise ValueError("measurements run in one process")
+    if not config.victims:
+        raise ValueError("victims is empty; name at least one")
     cells = [
         (label, seed)
         for label in config.victims

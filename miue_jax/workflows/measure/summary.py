@@ -151,10 +151,10 @@ def data_processing(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def render(results: Mapping[str, Any]) -> str:
-    """The measures of the last layer, and how they go with accuracy and with depth.
+    """Renders the measures of the features, and how they rank with accuracy and depth.
 
     Args:
-      results: what experiments/measure.py wrote.
+      results: what `measure` returned.
 
     Returns:
       The table, and below it where its numbers come from.
@@ -172,17 +172,18 @@ def render(results: Mapping[str, Any]) -> str:
     for entry in entries:
         values = measures(entry)
         shown = [_number(values.get(name), 2) for name in _COLUMNS]
-        head = [entry["method"], str(entry["depth"]), f"{100 * entry['accuracy']:.1f}"]
+        depth = "" if entry["depth"] is None else str(entry["depth"])
+        head = [entry["generator"], depth, f"{100 * entry['accuracy']:.1f}"]
         lines.append(f"| {' | '.join([*head, *shown])} |")
     with_accuracy = {
         c["measure"]: c["spearman"]
         for c in results["correlations"]
         if c["layer"] == "features"
     }
-    for title, correlations in (
-        ("Spearman with accuracy", with_accuracy),
-        ("Spearman with depth, mean of methods", _with_depth(entries)),
-    ):
+    ranks = {"Spearman with accuracy": with_accuracy}
+    if any(entry["depth"] is not None for entry in entries):
+        ranks["Spearman with depth, mean of generators"] = _with_depth(entries)
+    for title, correlations in ranks.items():
         shown = [_number(correlations.get(name), 2, sign=True) for name in _COLUMNS]
         lines.append(f"| {title} | | | {' | '.join(shown)} |")
     noise = results["noise_variances"]
@@ -200,21 +201,21 @@ def render(results: Mapping[str, Any]) -> str:
 
 
 def _with_depth(entries: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    found: dict[str, float | None] = {}
+    means: dict[str, float | None] = {}
     for name in _COLUMNS:
         values = []
-        for method in dict.fromkeys(entry["method"] for entry in entries):
-            own = [
+        for generator in dict.fromkeys(entry["generator"] for entry in entries):
+            found = [
                 (measures(entry).get(name), entry["depth"])
                 for entry in entries
-                if entry["method"] == method
+                if entry["generator"] == generator
             ]
-            pairs = [(value, depth) for value, depth in own if value is not None]
+            pairs = [pair for pair in found if None not in pair]
             rho = spearman(*zip(*pairs, strict=True)) if pairs else None
             if rho is not None:
                 values.append(rho)
-        found[name] = statistics.fmean(values) if values else None
-    return found
+        means[name] = statistics.fmean(values) if values else None
+    return means
 
 
 def _number(value: float | None, digits: int, *, sign: bool = False) -> str:

@@ -112,8 +112,8 @@ def load(
     path = entry.protected or (source.name if made else config.protected)
     if path is None:
         raise ValueError(
-            f"victim {label!r} was not trained on a protected data set: set its "
-            "'protected' to the one whose images are to be measured"
+            f"victim {label!r} was not trained on a protected data set: set 'protected' "
+            "to the one whose images are to be measured"
         )
     measured = made if made and path == source.name else None
     measured = measured or _load_protected(label, path, clean)

@@ -1,46 +1,29 @@
-"""The scripts, run as scripts, though in this process."""
+"""The command `miue`: evaluate, export, import and demo, from the outside."""
 
 import json
-import pathlib
-import runpy
 import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
-from absl import flags
 
+from miue_jax import cli
 from miue_jax.budget import Budget
-from miue_jax.data import artifact, load
+from miue_jax.data import DataSource, artifact, load
 from miue_jax.train import parallel
 from miue_jax.workflows import demo
-
-# ml_collections loads configuration files in an old way.
-pytestmark = pytest.mark.filterwarnings("ignore:.*load_module:DeprecationWarning")
-
-EXPERIMENTS = pathlib.Path(__file__).parents[2] / "experiments"
 
 
 @pytest.fixture
 def run(monkeypatch, capfd):
-    """Runs a script as `python experiments/NAME.py` does; status, output and errors."""
+    """Runs `miue NAME ...`; status, output and errors."""
     mesh = parallel.data_mesh(jax.devices()[:1])
     monkeypatch.setattr(parallel, "data_mesh", lambda: mesh)
+    # This process has touched its devices: it is too late to look for others.
     monkeypatch.setattr(parallel, "initialize_processes", lambda: None)
-    monkeypatch.chdir(EXPERIMENTS.parent)
-    before = set(flags.FLAGS)
 
-    def start(name: str, *arguments: str) -> tuple[int, str, str]:
-        path = str(EXPERIMENTS / f"{name}.py")
-        monkeypatch.setattr(sys, "argv", [path, *arguments])
-        try:
-            with pytest.raises(SystemExit) as ended:
-                runpy.run_path(path, run_name="__main__")
-        finally:
-            for flag in set(flags.FLAGS) - before:
-                delattr(flags.FLAGS, flag)
-        return ended.value.code or 0, *capfd.readouterr()
+    def start(*arguments: object) -> tuple[int, str, str]:
+        return cli.main(list(map(str, arguments))), *capfd.readouterr()
 
     return start
 
@@ -56,7 +39,7 @@ def data(tmp_path):
 
 
 @pytest.fixture
-def artifact(tmp_path, data):
+def protected(tmp_path, data):
     clean = load(data)
     noise = np.random.default_rng(1).uniform(-8, 8, clean.images.shape) / 255
     delta = noise.astype(np.float32)
@@ -72,42 +55,35 @@ def artifact(tmp_path, data):
 def test_evaluate_trains_and_prints_where_the_results_are(run, tmp_path, data):
     workdir = tmp_path / "run"
     arguments = [
-        f"--config.train.name_or_path={data}",
-        f"--config.test.name_or_path={data}",
-        "--config.victim.model=linear",
-        "--config.victim.epochs=2",
-        "--config.victim.batch_size=8",
-        "--config.seeds=(0, 1)",
-        f"--workdir={workdir}",
+        *("evaluate", data, data, "--seeds", 0, 1, "--workdir", workdir),
+        *("--victim.model", "linear", "--victim.epochs", 2, "--victim.batch-size", 8),
     ]
-    status, output, errors = run("evaluate", *arguments)
+    status, output, errors = run(*arguments)
     assert status == 0, errors
     results = json.loads((workdir / "results.json").read_text())
     assert f"{100 * results['final']['mean']:.2f}" in output
     assert f"{workdir}/results.json" in output
     assert "2 seeds" in output
     assert "Traceback" not in errors
-    status, again, _ = run("evaluate", *arguments)
+    status, again, _ = run(*arguments)
     assert (status, again) == (0, output)
-    status, _, errors = run("evaluate", *arguments, "--noresume")
+    status, _, errors = run(*arguments, "--no-resume")
     assert status == 2
     assert "holds a run already" in errors
 
 
-def test_export_writes_pictures_and_an_array(run, tmp_path, artifact):
+def test_export_writes_pictures_and_an_array(run, tmp_path, protected):
     png, npy = tmp_path / "png", tmp_path / "delta.npy"
-    status, output, errors = run(
-        "export", f"--artifact={artifact}", f"--png={png}", f"--npy={npy}"
-    )
+    status, output, errors = run("export", protected, "--png", png, "--npy", npy)
     assert (status, errors) == (0, "")
     assert output.splitlines() == [str(npy), str(png)]
     assert len(list(png.glob("*/*.png"))) == 24
-    delta = np.load(artifact.delta_path(artifact))
+    delta = np.load(artifact.delta_path(protected))
     np.testing.assert_array_equal(np.load(npy).transpose(0, 2, 3, 1), delta)
 
 
 BAD_EXPORTS = {
-    "nothing to do": (lambda t: None, [], "give --artifact"),
+    "nothing to do": (lambda t: None, [], "name what to write: png"),
     "folder in use": (
         lambda t: ((t / "png").mkdir(), (t / "png" / "mine").touch()),
         ["--png={}/png", "--npy={}/delta.npy"],
@@ -134,104 +110,96 @@ BAD_EXPORTS = {
 
 
 @pytest.mark.parametrize("case", BAD_EXPORTS)
-def test_a_bad_export_writes_nothing(run, tmp_path, artifact, case):
+def test_a_bad_export_writes_nothing(run, tmp_path, protected, case):
     change, arguments, message = BAD_EXPORTS[case]
     change(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     arguments = [argument.format(tmp_path) for argument in arguments]
-    status, output, errors = run("export", f"--artifact={artifact}", *arguments)
+    status, output, errors = run("export", protected, *arguments)
     assert (status, output) == (2, "")
     assert message in errors
     assert len(errors.splitlines()) == 1, errors
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_an_artifact_without_a_digest_is_exported(run, tmp_path, artifact):
-    made = artifact.load(artifact)
-    delta = np.load(artifact.delta_path(artifact))
+def test_a_protected_data_set_without_a_digest_is_exported(run, tmp_path, protected):
+    made = artifact.load(protected)
+    delta = np.load(artifact.delta_path(protected))
     metadata = {k: v for k, v in made.metadata.items() if k != "delta_sha256"}
-    artifact.save(artifact, made._replace(metadata=metadata), delta=delta)
+    artifact.save(protected, made._replace(metadata=metadata), delta=delta)
     npy = tmp_path / "delta.npy"
-    status, _, errors = run("export", f"--artifact={artifact}", f"--npy={npy}")
+    status, _, errors = run("export", protected, "--npy", npy)
     assert status == 0, errors
     assert npy.exists()
 
 
-def test_save_refuses_the_perturbation_of_another_artifact(tmp_path, artifact):
-    made = artifact.load(artifact)
+def test_save_refuses_the_perturbation_of_another_data_set(tmp_path, protected):
+    made = artifact.load(protected)
     other = np.zeros(made.dataset.images.shape, np.float32)
     with pytest.raises(ValueError, match="not the one of this protected data set"):
         artifact.save(tmp_path / "other.npz", made, delta=other)
     assert not (tmp_path / "other.npz").exists()
 
 
-def test_import_makes_an_artifact_of_a_perturbation(run, tmp_path, data, artifact):
+def test_import_makes_a_protected_data_set(run, tmp_path, data, protected):
     theirs, output = tmp_path / "theirs.npy", tmp_path / "new" / "made.npz"
-    np.save(theirs, np.load(artifact.delta_path(artifact)))
-    arguments = [f"--data={data}", f"--perturbation={theirs}", f"--output={output}"]
-    status, printed, errors = run("import_perturbation", *arguments)
+    np.save(theirs, np.load(artifact.delta_path(protected)))
+    status, printed, errors = run("import", theirs, data, "--output", output)
     assert (status, errors) == (0, "")
     assert "24 images, largest change 8 gray levels" in printed
     made = artifact.load(output)
-    assert made.metadata["method"] == {"name": "imported", "file": "theirs.npy"}
+    assert made.metadata["generator"] == {"name": "imported", "file": "theirs.npy"}
     np.testing.assert_array_equal(
-        made.dataset.images, artifact.load(artifact).dataset.images
+        made.dataset.images, artifact.load(protected).dataset.images
     )
 
 
-def test_an_import_goes_to_whole_levels_as_told(run, tmp_path, data, artifact):
-    theirs, output = artifact.delta_path(artifact), tmp_path / "made.npz"
-    arguments = [f"--data={data}", f"--perturbation={theirs}", f"--output={output}"]
-    status, printed, _ = run("import_perturbation", *arguments, "--export=truncate")
+def test_an_import_goes_to_whole_levels_as_told(run, tmp_path, data, protected):
+    theirs, output = artifact.delta_path(protected), tmp_path / "made.npz"
+    arguments = ["import", theirs, data, "--output", output, "--export", "truncate"]
+    status, printed, _ = run(*arguments)
     assert status == 0
     assert "export truncate" in printed
     down = artifact.load(output).dataset.images
-    rounded = artifact.load(artifact).dataset.images
+    rounded = artifact.load(protected).dataset.images
     assert (down <= rounded).all()
     assert (down < rounded).any()
 
 
-def test_a_bad_import_makes_no_folder(run, tmp_path, data, artifact):
+def test_a_bad_import_makes_no_folder(run, tmp_path, data, protected):
     output = tmp_path / "new" / "made.zip"
-    status, _, errors = run(
-        "import_perturbation",
-        f"--data={data}",
-        f"--perturbation={artifact.delta_path(artifact)}",
-        f"--output={output}",
-    )
+    theirs = artifact.delta_path(protected)
+    status, _, errors = run("import", theirs, data, "--output", output)
     assert status == 2
     assert "must end in .npz" in errors
     assert len(errors.splitlines()) == 1, errors
     assert not output.parent.exists()
 
 
-@pytest.mark.usefixtures("run")  # for its single device
 @pytest.mark.slow
-def test_the_demo_shows_both_accuracies_and_a_picture(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(demo, "_PER_CLASS", {"train": 4, "test": 4})
-    monkeypatch.setattr(
-        demo,
-        "_SHARED",
-        {"model": "mlp2", "width": 8, "batch_size": 20, "learning_rate": 0.05},
-    )
-    monkeypatch.setattr(demo, "_GENERATOR_EPOCHS", 4)
-    monkeypatch.setattr(demo, "_VICTIM_EPOCHS", 2)
-    flags.DEFINE_string("workdir", None, "")
-    try:
-        flags.FLAGS(["demo.py", f"--workdir={tmp_path / 'demo'}"])
-        demo.main(["demo.py"])
-    finally:
-        del flags.FLAGS.workdir
-    printed = capfd.readouterr().out
+def test_the_demo_shows_both_accuracies_and_a_picture(run, tmp_path, monkeypatch):
+    small = {"model": "mlp2", "width": 8, "batch_size": 20, "learning_rate": 0.05}
+    for name, value in {
+        "_TRAIN": DataSource("shapes", per_class=4),
+        "_TEST": DataSource("shapes", split="test", per_class=4),
+        "_SHARED": small,
+        "_GENERATOR_EPOCHS": 4,
+        "_VICTIM_EPOCHS": 2,
+    }.items():
+        assert type(getattr(demo, name)) is type(value)
+        monkeypatch.setattr(demo, name, value)
+    workdir = tmp_path / "demo"
+    status, printed, _ = run("demo", "--workdir", workdir)
+    assert status == 0
     for name in ("clean", "protected"):
-        results = tmp_path / "demo" / f"victim-{name}" / "results.json"
+        results = workdir / f"victim-{name}" / "results.json"
         accuracy = json.loads(results.read_text())["final"]["mean"]
         assert f"{name:<20}{100 * accuracy:.1f} %" in printed
-    assert (tmp_path / "demo" / "protected.png").stat().st_size > 1000
+    assert (workdir / "protected.png").stat().st_size > 1000
 
 
-@pytest.mark.parametrize("script", ["generate", "evaluate"])
-def test_a_disk_that_is_really_full_is_one_line(run, tmp_path, data, script):
+@pytest.mark.parametrize("command", ["protect", "evaluate"])
+def test_a_disk_that_is_really_full_is_one_line(run, tmp_path, data, command):
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(disk)]
@@ -241,27 +209,26 @@ def test_a_disk_that_is_really_full_is_one_line(run, tmp_path, data, script):
         pytest.skip("there is no mount command to make a small disk with")
     if made.returncode:
         pytest.skip("only root can mount the small disk that this needs")
-    section = "method" if script == "generate" else "victim"
-    source = "data" if script == "generate" else "train"
+    section = "generator" if command == "protect" else "victim"
+    settings = {
+        "model": "mlp2",
+        "width": 128,  # more than the disk holds twice
+        "batch-size": 8,
+        "epochs": 6,
+    }
     arguments = [
-        f"--config.{source}.name_or_path={data}",
-        f"--config.{section}.model=mlp2",
-        f"--config.{section}.width=128",  # more than the disk holds twice
-        f"--config.{section}.batch_size=8",
-        f"--config.{section}.epochs=6",
-        "--config.checkpoint_every=1",
-        f"--workdir={disk / 'run'}",
+        *(command, data, *([data] if command == "evaluate" else [])),
+        *(f"--{section}.{name}={value}" for name, value in settings.items()),
+        *("--checkpoint-every", 1, "--workdir", disk / "run"),
     ]
-    if script == "evaluate":
-        arguments.append(f"--config.test.name_or_path={data}")
     try:
-        status, output, errors = run(script, *arguments)
+        status, output, errors = run(*arguments)
         left = [path.name for path in disk.rglob("*orbax-checkpoint-tmp*")]
     finally:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
     assert (status, output) == (2, "")
     line = errors.splitlines()[-1]
-    assert line.startswith(f"{script}.py: checkpoint ")
+    assert line.startswith(f"miue {command}: checkpoint ")
     assert line.endswith("cannot be written: No space left on device")
     # The progress bar is all that is printed besides.
     assert "ERROR" not in errors

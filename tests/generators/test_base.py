@@ -1,4 +1,4 @@
-"""Stages follow each other, and measure only what is theirs."""
+"""The interface of a generator, and how stages become a step."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from miue_jax.generators.stages import Stage, in_turn
+from miue_jax.generators.base import Stage, in_stages
 from miue_jax.train.metrics import mean_of
 from miue_jax.train.parallel import State
 
@@ -27,7 +27,7 @@ def test_stages_are_done_in_order_and_count_their_own_steps(shuffle):
     first, second = _stage(1, 3, ("loss",)), _stage(2, 2, ("loss", "accuracy"))
     third = _stage(3, 1, ())
     stages = (third, first, second) if shuffle else (first, second, third)
-    step, num_steps = in_turn(stages)
+    step, num_steps = in_stages(stages)
     assert num_steps == 6
     state = State(jnp.int32(0), jnp.full(8, -1), ())
     nothing: Any = None

@@ -8,15 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from miue_jax.generators import surrogate, surrogate_training
+from miue_jax.generators import DataSpec, surrogate
 from miue_jax.generators.adversarial_poisoning import PRESETS as AP
 from miue_jax.generators.hypocritical import PRESETS as HYPO
-from miue_jax.generators.self_ensemble_config import PRESETS as SEP
-from miue_jax.generators.surrogate_training import SurrogateTrainingConfig
+from miue_jax.generators.self_ensemble import PRESETS as SEP
+from miue_jax.generators.surrogate import SurrogateTrainingConfig
 from miue_jax.train import metrics as means
 from miue_jax.train import sampling
 
 SIZE, CLASSES, BATCH = 40, 4, 8
+SPEC = DataSpec(
+    num_examples=SIZE, num_classes=CLASSES, image_shape=(8, 8, 3), num_shards=2
+)
 CONFIG = SurrogateTrainingConfig(model="mlp2", width=16, batch_size=BATCH, epochs=2)
 
 
@@ -29,10 +32,8 @@ def _data() -> sampling.Shards:
 
 
 def _trainer(config=CONFIG, attack=None):
-    module = surrogate.create(config, num_classes=CLASSES, axis_name=None)
-    trainer = surrogate_training.trainer(
-        config, module, num_examples=SIZE, num_shards=2, attack=attack
-    )
+    module = surrogate.create(config, SPEC, crop=surrogate.PADDING)
+    trainer = surrogate.trainer(config, module, SPEC, attack=attack)
     return trainer, jax.jit(trainer.step)
 
 
@@ -121,7 +122,7 @@ def test_keys_of_an_attack_are_one_an_image_and_new_in_every_step():
 
 
 def _rates(config: SurrogateTrainingConfig, epoch_steps: int) -> np.ndarray:
-    schedule = surrogate_training.learning_rate(config, epoch_steps)
+    schedule = surrogate.learning_rate(config, epoch_steps)
     counts = np.arange(config.epochs * epoch_steps)
     return np.array([np.asarray(schedule(count)) for count in counts])
 
@@ -171,7 +172,9 @@ def test_a_list_of_milestones_is_the_tuple():
 def test_data_that_fill_no_batch_or_lack_channels_are_refused():
     with pytest.raises(ValueError, match="a batch of 64 images"):
         _trainer(dataclasses.replace(CONFIG, batch_size=64))
-    trainer, _ = _trainer(dataclasses.replace(CONFIG, normalization="cifar10"))
-    gray = sampling.deal(np.zeros((SIZE, 8, 8, 1), np.uint8), np.zeros(SIZE, int), 2)
+    gray = dataclasses.replace(SPEC, image_shape=(8, 8, 1))
     with pytest.raises(ValueError, match="is for three channels"):
-        trainer.init(jax.random.key(0), gray)
+        surrogate.create(dataclasses.replace(CONFIG, normalization="cifar10"), gray)
+    small = dataclasses.replace(SPEC, image_shape=(4, 8, 3))
+    with pytest.raises(ValueError, match="crop is 4 pixels, the images have 4x8"):
+        surrogate.create(CONFIG, small, crop=surrogate.PADDING)

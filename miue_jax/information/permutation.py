@@ -9,17 +9,23 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from miue_jax.information.checks import check_labels, check_pair, is_traced
-from miue_jax.information.inference.scalar import check_scalar
+from miue_jax.information._core import check_labels, check_pair, is_traced
+
+Estimator = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 class PermutationTest(NamedTuple):
-    """A permutation test.
+    """The result of a permutation test.
 
     Attributes:
-      value: () float, the estimate on the samples as they are.
+      value: () float, the estimate on the original samples.
       p_value: () float in [1 / (1 + B), 1].
       null: (B,) float, estimates on permuted samples.
+
+    Example:
+      >>> from miue_jax.information import inference
+      >>> inference.PermutationTest(value=0.4, p_value=0.005, null=(0.1, 0.0)).p_value
+      0.005
     """
 
     value: jax.Array
@@ -29,7 +35,7 @@ class PermutationTest(NamedTuple):
 
 def permutation_test(
     key: jax.Array,
-    estimator: Callable[[jax.Array, jax.Array], jax.Array],
+    estimator: Estimator,
     x: ArrayLike,
     y: ArrayLike,
     *,
@@ -42,24 +48,25 @@ def permutation_test(
     .. math:: p = \frac{1 + \#\{b : \hat I_b \ge \hat I\}}{1 + B}
 
     Without labels, all rows of y are permuted: the null hypothesis is that x and y are
-    independent. On features that cluster by class it is rejected for the information
-    about the class alone. With labels, rows of y are permuted within classes: the null
-    is that x and y are independent given the label, so that only what they share beyond
-    it is found. Under the null P(p <= a) <= a for every estimator, sample size and
-    number of permutations: neither the estimator's bias nor its law matters. Estimates
-    that are NaN count against rejection: a permuted one as exceeding the observed one.
+    independent. On features that cluster by class it is rejected because of the
+    information about the class alone. With labels, rows of y are permuted within
+    classes: the null is that x and y are independent given the label, so that only what
+    they share beyond it is found. Under the null P(p <= a) <= a for every estimator,
+    sample size and number of permutations: neither the estimator's bias nor its
+    distribution matters. Estimates that are NaN count against rejection: a permuted one
+    as exceeding the observed one.
 
-    Assumes independent pairs. The p-value says nothing about the size of the
-    information and is no bound of it.
+    Assumes independent pairs. The p-value does not measure the amount of information
+    and does not bound it.
 
     Args:
       key: random key of the permutations.
       estimator: pure function (x, y) -> (), the same object in repeated calls so that
-        it is compiled once; with a key of its own fixed if it is random.
+        it is compiled once; with a fixed key if it is random.
       x: (N, dx) or (N,) numbers.
       y: (N, dy) or (N,) numbers.
       num_permutations: B; the smallest possible p-value is 1 / (1 + B).
-      labels: (N,) integers from 0, at least two samples a class; None for the global
+      labels: (N,) integers from 0, at least two samples per class; None for the global
         test.
       batch_size: permutations computed at once, for estimators that leave a device
         idle; None for one after the other.
@@ -70,6 +77,19 @@ def permutation_test(
     Raises:
       ValueError: for bad samples, labels that do not match or with a class of one
         sample, no permutations, or an estimator that does not return a scalar.
+
+    Example:
+      >>> import jax
+      >>> import numpy as np
+      >>> from miue_jax.information import estimators, inference
+      >>> x, noise = np.random.default_rng(0).standard_normal((2, 100))
+      >>> def estimator(x, y):
+      ...     return estimators.gaussian(x, y).value
+      >>> test = inference.permutation_test(
+      ...     jax.random.key(0), estimator, x, x + noise, num_permutations=19
+      ... )
+      >>> round(float(test.p_value), 3)  # the smallest possible: 1 / 20
+      0.05
 
     References:
       Phipson and Smyth, Permutation P-values Should Never Be Zero, 2010; Runge,
@@ -88,26 +108,29 @@ def permutation_test(
         _check_members(classes)
     check_scalar(estimator, x, y)
     return _permutation_test(
-        key,
-        x,
-        y,
-        classes,
-        estimator=estimator,
-        num_permutations=num_permutations,
-        batch_size=batch_size,
+        key, x, y, classes, estimator, num_permutations, batch_size
     )
 
 
-@functools.partial(
-    jax.jit, static_argnames=("estimator", "num_permutations", "batch_size")
-)
+def check_scalar(estimator: Estimator, x: jax.Array, y: jax.Array) -> None:
+    """Raises a ValueError for an estimator that returns anything but a float scalar."""
+    result = jax.eval_shape(estimator, x, y)
+    shape = getattr(result, "shape", None)
+    if shape != () or not jnp.issubdtype(result.dtype, jnp.floating):
+        got = type(result).__name__ if shape is None else f"{result.dtype}{list(shape)}"
+        raise ValueError(
+            f"the estimator returns {got}; it must return a floating-point scalar (of "
+            "an Estimate, its value)"
+        )
+
+
+@functools.partial(jax.jit, static_argnums=(4, 5, 6))
 def _permutation_test(
     key: jax.Array,
     x: jax.Array,
     y: jax.Array,
     classes: jax.Array,
-    *,
-    estimator: Callable[[jax.Array, jax.Array], jax.Array],
+    estimator: Estimator,
     num_permutations: int,
     batch_size: int | None,
 ) -> PermutationTest:

@@ -1,0 +1,220 @@
+"""Shared by the whole package: `Estimate`, validation of samples, and numerics.
+
+Values of traced arrays cannot be inspected; only their shapes are checked. Checks look
+at the argument as it was passed, in NumPy: inside `jax.jit`, any `jax.numpy` operation
+turns a known array into a tracer.
+
+Features of a collapsed class differ in their last digits, where products of the raw
+numbers are noise. Every estimator therefore subtracts the mean first (`center`), in
+float64 on the host if values are known, and only then rounds.
+"""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+Kind = Literal["estimate", "lower", "upper"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """An estimate of a mutual information.
+
+    Attributes:
+      value: () float, nats; never clipped at 0.
+      standard_error: () float, nats; NaN if the estimator provides none.
+      kind: whether the population value of the estimator is a "lower" bound on the
+        mutual information, an "upper" bound or neither ("estimate").
+      diagnostics: further quantities by name, such as warning signs to check.
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax.information import Estimate, estimators
+      >>> x = np.random.default_rng(0).standard_normal((500, 1))
+      >>> estimate = estimators.ksg(x, np.zeros((500, 1)))  # y is constant
+      >>> isinstance(estimate, Estimate), estimate.kind
+      (True, 'estimate')
+      >>> abs(round(float(estimate.value), 3))
+      0.0
+    """
+
+    value: jax.Array
+    standard_error: jax.Array
+    kind: Kind = dataclasses.field(metadata={"static": True})
+    diagnostics: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
+
+
+def is_traced(*arrays: ArrayLike) -> bool:
+    """Whether any of the arrays has no values yet."""
+    return any(isinstance(array, jax.core.Tracer) for array in arrays)
+
+
+def check_samples(name: str, array: ArrayLike, *, minimum: int = 2) -> jax.Array:
+    """Checks samples, (N, D) or (N,), and returns them as (N, D) floats.
+
+    float32 and wider types are kept. Raises a ValueError for another shape, fewer than
+    `minimum` samples, or values that are not finite.
+    """
+    samples = jnp.asarray(array)
+    if samples.ndim == 1:
+        samples = samples[:, None]
+    if samples.ndim != 2 or samples.shape[1] == 0:
+        raise ValueError(f"{name} has shape {samples.shape}; it must be (N, D) or (N,)")
+    if jnp.iscomplexobj(samples):
+        raise ValueError(f"{name} is complex; it must be real")
+    if len(samples) < minimum:
+        raise ValueError(
+            f"{name} holds {len(samples)} samples; at least {minimum} are needed"
+        )
+    samples = samples.astype(jnp.promote_types(samples.dtype, jnp.float32))
+    if not is_traced(array):
+        values = np.asarray(array, samples.dtype).reshape(samples.shape)
+        wrong = np.argwhere(~np.isfinite(values))
+        if wrong.size:
+            row, column = wrong[0]
+            raise ValueError(
+                f"{name} holds {values[row, column]} at row {row}, column {column}"
+            )
+    return samples
+
+
+def check_pair(
+    x: ArrayLike, y: ArrayLike, *, minimum: int = 2
+) -> tuple[jax.Array, jax.Array]:
+    """Checks paired samples and returns both as (N, D) of one floating-point type."""
+    first = check_samples("x", x, minimum=minimum)
+    second = check_samples("y", y, minimum=minimum)
+    if len(first) != len(second):
+        raise ValueError(f"x holds {len(first)} samples and y {len(second)}")
+    dtype = jnp.promote_types(first.dtype, second.dtype)
+    return first.astype(dtype), second.astype(dtype)
+
+
+def check_labels(
+    labels: ArrayLike, size: int, *, num_classes: int | None = None
+) -> jax.Array:
+    """Checks labels and returns them as (size,) int32.
+
+    Raises a ValueError for another shape or type, or for labels that are negative or
+    not below `num_classes` (None: any number of classes).
+    """
+    array = jnp.asarray(labels)
+    if array.shape != (size,) or not jnp.issubdtype(array.dtype, jnp.integer):
+        raise ValueError(
+            f"labels are {array.dtype} of shape {array.shape}; they must be "
+            f"({size},) integers"
+        )
+    if not is_traced(labels):
+        values = np.asarray(labels)
+        low, high = int(values.min()), int(values.max())
+        limit = "" if num_classes is None else f" and below {num_classes}"
+        if low < 0 or (num_classes is not None and high >= num_classes):
+            raise ValueError(
+                f"labels run from {low} to {high}; they must be at least 0{limit}"
+            )
+    return array.astype(jnp.int32)
+
+
+def check_class_sizes(labels: jax.Array, num_classes: int, neighbors: int) -> None:
+    """Raises a ValueError for a class present with no more members than neighbors."""
+    if is_traced(labels):
+        return
+    sizes = np.bincount(np.asarray(labels), minlength=num_classes)
+    small = (sizes > 0) & (sizes <= neighbors)
+    if small.any():
+        label = int(np.argmax(small))
+        raise ValueError(
+            f"class {label} has {sizes[label]} sample(s); a class needs none or more "
+            f"than neighbors={neighbors}"
+        )
+
+
+def check_counts(**counts: int) -> None:
+    """Raises a ValueError for the first option that is not an integer >= 1."""
+    for name, number in counts.items():
+        if not isinstance(number, int | np.integer) or number < 1:
+            raise ValueError(f"{name} must be a whole number >= 1, got {number!r}")
+
+
+def matmul(left: ArrayLike, right: ArrayLike) -> jax.Array:
+    """Matrix product in full precision on every backend."""
+    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
+
+
+def as_matrix(samples: ArrayLike) -> jax.Array:
+    """Samples as an (N, D) array; (N,) becomes (N, 1)."""
+    samples = jnp.asarray(samples)
+    return samples[:, None] if samples.ndim == 1 else samples
+
+
+def center(
+    samples: ArrayLike,
+    dtype: jnp.dtype,
+    *,
+    labels: ArrayLike | None = None,
+    num_classes: int = 1,
+    standardize: bool = False,
+) -> jax.Array:
+    """Subtracts the mean, of all samples or of each class, and optionally scales.
+
+    Outside `jax.jit` everything happens in float64, before the samples are rounded to
+    `dtype`, whether or not x64 is enabled; inside, in `dtype`.
+
+    Args:
+      samples: (N, D) or (N,), as the caller passed them, already checked.
+      dtype: of the result.
+      labels: (N,) integers from 0; None for one class.
+      num_classes: number of classes.
+      standardize: divide each column by its standard deviation after centering, within
+        classes if there are labels. Constant columns stay 0.
+
+    Returns:
+      (N, D) of `dtype`.
+    """
+    traced = is_traced(samples) or (labels is not None and is_traced(labels))
+    xp = jnp if traced else np
+    values = xp.asarray(samples, dtype if traced else np.float64)
+    values = values.reshape(len(values), -1)
+    # A rounded mean would leave a constant column at a constant other than 0.
+    varies = xp.max(values, axis=0) > xp.min(values, axis=0)
+    if labels is None:
+        values = values - xp.mean(values, axis=0)
+    else:
+        labels = xp.asarray(labels)
+        members = (labels[:, None] == xp.arange(num_classes)).astype(values.dtype)
+        counts = xp.maximum(xp.sum(members, axis=0), 1)
+        shift = xp.mean(values, axis=0)
+        values = values - shift
+        sums = matmul(members.T, values) if traced else members.T @ values
+        values = values - (sums / counts[:, None])[labels]
+    values = xp.where(varies, values, 0)
+    if standardize:
+        largest = xp.max(xp.abs(values), axis=0)
+        values = values / xp.where(largest > 0, largest, 1)
+        deviation = xp.sqrt(xp.mean(xp.square(values), axis=0))
+        values = values / xp.where(deviation > 0, deviation, 1)
+    return jnp.asarray(values, dtype)
+
+
+def half_digamma(limit: int) -> np.ndarray:
+    r"""Tabulates :math:`\psi(m / 2)` for m from 0 (NaN, a pole) to `limit`, in float64.
+
+    By :math:`\psi(z + 1) = \psi(z) + 1/z` from :math:`\psi(1/2)` and :math:`\psi(1)`.
+    Estimators need digamma at counts only: an exact table costs one gather on the
+    device, whatever the type of the estimate.
+    """
+    table = np.full(max(limit, 2) + 1, np.nan)
+    for first, value in ((1, -np.euler_gamma - 2 * np.log(2)), (2, -np.euler_gamma)):
+        steps = 2 / np.arange(first, len(table) - 2, 2)
+        table[first::2] = value + np.concatenate([[0], np.cumsum(steps)])
+    return table[: limit + 1]
+
+
+def whole_digamma(limit: int) -> np.ndarray:
+    r"""Tabulates :math:`\psi(n)` for n from 0 (NaN, a pole) to `limit`, in float64."""
+    return half_digamma(2 * limit)[::2]
