@@ -1,4 +1,4 @@
-"""Checks of settings and names, with one wording for what is refused."""
+"""Checks of settings and names, worded alike everywhere."""
 
 import difflib
 import importlib
@@ -24,11 +24,12 @@ def check_number(name: str, value: Any, allowed: Range, *, whole: bool = False) 
       name: of the setting, for the message.
       value: what was given; Python and NumPy scalars are numbers, bools are not.
       allowed: the range.
-      whole: whether it must be an integer by type (a float of integral value is none).
+      whole: whether it must be an integer by type (a float with an integral value is
+        not).
 
     Raises:
-      ValueError: if it is no number, not finite, no integer where one is needed, or out
-        of range; the message names the setting, the value and what is allowed.
+      ValueError: if it is not a number, not finite, not an integer where one is needed,
+        or out of range; the message names the setting, the value and what is allowed.
     """
     kind = numbers.Integral if whole else numbers.Real
     fits = isinstance(value, kind) and not isinstance(value, bool)
@@ -41,15 +42,15 @@ def check_number(name: str, value: Any, allowed: Range, *, whole: bool = False) 
 
 
 def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    """Checks a setting that is one of a few words.
+    """Checks a setting that has a few allowed values.
 
     Args:
       name: of the setting.
       value: what was given.
-      allowed: the words.
+      allowed: the values.
 
     Raises:
-      ValueError: if it is none of them.
+      ValueError: if it is another one.
     """
     if value not in allowed:
         raise ValueError(f"{name} is {value!r}; allowed: {', '.join(allowed)}")
@@ -62,13 +63,13 @@ def unknown(
     *,
     allowed: Iterable[str] | None = None,
 ) -> ValueError:
-    """The error for a name that is not among those known.
+    """Returns the error for an unknown name.
 
     Args:
-      kind: what the name is of, such as "model".
+      kind: of thing that is named, such as "model".
       name: what was given.
-      known: the names that there are; the nearest of them are proposed.
-      allowed: what is listed as allowed where that is not just the names.
+      known: the known names; the nearest are proposed.
+      allowed: what to list as allowed, if not just the names.
 
     Returns:
       The error, to be raised by the caller.
@@ -82,10 +83,10 @@ def unknown(
 
 
 def imported(kind: str, name: str) -> Callable[..., Any]:
-    """The function of a user's own that a name of the form module:function stands for.
+    """Imports the user-defined function that module:function names.
 
     Args:
-      kind: what the name is of, such as "defense".
+      kind: of thing that is named, such as "defense".
       name: an importable module and the name of a function in it.
 
     Returns:
@@ -100,5 +101,5 @@ def imported(kind: str, name: str) -> Callable[..., Any]:
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"{kind} {name!r} cannot be imported: {error}") from error
     if not callable(found):
-        raise ValueError(f"{kind} {name!r} is no function, but {found!r}")
+        raise ValueError(f"{kind} {name!r} is not a function but {found!r}")
     return found

@@ -175,8 +175,8 @@ def load_config(argument: str) -> Any:
     """
     name, _, text = argument.partition(":")
     path = pathlib.Path(name)
-    if not path.is_file():
-        raise ValueError(f"{name}: no such configuration file")
+    if not path.is_file() or path.suffix != ".py":
+        raise ValueError(f"{name or 'config'}: no such configuration file (.py)")
     try:
         made = importlib.util.spec_from_file_location(path.stem, path)
         assert made is not None

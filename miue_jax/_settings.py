@@ -89,8 +89,8 @@ def to_plain(value: Any, name: str = "settings") -> Any:
     if finite and (value is None or isinstance(value, bool | int | float | str)):
         return value
     raise ValueError(
-        f"{name} is {value!r}; allowed: what JSON can hold (finite numbers, text, true, "
-        "false, lists)"
+        f"{name} is {value!r}; allowed: what JSON can hold (finite numbers, text, "
+        "true, false, lists)"
     )
 
 

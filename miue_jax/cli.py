@@ -1,7 +1,9 @@
 """The command ``miue``: what `miue_jax.workflows` does, from the command line."""
 
 import dataclasses
+import functools
 import json
+import os
 import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -69,11 +71,14 @@ def _source(name: str, options: _Data) -> Any:
 
 def _options(source: Any, default: _Data) -> tuple[str, _Data]:
     """The name and the options of a data set in a configuration file."""
-    if not isinstance(source, Mapping):
-        source = (
-            dataclasses.asdict(source)
-            if not isinstance(source, str)
-            else {"name": source}
+    if isinstance(source, str | os.PathLike):
+        source = {"name": os.fspath(source)}
+    elif dataclasses.is_dataclass(source) and not isinstance(source, type):
+        source = dataclasses.asdict(source)
+    elif not isinstance(source, Mapping):
+        raise ValueError(
+            f"data are {source!r:.100}; allowed: a name, a path, or a mapping with the "
+            "name and the options"
         )
     settings = {**dataclasses.asdict(default), **source}
     name = settings.pop("name", "shapes")
@@ -84,7 +89,7 @@ def _options(source: Any, default: _Data) -> tuple[str, _Data]:
 
 
 def _with_fields(base: type, **values: Any) -> type:
-    """Adds typed settings to the options: `generator=config` makes --generator.FIELD."""
+    """Adds typed settings to options: `generator=config` makes --generator.FIELD."""
     fields = [
         (
             f"{name}_settings",
@@ -144,7 +149,7 @@ def _protect(arguments: Sequence[str]) -> None:
 
     defaults, spec = _Protect(), None
     if (file := option(arguments, "--config", None)) is not None:
-        defaults, spec = _protect_defaults(load_config(file), file)
+        defaults, spec = _from_file(file, _protect_defaults)
     name = option(arguments, "--generator", None)
     if name is not None or spec is None:
         spec = generators.spec(defaults.generator if name is None else name)
@@ -187,6 +192,15 @@ def _protect_defaults(config: Any, file: str) -> tuple[_Protect, Any]:
     return _Protect(data=name, data_options=options, **plain, **renamed), spec
 
 
+def _from_file(file: str, convert: Callable[[Any, str], Any]) -> Any:
+    """Converts what a configuration file returns; a value of a wrong type is named."""
+    config = load_config(file)
+    try:
+        return convert(config, file)
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"{file}: {error}") from error
+
+
 def _mapping(config: Any, kind: type, file: str) -> dict[str, Any]:
     """The fields of a configuration, which may be a mapping or the dataclass itself."""
     if isinstance(config, kind):
@@ -201,6 +215,11 @@ def _mapping(config: Any, kind: type, file: str) -> dict[str, Any]:
         if name not in fields:
             raise _checks.unknown(f"setting in {file}", name, fields)
     return dict(config)
+
+
+def _as(kind: type, config: Any, file: str) -> Any:
+    """The configuration as the dataclass, which converts its fields itself."""
+    return config if isinstance(config, kind) else kind(**_mapping(config, kind, file))
 
 
 def _shallow(instance: Any) -> dict[str, Any]:
@@ -247,7 +266,7 @@ def _evaluate(arguments: Sequence[str]) -> None:
 
     defaults, victim, defense = _Evaluate(), None, None
     if (file := option(arguments, "--config", None)) is not None:
-        defaults, victim, defense = _evaluate_defaults(load_config(file), file)
+        defaults, victim, defense = _from_file(file, _evaluate_defaults)
     name = option(arguments, "--victim", None)
     if name is not None or victim is None:
         victim = victims.preset(defaults.victim if name is None else name)
@@ -256,15 +275,18 @@ def _evaluate(arguments: Sequence[str]) -> None:
         name = defaults.defense if defense is None else defense
     defense_name, settings = defenses.parse(name)
     kind = _with_fields(_Evaluate, victim=victim, defense=settings)
-    values = {**_shallow(defaults), "victim_settings": victim}
-    if not isinstance(settings, type):
-        values["defense_settings"] = settings
+    # A defense with required settings has no default.
     given: Any = parse(
         kind,
         arguments,
         prog=f"{PROG} evaluate",
-        # Without an instance of its own, a defense's required settings have no default.
-        default=None if isinstance(settings, type) and not file else kind(**values),
+        default=kind(
+            **_shallow(defaults),
+            victim_settings=victim,
+            defense_settings=(
+                tyro.MISSING_NONPROP if isinstance(settings, type) else settings
+            ),
+        ),
     )
     workdir = _directory(given.workdir)
     config = evaluate.EvaluateConfig(
@@ -285,7 +307,7 @@ def _evaluate(arguments: Sequence[str]) -> None:
 
 
 def _evaluate_defaults(config: Any, file: str) -> tuple[_Evaluate, Any, Any]:
-    from miue_jax import _settings, victims
+    from miue_jax import _settings, defenses, victims
     from miue_jax.workflows.evaluate import EvaluateConfig
 
     plain = _mapping(config, EvaluateConfig, file)
@@ -294,10 +316,15 @@ def _evaluate_defaults(config: Any, file: str) -> tuple[_Evaluate, Any, Any]:
         victim = victims.preset(victim)
     elif isinstance(victim, Mapping):
         victim = _settings.from_plain(victims.VictimConfig, victim, "victim")
+    elif not isinstance(victim, victims.VictimConfig):
+        raise ValueError(
+            f"victim is {victim!r:.100}; allowed: the name of a protocol, or settings"
+        )
     for part, default in (("train", _Data()), ("test", _Data(split="test"))):
         named = _options(plain.pop(part, "shapes"), default)
         plain[part], plain[f"{part}_options"] = named
     defense = plain.pop("defense", "none")
+    defenses.parse(defense)
     if "seeds" in plain:
         plain["seeds"] = tuple(plain["seeds"])
     return _Evaluate(**plain), victim, defense
@@ -348,8 +375,7 @@ def _sweep(arguments: Sequence[str]) -> None:
     file, base = option(arguments, "--config", None), None
     defaults = _Sweep()
     if file is not None:
-        base = load_config(file)
-        base = base if isinstance(base, Sweep) else Sweep(**_mapping(base, Sweep, file))
+        base = _from_file(file, functools.partial(_as, Sweep))
         data, test = _options(base.data, _Data()), _options(base.test, _Data())
         defaults = _Sweep(
             data=data[0],
@@ -446,9 +472,7 @@ def _measure(arguments: Sequence[str]) -> None:
 
     base = MeasureConfig()
     if (file := option(arguments, "--config", None)) is not None:
-        base = load_config(file)
-        if not isinstance(base, MeasureConfig):
-            base = MeasureConfig(**_mapping(base, MeasureConfig, file))
+        base = _from_file(file, functools.partial(_as, MeasureConfig))
     name, options = _options(base.data, _Data())
     kind = _with_fields(_Measure, estimators=base.estimators)
     given: Any = parse(

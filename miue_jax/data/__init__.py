@@ -85,7 +85,7 @@ def load(
         module:function (see `user_defined.load`). An existing path takes precedence. A
         `Dataset` is returned as it is.
       split: "train" or "test".
-      per_class: if given, a balanced subset with so many images of each class.
+      per_class: images per class, of a balanced subset; None for all images.
       seed: of the procedural images (for "shapes") and of the subset.
       data_dir: where TFDS keeps its prepared data; its own default when None.
 
@@ -111,7 +111,7 @@ def load(
     path, exists = _look_up(name)
     if name == "shapes":
         num_classes = len(shapes.CLASS_NAMES)
-        # As many as are asked for: a larger subset than the default is no error here.
+        # A subset that is larger than the default is generated, not refused.
         count = max(_NUM_SHAPES[split], (per_class or 0) * num_classes)
         dataset = shapes.generate(count, seed=seed, split=split)
     elif exists:
@@ -135,7 +135,7 @@ def _look_up(name: str) -> tuple[pathlib.Path, bool]:
     try:
         path = pathlib.Path(name).expanduser()
         return path, bool(name) and path.exists()
-    except (OSError, RuntimeError) as error:  # too long; of a user that there is not
+    except (OSError, RuntimeError) as error:  # too long; of an unknown user
         raise ValueError(f"{name}: cannot be looked up ({error})") from error
 
 

@@ -38,7 +38,7 @@ def load(path: str | os.PathLike[str], split: str = "train") -> Dataset:
 
     Raises:
       ValueError: naming the file and array: unreadable or pickled content, missing
-        arrays, wrong shapes, NaN or values out of range, labels that are no class.
+        arrays, wrong shapes, NaN or values out of range, labels without a class.
     """
     content = npz.read(path)
     try:

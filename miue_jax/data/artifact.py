@@ -65,14 +65,14 @@ def build(
     metadata: Mapping[str, Any],
     export: str = "round",
 ) -> Protected:
-    """Adds a perturbation in whole gray levels, checks the budget, and measures it.
+    """Adds a perturbation in whole gray levels, checks its budget and measures it.
 
     Args:
       clean: the source.
       delta: (N, H, W, C) float, in [0, 1] units.
-      budget: what it may do to an image. Rounding to 8 bits moves every value by up to
-        half a gray level, another export by up to a whole one, which "l2" allows on top
-        of the radius.
+      budget: of every image's perturbation. Rounding to 8 bits moves every value by up
+        to half a gray level, another export by up to a whole one, which "l2" allows on
+        top of the radius.
       metadata: what made the perturbation: JSON values, NumPy scalars included.
       export: how it becomes whole gray levels, see `quantize`.
 
@@ -138,7 +138,7 @@ def save(
     """Writes the artifact atomically; the same content gives the same bytes.
 
     The float perturbation, if given, goes to `delta_path(path)`. If it is not, a file
-    of that name is removed: it would belong to an artifact that is no more.
+    of that name is removed: it would belong to an artifact that is gone.
 
     Args:
       path: a name that ends in ``.npz``, in a folder that exists.
@@ -191,7 +191,7 @@ def save(
         delta_file.flush()
         with atomic.write_file(path) as file:
             _write(file, dataset, metadata)
-            # At no moment may the old perturbation lie beside the new images.
+            # The old perturbation must never lie beside the new images.
             delta_path(path).unlink(missing_ok=True)
 
 
@@ -264,7 +264,7 @@ def check_delta(protected: Protected, delta: np.ndarray) -> None:
     """Checks that a float perturbation is the one that a data set was protected with.
 
     Args:
-      protected: the protected data set. One made before its metadata told the digest
+      protected: the protected data set. One whose metadata lack the digest
         of the perturbation is compared by shape only.
       delta: (N, H, W, C) float, in [0, 1] units.
 
@@ -282,12 +282,12 @@ def check_delta(protected: Protected, delta: np.ndarray) -> None:
 
 
 def delta_digest(delta: np.ndarray) -> str:
-    """SHA-256 of a float perturbation as `save` writes it, in hexadecimal digits."""
+    """Returns the SHA-256, in hexadecimal, of a perturbation as `save` writes it."""
     return hashlib.sha256(np.ascontiguousarray(delta, dtype="<f4").data).hexdigest()
 
 
 def is_artifact(path: str | os.PathLike[str]) -> bool:
-    """Tells an artifact from other files by its members, without reading the images."""
+    """Returns whether a file is an artifact, without reading the images."""
     return {"images", "metadata"} <= npz.names(path)
 
 
@@ -311,7 +311,7 @@ def check_source(protected: Protected, clean: Dataset) -> None:
 
 
 def describe(protected: Protected) -> str:
-    """The audit of a protected data set in one line.
+    """Describes a protected data set in one line.
 
     Args:
       protected: what `build` or `load` returned.
@@ -348,7 +348,7 @@ def describe(protected: Protected) -> str:
 
 
 def delta_path(path: str | os.PathLike[str]) -> pathlib.Path:
-    """Where the float perturbation of an artifact lies: ``<stem>.delta.npy``."""
+    """Returns the path of an artifact's float perturbation: ``<stem>.delta.npy``."""
     return pathlib.Path(path).with_suffix(".delta.npy")
 
 
@@ -384,7 +384,7 @@ def _check_metadata(metadata: dict[str, Any], dataset: Dataset) -> None:
         raise ValueError(
             f"format {metadata['format']!r} is unknown; this version reads {FORMAT}"
         )
-    # Is refused if it is none.
+    # Raises if it is not a budget.
     Budget(metadata.get("norm", "linf"), metadata["radius"])
     if not isinstance(metadata["source_fingerprint"], str):
         raise ValueError("source_fingerprint in the metadata is not a string")
@@ -459,7 +459,7 @@ def _versions() -> dict[str, str]:
 
 
 def _plain(value: Any, where: str) -> Any:
-    """Copies a value that JSON can hold, or says which entry cannot be."""
+    """Copies a value that JSON can hold, or names the entry that it cannot."""
     if isinstance(value, Mapping):
         for name in value:
             if not isinstance(name, str):

@@ -17,7 +17,7 @@ _CUT_SHORT = re.compile(r"\d+ requested and \d+ written")
 
 @contextlib.contextmanager
 def write_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Opens a temporary file that takes the name `path` if all goes well.
+    """Opens a temporary file that is renamed to `path` on success.
 
     Args:
       path: the file to create or replace; its folder must exist.
@@ -46,7 +46,7 @@ def write_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def write_folder(root: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
-    """Makes a temporary folder that takes the name `root` if all goes well.
+    """Makes a temporary folder that is renamed to `root` on success.
 
     Args:
       root: the folder to create; it must not exist, or be empty.
@@ -104,9 +104,9 @@ def check_new_file(path: str | os.PathLike[str]) -> None:
 
 
 def remove_unfinished(folder: str | os.PathLike[str]) -> None:
-    """Removes what writers that were killed left in a folder and below.
+    """Removes what killed writers left in a folder and below it.
 
-    Call it only where nobody else is writing.
+    Call it only where no other process is writing.
 
     Args:
       folder: the folder to clear.

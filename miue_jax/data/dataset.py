@@ -1,4 +1,4 @@
-"""A data set of 8-bit images with labels, and what every loader owes it."""
+"""Data sets of 8-bit images with labels, and the checks that every loader makes."""
 
 import hashlib
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ class Dataset(NamedTuple):
     Attributes:
       images: (N, H, W, C) uint8, C being 1 or 3.
       labels: (N,) int32, indices into `class_names`.
-      class_names: one name a class.
+      class_names: one name per class.
 
     Example:
       >>> import numpy as np
@@ -42,7 +42,7 @@ def validate(dataset: Dataset) -> Dataset:
       The same data set.
 
     Raises:
-      ValueError: on the first thing that is wrong, naming the first offending index.
+      ValueError: on the first fault, naming the first offending index.
 
     Example:
       >>> import numpy as np
@@ -69,7 +69,7 @@ def validate(dataset: Dataset) -> Dataset:
         raise ValueError(f"there are no images: their shape is {images.shape}")
     if labels.shape != images.shape[:1]:
         raise ValueError(
-            f"labels must have shape {images.shape[:1]}, one an image, "
+            f"labels must have shape {images.shape[:1]}, one per image, "
             f"got {labels.shape}"
         )
     if labels.dtype != np.int32:
@@ -91,15 +91,15 @@ def validate(dataset: Dataset) -> Dataset:
 
 
 def subset(dataset: Dataset, *, per_class: int, seed: int = 0) -> Dataset:
-    """Draws the same number of images of every class, without replacement.
+    """Draws the same number of images from every class, without replacement.
 
     The images keep the order they have in `dataset`. For one seed a smaller subset is
     contained in a larger one.
 
     Args:
       dataset: the data set to draw from.
-      per_class: how many images of each class, at least 1.
-      seed: a non-negative integer; each class is drawn from its own stream.
+      per_class: how many images per class, at least 1.
+      seed: a non-negative integer; each class has its own stream.
 
     Returns:
       A data set of ``per_class * len(class_names)`` images.
@@ -133,14 +133,14 @@ def subset(dataset: Dataset, *, per_class: int, seed: int = 0) -> Dataset:
 
 
 def fingerprint(dataset: Dataset) -> str:
-    """Hashes the shape, the images and the labels, in their order.
+    """Hashes the shape, images and labels, in order.
 
     Args:
       dataset: the data set to identify.
 
     Returns:
-      64 hexadecimal digits (SHA-256); the same on every machine. Class names do not
-      count.
+      64 hexadecimal digits (SHA-256); the same on every machine. Class names are
+      left out.
 
     Example:
       >>> import numpy as np

@@ -30,8 +30,9 @@ def export_png_folder(protected: Protected, root: str | os.PathLike[str]) -> Non
     """Writes ``root/<class>/<index>.png`` and ``root/metadata.json``.
 
     The index is the image's place in the source data set, so that its order can be
-    restored. A class whose name cannot be that of a folder everywhere goes into a folder
-    of a similar name, see `class_folders`; the metadata say which. The folder appears when it is complete.
+    restored. A class whose name cannot be that of a folder everywhere goes into a
+    folder of a similar name, see `class_folders`; the metadata say which. The folder
+    appears when it is complete.
 
     Args:
       protected: the protected data set.
@@ -70,8 +71,8 @@ def export_png_folder(protected: Protected, root: str | os.PathLike[str]) -> Non
 def class_folders(class_names: Sequence[str]) -> list[str]:
     """Names folders after classes, so that every file system keeps them apart.
 
-    Characters that a folder cannot have become underscores, and names that are reserved,
-    empty, too long, or equal but for case get a number.
+    Characters that a folder cannot have become underscores, and names that are
+    reserved, empty, too long, or equal but for case get a number.
 
     Args:
       class_names: one name per class.

@@ -12,7 +12,7 @@ INSTALL = "TFDS names need: pip install miue_jax[tfds]"
 
 
 def installed() -> bool:
-    """Tells whether TFDS can be imported."""
+    """Returns whether TFDS can be imported."""
     return importlib.util.find_spec("tensorflow_datasets") is not None
 
 
@@ -26,7 +26,7 @@ def names() -> tuple[str, ...]:
 
 
 def exists(name: str) -> bool:
-    """Tells whether TFDS knows the name, leaving ``/config`` and ``:version`` aside."""
+    """Returns whether TFDS knows the name, without its ``/config`` and ``:version``."""
     return name.split("/")[0].split(":")[0] in names()
 
 

@@ -20,7 +20,7 @@ Attack = Callable[[jax.Array, Predict, jax.Array, jax.Array], jax.Array]
 
 
 class Defense(NamedTuple):
-    """What someone who trains on protected images may do against the protection.
+    """What a person who trains on protected images may do against the protection.
 
     Each function is optional; ``Defense()`` is no defense. All are deterministic
     functions of their arguments, the PRNG keys among them.
@@ -28,18 +28,18 @@ class Defense(NamedTuple):
     Attributes:
       purify: ``purify(key, images, labels) -> images``, once before training, on the
         host: the whole training set, (N, H, W, C) uint8 in and out, labels (N,) int32.
-        The experiments give one key to all victims: their spread is not of this.
+        All victims get the same key, so their spread does not include it.
       augment: ``augment(key, images, labels) -> (images, labels)``, in every training
         step after crops and flips, traced, for the images of one shard: images
         (B, H, W, C) float in [0, 1]; labels (B,) int32 in, and out either the same or
         (B, classes) class probabilities (Mixup, CutMix).
       loss: ``loss(keys, progress, forward, images, labels) -> (value, (logits,
         state))`` in place of cross-entropy in every training step, traced. ``keys``
-        (B,), one an image; ``progress`` () float32, the share of the training done, in
+        (B,), one per image; ``progress`` () float32, the share of the training done, in
         [0, 1); the rest is a `miue_jax.train.classifier.Objective`.
       attack: ``attack(keys, predict, images, labels) -> images`` that the trained
         victim is to withstand, traced; its accuracy on what this returns is reported as
-        robust accuracy. ``keys`` (B,), one an image; ``predict(images) -> logits`` is
+        robust accuracy. ``keys`` (B,), one per image; ``predict(images) -> logits`` is
         the victim in evaluation mode.
 
     Example:

@@ -19,8 +19,8 @@ def jpeg(image_shape: tuple[int, ...], num_classes: int, *, quality: int) -> Def
     """Compresses every training image once and decodes it again, on the device.
 
     Equal to Pillow's default, with color subsampled 4:2:0, to the last bit; see
-    `miue_jax.image.jpeg`. Deterministic: the key is not used. Test images stay as they are,
-    as in the publication (its code has an option to compress them too). DUNE's
+    `miue_jax.image.jpeg`. Deterministic: the key is not used. Test images stay as they
+    are, as in the publication (its code has an option to compress them too). DUNE's
     evaluation compresses after crops and mirroring, on other blocks, which is another
     defense.
 

@@ -46,8 +46,8 @@ def orthogonal_projection(
     epochs up for small data sets.
 
     The publication takes the batches in the order of the data set, here they are those
-    of one random order, so that a data set sorted by class is no special case. The last
-    batch may be smaller.
+    of one random order, so that a data set sorted by class makes no difference. The
+    last batch may be smaller.
 
     The key seeds the weights and the order. Test images are not projected. Victims of
     the publication train by `protocols.PROTOCOLS["orthogonal_projection"]`.

@@ -30,7 +30,7 @@ def trivial_augment(keys: jax.Array, images: jax.Array) -> jax.Array:
     nothing of its label, yet would often be the one of highest loss.
 
     Args:
-      keys: (B,) PRNG keys, one an image.
+      keys: (B,) PRNG keys, one per image.
       images: (B, H, W, C) float in [0, 1], sides at least 3, C 1 or 3.
 
     Returns:

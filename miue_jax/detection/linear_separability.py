@@ -70,8 +70,8 @@ def linear_separability(
       Both accuracies.
 
     Raises:
-      ValueError: if a setting is out of range, the labels are not one a perturbation or
-        out of range, a value is not finite, or a part would be empty.
+      ValueError: if a setting is out of range, the labels are not one per perturbation
+        or out of range, a value is not finite, or a part would be empty.
 
     Example:
       >>> import jax, numpy as np
@@ -93,7 +93,7 @@ def linear_separability(
     size = len(delta)
     if labels.shape != (size,) or labels.dtype.kind not in "iu":
         raise ValueError(
-            f"labels must be integers of shape ({size},), one a perturbation, got "
+            f"labels must be integers of shape ({size},), one per perturbation, got "
             f"{labels.dtype} {labels.shape}"
         )
     if size and not 0 <= labels.min() <= labels.max() < num_classes:

@@ -14,7 +14,7 @@ Augmentation = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def random_crop(key: jax.Array, images: jax.Array, *, padding: int = 4) -> jax.Array:
-    """Pads every image with zeros and cuts its size out at a random place.
+    """Pads every image with zeros and crops its size at a random place.
 
     Args:
       key: a PRNG key.
@@ -41,7 +41,7 @@ def random_crop(key: jax.Array, images: jax.Array, *, padding: int = 4) -> jax.A
 
 
 def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
-    """Mirrors every image left to right with probability one half.
+    """Flips every image left to right with probability one half.
 
     Args:
       key: a PRNG key.
@@ -61,7 +61,7 @@ def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
 
 
 def flip_where(mirrored: jax.Array, images: jax.Array) -> jax.Array:
-    """Mirrors the chosen images left to right.
+    """Flips the chosen images left to right.
 
     Args:
       mirrored: (B,) bool.
@@ -107,7 +107,7 @@ def chain(*augmentations: Augmentation) -> Augmentation:
 
 
 def crop_and_flip(key: jax.Array, images: jax.Array) -> jax.Array:
-    """The field's standard augmentation: a crop after padding by 4, and a mirror image.
+    """Applies the field's standard augmentation: a crop after padding by 4, and a flip.
 
     Args:
       key: a PRNG key.

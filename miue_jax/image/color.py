@@ -1,4 +1,4 @@
-"""Operations on the values of images: Pillow's, on the device, one amount an image.
+"""Operations on the values of images: Pillow's, on the device, one amount per image.
 
 All take images (B, H, W, C) float in [0, 1] and return the same shape, dtype and range.
 An amount is a number, or (B,) of them, and may be traced. Where Pillow rounds or

@@ -67,7 +67,7 @@ def jpeg(images: ArrayLike, *, quality: ArrayLike) -> jax.Array:
 
     Args:
       images: (B, H, W, C) float in [0, 1], C being 1 or 3; H and W are any.
-      quality: () or, one an image, (B,) int: libjpeg's quality in [1, 100]. It may be
+      quality: () or, one per image, (B,) int: libjpeg's quality in [1, 100]. It may be
         traced, and is then clipped to this range.
 
     Returns:

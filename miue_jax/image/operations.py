@@ -55,7 +55,7 @@ def apply_chosen(
       (B, H, W, C), of the same dtype, in [0, 1].
 
     Raises:
-      ValueError: if there is no operation of a name, or for other numbers of channels.
+      ValueError: for an unknown operation, or for other numbers of channels.
     """
     for name in operations:
         if name not in OPERATIONS:

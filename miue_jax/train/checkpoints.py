@@ -24,7 +24,7 @@ class Checkpoints:
     Use it as a context manager; leaving it waits for what is being written.
 
     Args:
-      directory: where they are; it is made where it is missing.
+      directory: their folder; it is created if missing.
       config: what the states depend on, as JSON; a state that was saved with another
         one is not restored. None asks for nothing.
       read_only: leaves the directory as it is, what an interrupted save left there

@@ -130,7 +130,7 @@ def check_milestones(name: str, milestones: object) -> tuple[float, ...]:
       The milestones as a tuple.
 
     Raises:
-      ValueError: if they are no tuple or list of numbers in (0, 1].
+      ValueError: if they are not a tuple or list of numbers in (0, 1].
     """
     if not isinstance(milestones, tuple | list):
         raise ValueError(f"{name} is {milestones!r}; allowed: a tuple of shares")

@@ -39,7 +39,7 @@ class Advance(Protocol):
 
 
 def start(init: Callable[[jax.Array, Shards], State], mesh: Mesh) -> Start:
-    """Compiles the making of a first state, each leaf where it belongs on the mesh.
+    """Compiles the initialization of a state, each leaf placed on the mesh.
 
     Args:
       init: (key, data) -> state.
@@ -47,7 +47,7 @@ def start(init: Callable[[jax.Array, Shards], State], mesh: Mesh) -> Start:
 
     Returns:
       A function (key, data) -> state of global arrays. It raises a ValueError for a
-      state that is no `parallel.State`.
+      state that is not a `parallel.State`.
     """
 
     def make(key: jax.Array, data: Shards) -> State:
@@ -76,8 +76,8 @@ def advance(
       A function (key, state, data, stop, totals=None) -> (state, metrics) that runs
       from the state's step up to stop. The metrics are means over these steps and those
       of the totals, if given: what an earlier call returned, so that sums too are equal
-      to the last bit however a run is cut. The state that goes in is used up. A
-      ValueError is raised for a step whose metrics are no `metrics.Mean`.
+      to the last bit however a run is cut. The input state is donated. A
+      ValueError is raised for a step whose metrics are not `metrics.Mean`.
     """
 
     def loop(
@@ -156,25 +156,25 @@ def evaluation(evaluate: Evaluate, mesh: Mesh) -> Evaluate:
     )
 
 
-# A call of the compiled loop is aimed to last this long, so that signals are answered.
+# Target duration of a call of the compiled loop, between which signals are handled.
 _SECONDS_A_CALL = 2.0
 
 
 class Stopped(SystemExit):
-    """Raised after the state was saved because of a signal."""
+    """Raised after a signal, once the state is saved."""
 
 
 def progress(
     total: int, done: int, *, label: str = "", quiet: bool = False, delay: float = 0
 ) -> tqdm:
-    """A progress bar with the time left; in a log file a line now and then.
+    """Makes a progress bar with the time left; in a log file, an occasional line.
 
     Args:
       total: steps in all.
       done: steps before the first update.
-      label: what the bar is of.
-      quiet: no bar.
-      delay: seconds before it is drawn; one that is closed earlier never is.
+      label: text in front of the bar.
+      quiet: whether to draw no bar.
+      delay: seconds before it is drawn; if closed earlier, it never is.
 
     Returns:
       The bar.
@@ -192,16 +192,16 @@ def progress(
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT in a list instead of dying of them, at first.
+    """Collects SIGTERM and SIGINT in a list instead of terminating.
 
-    The second one of a kind kills: the first may never be read where a process waits
-    for others that are gone.
+    A second signal of the same kind terminates: the first may never be handled where a
+    process waits for others that are gone.
 
     Yields:
       The signals received so far.
 
     Raises:
-      Stopped: at the end, if a signal came that nobody has answered.
+      Stopped: at the end, if a signal was received and not handled.
     """
     received: list[int] = []
     signals = (signal.SIGTERM, signal.SIGINT)
@@ -214,7 +214,7 @@ def stop_signals() -> Iterator[list[int]]:
     try:
         yield received
         if received:
-            # It came after the last call: nothing must go on as if it had not.
+            # It came after the last call: the run must not continue as if it had not.
             raise Stopped(128 + received[0])
     finally:
         for number, handler in before.items():
@@ -224,7 +224,7 @@ def stop_signals() -> Iterator[list[int]]:
 def go_on(
     saved: checkpoints.Checkpoints, state: State
 ) -> tuple[int, State, Metrics | None]:
-    """Takes up a run at its newest checkpoint, if there is one.
+    """Resumes a run from its newest checkpoint, if there is one.
 
     Args:
       saved: the checkpoints of the run.
@@ -269,7 +269,7 @@ def run_until(
       mark: the step to reach.
       advance: the compiled loop.
       key: the run's key.
-      state: the state at `step`; used up.
+      state: the state at `step`; donated.
       data: the data on the mesh.
       step: the steps taken so far.
       totals: of the steps since the mark before, from `go_on`.
@@ -284,12 +284,14 @@ def run_until(
     """
     size = 1
     while step < mark:
-        # Clocks and signals differ between hosts, what they run must not.
+        # Clocks and signals differ between hosts; what they run must not.
         size, stopping = parallel.largest(size, max(received, default=0))
         if stopping:
             notes = {k: [float(x) for x in mean] for k, mean in (totals or {}).items()}
             saved.save(step, state, notes=notes)
-            print("stopped by a signal; the same command goes on", file=sys.stderr)
+            print(
+                "stopped by a signal; rerun the same command to resume", file=sys.stderr
+            )
             raise Stopped(128 + stopping)
         began = time.perf_counter()
         stop = min(mark, step + size)

@@ -30,10 +30,10 @@ def open_directory(
     """Claims a run directory for a configuration while the context lasts.
 
     Args:
-      workdir: the directory; it is made where it is missing.
+      workdir: the directory; it is created if missing.
       config: everything the results depend on, as JSON.
-      resume: whether a directory that was used before may be continued.
-      shared: whether other processes that say so too may work in it meanwhile.
+      resume: whether to resume a run that is in the directory.
+      shared: whether other processes that share it may work in it meanwhile.
 
     Yields:
       Nothing.
@@ -48,21 +48,23 @@ def open_directory(
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{key} is {value}; it must be finite")
     file = workdir / "config.json"
-    # Looked at first: another process may write its configuration meanwhile, and that
-    # is the first file of a run.
+    # Checked first: another process may write its configuration meanwhile, which is the
+    # first file of a run.
     occupied = workdir.exists() and (not workdir.is_dir() or any(_contents(workdir)))
     if file.exists():
         check_same(workdir, read_json(file), config)
         if not resume:
-            raise ValueError(f"{workdir} holds a run already; pass --resume to go on")
+            raise ValueError(
+                f"{workdir} holds a run already; pass --resume to resume it"
+            )
     elif occupied:
         raise ValueError(f"{workdir} is not empty and holds no run: choose another")
-    # Of a run on several hosts all have looked before the first one writes.
+    # With several hosts, all have checked before the first one writes.
     parallel.barrier("run directory checked")
     first = jax.process_index() == 0
     with contextlib.ExitStack() as stack:
         busy = first and not _lock(workdir, stack, shared=shared)
-        # And all give way where the first one must.
+        # All give way if the first one must.
         if any(parallel.largest(int(busy))):
             raise Busy(f"another process is working in {workdir}")
         if first:
@@ -70,7 +72,7 @@ def open_directory(
             if not shared:
                 atomic.remove_unfinished(workdir)
         parallel.barrier("run directory claimed")
-        # All processes say so, or those that see it would wait for the others.
+        # All processes raise, or those that see the file would wait for the others.
         if any(parallel.largest(int(not file.exists()))):
             raise ValueError(
                 f"{workdir} is not one and the same for all processes: choose one on a "
@@ -80,7 +82,7 @@ def open_directory(
 
 
 def _claim(workdir: pathlib.Path, config: dict[str, Any]) -> None:
-    """Writes the configuration where none is; of several processes one is the first."""
+    """Writes the configuration if there is none; one of several processes does."""
     file = workdir / "config.json"
     with (workdir / ".config.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -91,7 +93,7 @@ def _claim(workdir: pathlib.Path, config: dict[str, Any]) -> None:
 
 
 def _lock(workdir: pathlib.Path, stack: contextlib.ExitStack, *, shared: bool) -> bool:
-    """Tries to lock a directory until the stack is closed; says whether it could."""
+    """Tries to lock a directory until the stack is closed; returns whether it did."""
     workdir.mkdir(parents=True, exist_ok=True)
     file = stack.enter_context((workdir / ".lock").open("a+"))
     try:
@@ -102,17 +104,17 @@ def _lock(workdir: pathlib.Path, stack: contextlib.ExitStack, *, shared: bool) -
 
 
 def _contents(workdir: pathlib.Path) -> list[pathlib.Path]:
-    # A run that died while it wrote its configuration leaves only hidden files.
+    # A run that was killed while writing its configuration leaves only hidden files.
     return [path for path in workdir.iterdir() if not path.name.startswith(".")]
 
 
 def check_same(
     path: pathlib.Path, old: dict[str, Any], new: dict[str, Any], *, whole: bool = True
 ) -> None:
-    """Checks that what lies in a run directory is of this configuration.
+    """Checks that a file or folder in a run directory is of this configuration.
 
     Args:
-      path: what lies there.
+      path: the file or folder.
       old: its configuration, as read from JSON.
       new: the configuration of this run.
       whole: whether `old` must hold nothing else.
@@ -142,11 +144,11 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 class Failed(ValueError):
-    """Raised where a run came to an end without a result; it would do so again."""
+    """Raised where a run ends without a result, as it would again."""
 
 
 class Diverged(Failed):
-    """Raised where a mean that was measured in training is not finite."""
+    """Raised where a metric is not finite."""
 
 
 class MetricsFile:
@@ -158,14 +160,14 @@ class MetricsFile:
         if jax.process_index() == 0:
             with atomic.write_file(path) as file:
                 file.writelines(f"{json.dumps(line)}\n".encode() for line in kept)
-        # Other processes read it, and must not see what was cut off.
+        # Other processes read it, and must not see the dropped lines.
         parallel.barrier("metrics cut back")
 
     def read(self) -> list[dict[str, Any]]:
-        """The lines that are whole; a kill may have cut the last one short.
+        """Reads the complete lines; a kill may have truncated the last one.
 
         Returns:
-          One dictionary a line.
+          One dictionary per line.
 
         Raises:
           ValueError: naming the file, if another line is not one of metrics.
@@ -189,15 +191,15 @@ class MetricsFile:
         return lines
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        """Appends a line; a mean that is not finite is an error.
+        """Appends a line; a metric that is not finite is an error.
 
         Args:
           step: steps taken so far.
           values: what was measured.
 
         Raises:
-          Diverged: if training has; the line is written, with null for what is not
-            finite.
+          Diverged: if a value is not finite; the line is written with null in its
+            place.
           OSError: naming the file, if it cannot be written.
         """
         wrong = [
@@ -253,13 +255,13 @@ def read_json(path: pathlib.Path, *, needed: Iterable[str] = ()) -> dict[str, An
 
 
 def spread(values: list[float]) -> dict[str, Any]:
-    """What several seeds found, as results hold it.
+    """Summarizes the values of several seeds.
 
     Args:
-      values: one a seed.
+      values: one per seed.
 
     Returns:
-      Their `mean`, `std` (None of a single one) and the `values`.
+      Their `mean`, `std` (None for a single one) and the `values`.
 
     Example:
       >>> from miue_jax.train.run_directory import spread
@@ -274,19 +276,19 @@ def check_seeds(name: str, seeds: Any) -> None:
     """Checks the seeds of runs that must differ.
 
     Args:
-      name: what they are called in the configuration.
+      name: their name in messages.
       seeds: of the runs, in a list or tuple.
 
     Raises:
-      ValueError: if there is none, or one is no integer that a key can be made of, or
-        two are the same.
+      ValueError: if there are none, one is not an integer that can seed a key, or two
+        are equal.
     """
     if not isinstance(seeds, list | tuple):
         raise ValueError(f"{name} is {seeds!r}; it must be a list of integers")
     if not seeds:
         raise ValueError(f"{name} is empty; name at least one")
     for seed in seeds:
-        # Of a larger number a key would take 32 bits and leave the rest.
+        # A key takes only the lowest 32 bits of a larger number.
         if type(seed) is not int or not 0 <= seed < 2**32:
             raise ValueError(
                 f"{name} holds {seed!r}; allowed: integers from 0 to 2**32 - 1"
@@ -296,7 +298,7 @@ def check_seeds(name: str, seeds: Any) -> None:
 
 
 def number_of_shards(given: int | None, mesh: jax.sharding.Mesh) -> int:
-    """The number of shards that was given, or one for each device.
+    """Returns the given number of shards, or one per device.
 
     Args:
       given: `num_shards` of the configuration.
@@ -306,7 +308,7 @@ def number_of_shards(given: int | None, mesh: jax.sharding.Mesh) -> int:
       A positive number.
 
     Raises:
-      ValueError: if another was given.
+      ValueError: if it is not positive.
     """
     if given is None:
         return mesh.size

@@ -90,7 +90,7 @@ def deal(
     labels = np.asarray(labels)
     if labels.shape != (size,) or labels.dtype.kind not in "iu":
         raise ValueError(
-            f"labels must be integers of shape ({size},), one an image, got "
+            f"labels must be integers of shape ({size},), one per image, got "
             f"{labels.dtype} {labels.shape}"
         )
     if size < num_shards:
@@ -98,7 +98,7 @@ def deal(
     selected = np.ones(size, bool) if selected is None else np.asarray(selected)
     if selected.shape != (size,) or selected.dtype != bool:
         raise ValueError(
-            f"selected must be bool of shape ({size},), one an image, got "
+            f"selected must be bool of shape ({size},), one per image, got "
             f"{selected.dtype} {selected.shape}"
         )
     rows = math.ceil(size / num_shards)

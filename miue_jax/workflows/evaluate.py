@@ -509,7 +509,7 @@ def describe(results: Mapping[str, Any]) -> str:
     spread = "" if final["std"] is None else f" +- {100 * final['std']:.2f}"
     count = len(final["values"])
     return (
-        f"clean test accuracy {100 * final['mean']:.2f}{spread} % after the last epoch, "
-        f"{100 * best['mean']:.2f} % at its best, {count} seed{'s' * (count > 1)}"
+        f"clean test accuracy {100 * final['mean']:.2f}{spread} % after the last "
+        f"epoch, {100 * best['mean']:.2f} % at its best, {count} seed{'s' * (count > 1)}"
         + (f", robust {100 * robust['mean']:.2f} %" if robust else "")
     )

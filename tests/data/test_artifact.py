@@ -473,7 +473,7 @@ def test_missing_arrays(saved, name):
         ({"class_names": lambda names: names[:2]}, r"must lie in \[0, 1\], got 2"),
         ({"images": lambda images: images[..., 0]}, r"must have shape \(N, H, W"),
         ({"images": lambda images: images / 255}, "uint8, got float64"),
-        ({"labels": lambda labels: labels[:3]}, "one an image"),
+        ({"labels": lambda labels: labels[:3]}, "one per image"),
         ({"labels": lambda labels: labels - 1}, "got -1 at index 0"),
         ({"labels": lambda labels: labels.astype(float)}, "int32, got float64"),
     ],

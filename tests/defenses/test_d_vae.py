@@ -319,7 +319,7 @@ def test_what_does_not_fit(shape, settings, message):
         (np.zeros((2, 4, 4, 3), np.float32), [0, 1], "float32"),
         (np.zeros((2, 4, 8, 3), np.uint8), [0, 1], r"\(2, 4, 8, 3\)"),
         (np.zeros((2, 4, 4, 3), np.uint8), [0, 2], r"in \[0, 2\), got 0 to 2"),
-        (np.zeros((2, 4, 4, 3), np.uint8), [0], "one an image"),
+        (np.zeros((2, 4, 4, 3), np.uint8), [0], "one per image"),
     ],
 )
 def test_bad_data(key, images, labels, message):

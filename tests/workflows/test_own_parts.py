@@ -159,7 +159,7 @@ def test_a_defense_gets_what_it_needs_by_keyword(own, name):
     [
         (lambda: generators.preset("own_part:bright"), "No module named 'own_part'"),
         (lambda: generators.preset("own_parts:dark"), "no attribute 'dark'"),
-        (lambda: generators.preset("own_parts:number"), "is no function, but 5"),
+        (lambda: generators.preset("own_parts:number"), "is not a function, but 5"),
         (lambda: generators.preset("own_parts:"), "cannot be imported"),
         (lambda: generators.preset(":bright"), "cannot be imported"),
         (lambda: generators.preset("own_parts:no_config"), "needs a parameter config"),

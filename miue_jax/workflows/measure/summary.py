@@ -59,6 +59,11 @@ def spearman(x: Iterable[float], y: Iterable[float]) -> float | None:
 
     Returns:
       The correlation in [-1, 1]; None below three pairs or where all are equal.
+
+    Example:
+      >>> from miue_jax.workflows.measure import summary
+      >>> round(summary.spearman([1, 2, 3], [10, 30, 20]), 3)
+      0.5
     """
     first, second = _ranks(x), _ranks(y)
     if len(first) < 3 or np.ptp(first) == 0 or np.ptp(second) == 0:

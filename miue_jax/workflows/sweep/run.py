@@ -1,10 +1,10 @@
 """Runs a sweep: every protected data set and every victim is a run of its own.
 
-Runs lie below the working directory and are made once; rerun the command to resume, also
-with more generators, defenses or seeds. Several processes may work in one directory, and
-no cell runs twice. A cell whose training diverges is marked by .failed.json in its
-folder and not tried again. results.json, table.md, table.csv and heat_map.png show the
-cells that are done so far, by whichever process.
+Runs lie below the working directory and are made once; rerun the command to resume,
+also with more generators, defenses or seeds. Several processes may work in one
+directory, and no cell runs twice. A cell whose training diverges is marked by
+.failed.json in its folder and not tried again. results.json, table.md, table.csv and
+heat_map.png show the cells that are done so far, by whichever process.
 """
 
 import dataclasses
@@ -64,14 +64,13 @@ def sweep(
 
     Example:
       >>> import miue_jax as mj
-      >>> results = mj.sweep(
-      ...     mj.Sweep(
-      ...         data=mj.data.DataSource("shapes", per_class=4),
-      ...         test=mj.data.DataSource("shapes", split="test", per_class=2),
-      ...         generators=["clean"],
-      ...         victims={"linear": mj.victims.preset("quick", model="linear", epochs=1)},
-      ...     )
+      >>> sweep = mj.Sweep(
+      ...     data=mj.data.DataSource("shapes", per_class=4),
+      ...     test=mj.data.DataSource("shapes", split="test", per_class=2),
+      ...     generators=["clean"],
+      ...     victims={"tiny": mj.victims.preset("quick", model="linear", epochs=1)},
       ... )
+      >>> results = mj.sweep(sweep)
       >>> results["done"], results["planned"]
       (1, 1)
     """

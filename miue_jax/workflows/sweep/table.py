@@ -78,10 +78,10 @@ def label(results: Mapping[str, Any], generator: str) -> str:
     made = results["protected"].get(generator)
     if made is None:
         return generator
-    told = [made["budget"]] if made["budget"] != "linf 8 gray levels" else []
+    notes = [made["budget"]] if made["budget"] != "linf 8 gray levels" else []
     if made.get("export", "round") != "round":
-        told.append(made["export"])
-    return f"{generator} ({', '.join(told)})" if told else generator
+        notes.append(made["export"])
+    return f"{generator} ({', '.join(notes)})" if notes else generator
 
 
 def _accuracy(cell: Mapping[str, Any] | None, measure: str = "final") -> str:
@@ -95,7 +95,7 @@ def _accuracy(cell: Mapping[str, Any] | None, measure: str = "final") -> str:
 
 
 def _robust(results: Mapping[str, Any]) -> str:
-    told = [
+    notes = [
         f"{cell['generator']}, {cell['defense']}, {cell['victim']}: "
         f"{_accuracy(cell, 'robust')}"
         for cell in results["cells"]
@@ -103,7 +103,7 @@ def _robust(results: Mapping[str, Any]) -> str:
     ]
     return (
         "Robust accuracy of the adversarially trained in %, against projected gradient "
-        f"of the radius they were trained with: {'; '.join(told)}.\n"
+        f"of the radius they were trained with: {'; '.join(notes)}.\n"
     )
 
 
@@ -157,12 +157,12 @@ def _settings(spec: Mapping[str, Any]) -> str:
 
 
 def _rest(protocol: Mapping[str, Any]) -> str:
-    told = [f"momentum {protocol['momentum']:g}"] if "momentum" in protocol else []
+    notes = [f"momentum {protocol['momentum']:g}"] if "momentum" in protocol else []
     if protocol.get("clip_norm") is not None:
-        told.append(f"gradient norm at most {protocol['clip_norm']:g}")
+        notes.append(f"gradient norm at most {protocol['clip_norm']:g}")
     if "dtype" in protocol:
-        told.append(protocol["dtype"])
-    return "".join(f", {text}" for text in told)
+        notes.append(protocol["dtype"])
+    return "".join(f", {text}" for text in notes)
 
 
 def _schedule(protocol: Mapping[str, Any]) -> str:

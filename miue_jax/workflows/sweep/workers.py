@@ -1,4 +1,4 @@
-"""Several processes on one directory, each with a device of its own."""
+"""Several processes on one directory, each with its own device."""
 
 import contextlib
 import os
@@ -50,7 +50,7 @@ def run(
     platforms = os.environ.get("JAX_PLATFORMS")
     on_gpus = not platforms or {"cuda", "gpu"} & set(platforms.split(","))
     if on_gpus and listed is None and 0 < found < count:
-        # Those beyond would work on the processor, and nobody would be told.
+        # Processes beyond the GPUs would silently work on the CPU.
         raise ValueError(
             f"devices is {count}, and there are {found} GPUs; set JAX_PLATFORMS=cpu to "
             "work on the processor"
@@ -86,7 +86,7 @@ def run(
             report()
             time.sleep(_SECONDS_TO_WAIT)
     if received:
-        print("stopped by a signal; the same command goes on", file=sys.stderr)
+        print("stopped by a signal; rerun the same command to resume", file=sys.stderr)
         sys.exit(128 + received[0])
     for process, path in zip(processes, paths, strict=True):
         if process.returncode:
