@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 WORKDIR ?= runs/demo
 
-.PHONY: demo test test-slow lint format clean
+.PHONY: demo test test-slow docs lint format clean
 
 demo: $(VENV)/installed
 	$(VENV)/bin/miue demo --workdir $(WORKDIR)
@@ -13,6 +13,9 @@ test: $(VENV)/installed
 
 test-slow: $(VENV)/installed
 	$(VENV)/bin/python -m pytest -n 2 --dist worksteal -m slow
+
+docs: $(VENV)/installed
+	$(VENV)/bin/python -m sphinx -W --keep-going -q docs docs/_build/html
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check
@@ -26,8 +29,8 @@ format: $(VENV)/installed
 $(VENV)/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --upgrade pip
-	$(VENV)/bin/python -m pip install --quiet --editable '.[test,lint]'
+	$(VENV)/bin/python -m pip install --quiet --editable '.[test,docs,lint]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build docs/_build *.egg-info

@@ -48,6 +48,7 @@ from flax import linen as nn
 from jax import lax
 
 from miue_jax import _command_line, losses, models, projected_gradient
+from miue_jax._checks import check_choice, check_number
 from miue_jax.data import atomic
 from miue_jax.train import classifier, parallel
 
@@ -55,32 +56,41 @@ PROG = "benchmark.py"
 
 _CLASSES = 10
 _IMAGE_SHAPE = (32, 32, 3)
-_DTYPES = ("float32", "bfloat16")
 _RADIUS, _STEP_SIZE = 8 / 255, 0.8 / 255
-# How often a step does the work of a forward pass.
+# The work of a step in forward passes.
 _PASSES = {"train": 3, "perturbation": 2}
 
 Run = Callable[[], None]
 
 
-def run(
-    *,
-    model: str = "resnet18",
-    width: int | None = None,
-    batch_size: int = 128,
-    dtype: str = "float32",
-    repeats: int = 5,
-    steps: int = 3,
-) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """Times a training step and a perturbation step.
+
+    Attributes:
+      model: name of the network.
+      width: of the network; None for its own.
+      batch_size: images in a batch over all devices.
+      dtype: compute type, float32 or bfloat16.
+      repeats: timed loops of each program.
+      steps: steps in a loop.
+      json: file for the results.
+    """
+
+    model: str = "resnet18"
+    width: int | None = None
+    batch_size: int = 128
+    dtype: str = "float32"
+    repeats: int = 5
+    steps: int = 3
+    json: pathlib.Path | None = None
+
+
+def run(options: Options) -> dict[str, Any]:
     """Times both steps.
 
     Args:
-      model: one of `models.NAMES`.
-      width: of the model; None for its own.
-      batch_size: images in a global batch.
-      dtype: compute type, "float32" or "bfloat16".
-      repeats: turns, each of one timed loop of every program.
-      steps: steps in a loop.
+      options: of the command.
 
     Returns:
       What the JSON file holds: images per second, ratios, shares of the peak, hardware
@@ -89,14 +99,14 @@ def run(
     Raises:
       ValueError: for an unknown model or type, or a number that is not positive.
     """
-    sizes = {"batch_size": batch_size, "repeats": repeats, "steps": steps}
+    sizes = {k: getattr(options, k) for k in ("batch_size", "repeats", "steps")}
     for name, value in sizes.items():
-        if value <= 0:
-            raise ValueError(f"{name} is {value}; it must be positive")
-    if dtype not in _DTYPES:
-        raise ValueError(f"dtype {dtype!r}; allowed: {', '.join(_DTYPES)}")
-    options = {"num_classes": _CLASSES, "width": width, "dtype": jnp.dtype(dtype)}
-    module = models.create(model, axis_name=parallel.AXIS, **options)
+        check_number(name, value, "> 0", whole=True)
+    check_choice("dtype", options.dtype, ("float32", "bfloat16"))
+    model, width, dtype = options.model, options.width, options.dtype
+    batch_size, repeats, steps = sizes.values()
+    shared = {"num_classes": _CLASSES, "width": width, "dtype": jnp.dtype(dtype)}
+    module = models.create(model, axis_name=parallel.AXIS, **shared)
     mesh = parallel.data_mesh(jax.local_devices())
     if batch_size % mesh.size:
         raise ValueError(
@@ -115,7 +125,7 @@ def run(
     wall, cpu = _time_in_turns(programs, repeats)
     peaks = [matmul_flops / seconds for seconds in wall["miue_jax", "matmul"]]
     forward = _forward_flops(
-        models.create(model, convolution=lax.conv_general_dilated, **options)
+        models.create(model, convolution=lax.conv_general_dilated, **shared)
     )
     results: dict[str, Any] = {}
     for kind, passes in _PASSES.items():
@@ -363,29 +373,6 @@ def _report(measured: dict[str, Any]) -> None:
         print(f"no comparison with PyTorch: {measured['pytorch_omitted']}")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
-    """Times a training step and a perturbation step.
-
-    Attributes:
-      model: name of the network.
-      width: of the network; None for its own.
-      batch_size: images in a batch over all devices.
-      dtype: compute type, float32 or bfloat16.
-      repeats: timed loops of each program.
-      steps: steps in a loop.
-      json: file for the results.
-    """
-
-    model: str = "resnet18"
-    width: int | None = None
-    batch_size: int = 128
-    dtype: str = "float32"
-    repeats: int = 5
-    steps: int = 3
-    json: pathlib.Path | None = None
-
-
 def main() -> None:
     """Measures, prints and writes what the options ask for."""
     options = _command_line.parse(Options, sys.argv[1:], prog=PROG)
@@ -393,9 +380,7 @@ def main() -> None:
     # Before minutes of measuring, not after.
     if path is not None and not path.parent.is_dir():
         raise ValueError(f"{path}: there is no folder {path.parent}")
-    settings = dataclasses.asdict(options)
-    del settings["json"]
-    measured = run(**settings)
+    measured = run(options)
     measured["command"] = shlex.join(["python", f"experiments/{PROG}", *sys.argv[1:]])
     _report(measured)
     if path is not None:

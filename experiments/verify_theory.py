@@ -116,13 +116,26 @@ def draw(workdir: pathlib.Path, seed: int, *, quick: bool) -> None:
     plots.accuracy(workdir / "accuracy-against-fano.png", key, count, found)
 
 
-def run(workdir: pathlib.Path, *, seed: int = 0, quick: bool = False) -> bool:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """Checks every statement of docs/theory.md numerically and draws the bounds.
+
+    Attributes:
+      workdir: directory of results and plots.
+      seed: of the random instances.
+      quick: fewer instances.
+    """
+
+    workdir: pathlib.Path = pathlib.Path("runs/theory")
+    seed: int = 0
+    quick: bool = False
+
+
+def run(options: Options) -> bool:
     """Verifies, writes the results and draws.
 
     Args:
-      workdir: the directory for results and plots; created where it is missing.
-      seed: of the random instances, at least 0.
-      quick: fewer instances.
+      options: of the command; the directory is created where it is missing.
 
     Returns:
       Whether every claim holds.
@@ -130,6 +143,7 @@ def run(workdir: pathlib.Path, *, seed: int = 0, quick: bool = False) -> bool:
     Raises:
       ValueError: for a negative seed or a workdir that is not a directory.
     """
+    workdir, seed, quick = options.workdir, options.seed, options.quick
     if seed < 0:
         raise ValueError(f"--seed must be at least 0, given {seed}")
     if workdir.exists() and not workdir.is_dir():
@@ -144,7 +158,7 @@ def run(workdir: pathlib.Path, *, seed: int = 0, quick: bool = False) -> bool:
     run_directory.write_json(
         workdir / RESULTS,
         {
-            "command": shlex.join(["python", *sys.argv]),
+            "command": shlex.join(["python", f"experiments/{PROG}", *sys.argv[1:]]),
             "hardware": f"{platform.processor() or platform.machine()}, "
             f"{jax.devices()[0].device_kind}",
             "seed": seed,
@@ -180,27 +194,11 @@ def _plain(result: check.Result) -> dict[str, object]:
     return {**result._asdict(), "slack": slack}
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
-    """Checks every statement of docs/theory.md numerically and draws the bounds.
-
-    Attributes:
-      workdir: directory of results and plots.
-      seed: of the random instances.
-      quick: fewer instances.
-    """
-
-    workdir: pathlib.Path = pathlib.Path("runs/theory")
-    seed: int = 0
-    quick: bool = False
-
-
 def main() -> int:
     """Runs the verification; status 1 if a claim fails."""
     options = _command_line.parse(Options, sys.argv[1:], prog=PROG)
     _command_line.keep_compiled()
-    passed = run(options.workdir, seed=options.seed, quick=options.quick)
-    return 0 if passed else FAILED
+    return 0 if run(options) else FAILED
 
 
 if __name__ == "__main__":

@@ -178,18 +178,22 @@ def _protect(arguments: Sequence[str]) -> None:
 
 
 def _protect_defaults(config: Any, file: str) -> tuple[_Protect, Any]:
-    from miue_jax import generators
-    from miue_jax.workflows.protect import ProtectConfig
+    from miue_jax import _settings, generators
+    from miue_jax.workflows.protect import ProtectConfig, Selection
 
     plain = _mapping(config, ProtectConfig, file)
     name, options = _options(plain.pop("data", "shapes"), _Data())
     spec = generators.spec(plain.pop("generator", "mi_ue/interleaved"))
     select = plain.pop("select", {})
-    select = select if isinstance(select, Mapping) else dataclasses.asdict(select)
-    renamed = {"select_seed" if k == "seed" else k: v for k, v in select.items()}
-    if renamed.get("classes") is not None:
-        renamed["classes"] = tuple(map(str, renamed["classes"]))
-    return _Protect(data=name, data_options=options, **plain, **renamed), spec
+    if isinstance(select, Mapping):
+        select = _settings.from_plain(Selection, select, "select")
+    classes = select.classes
+    plain |= {
+        "fraction": select.fraction,
+        "classes": None if classes is None else tuple(map(str, classes)),
+        "select_seed": select.seed,
+    }
+    return _Protect(data=name, data_options=options, **plain), spec
 
 
 def _from_file(file: str, convert: Callable[[Any, str], Any]) -> Any:
@@ -417,10 +421,14 @@ _SWEEP = ("generator_seed", "num_shards", "evaluate_every", "data_name")
 
 def _chosen(base: Any, axis: str, names: Sequence[str]) -> Any:
     """Rows or columns by name: those of a configuration, or their own specs."""
+    from miue_jax.workflows.sweep import plan
+
     known = {} if base is None else getattr(base, axis)
-    if not set(names) & known.keys():
-        return tuple(names)
-    return {name: known.get(name, name) for name in names}
+    labels = [name if name in known else plan.label(name) for name in names]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise ValueError(f"{label!r} is given twice in {axis}")
+    return {k: known.get(name, name) for k, name in zip(labels, names, strict=True)}
 
 
 def _sweep_worker(arguments: Sequence[str]) -> None:

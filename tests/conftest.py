@@ -18,6 +18,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import pytest
 
+from miue_jax import cli
+from miue_jax.train import parallel
+
 jax.config.update("jax_num_cpu_devices", 8)
 
 
@@ -27,3 +30,23 @@ def forget_programs():
     yield
     jax.clear_caches()
     gc.collect()
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+    """Runs on one device: collectives over fake ones are slow."""
+    mesh = parallel.data_mesh(jax.devices()[:1])
+    monkeypatch.setattr(parallel, "data_mesh", lambda: mesh)
+
+
+@pytest.fixture
+def miue(monkeypatch, capfd, one_device):
+    """Runs the command in this process; returns its status, output and errors."""
+    # This process has touched its devices: it is too late to look for others.
+    monkeypatch.setattr(parallel, "initialize_processes", lambda: None)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capfd.readouterr()
+        return cli.main(list(map(str, arguments))), *capfd.readouterr()
+
+    return run

@@ -1,4 +1,4 @@
-"""The rows of finished cells, one JSON line each, shared by several processes."""
+"""Rows of finished cells, one JSON line each, shared by several processes."""
 
 import contextlib
 import fcntl
@@ -29,11 +29,11 @@ class Cell(NamedTuple):
 
 
 class CellLog:
-    """A file of rows that only grows; whoever dies while writing spoils nothing.
+    """An append-only file of rows; a process that dies while writing spoils nothing.
 
-    A row is appended whole under a lock, and what a killed process left of a last line
-    is cut off first. A cell is claimed by locking one byte of another file, which the
-    system gives back when the process ends, however it ends.
+    A row is appended whole under a lock, after cutting off an unfinished last line. A
+    cell is claimed by locking one byte of another file; the system releases the lock
+    when the process ends, however it ends.
     """
 
     def __init__(self, workdir: pathlib.Path, stack: contextlib.ExitStack):
@@ -41,7 +41,7 @@ class CellLog:
         self._path = workdir / FILE
         self._read_bytes = 0
         self._read_lines = 0
-        # Never closed before the end: closing it anywhere gives every claim back.
+        # Open until the end: closing it anywhere releases every claim.
         self._claims = stack.enter_context((workdir / _CLAIMS).open("a"))
         self.refresh()
 
@@ -49,7 +49,7 @@ class CellLog:
         """Reads the rows that were added since.
 
         Raises:
-          ValueError: naming the file, if a whole line is no row.
+          ValueError: naming the file, if a whole line is not a row.
         """
         if not self._path.exists():
             return
@@ -65,13 +65,13 @@ class CellLog:
                 cell = Cell(*(row[name] for name in Cell._fields))
             except (ValueError, TypeError, LookupError) as error:
                 raise ValueError(
-                    f"{self._path} is damaged: line {self._read_lines} is no cell"
+                    f"{self._path} is damaged: line {self._read_lines} is not a cell"
                 ) from error
             self.rows[cell] = row
         self._read_bytes += len(whole) + 1
 
     def append(self, row: dict[str, Any]) -> None:
-        """Adds a row, and reads those that others have added.
+        """Appends a row, and reads those that others have appended.
 
         Args:
           row: of JSON values, with the fields of `Cell`.
@@ -100,7 +100,7 @@ class CellLog:
           index: of the cell, the same in every process.
 
         Yields:
-          Whether it is this process's; if not, another is working on it.
+          Whether this process has it; if not, another one does.
         """
         try:
             fcntl.lockf(self._claims, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, index)
@@ -114,6 +114,6 @@ class CellLog:
 
 
 def _cut_last_line(file: BinaryIO) -> None:
-    """Cuts off what follows the last newline: its writer died, as the lock is ours."""
+    """Cuts off what follows the last newline: we hold the lock, so its writer died."""
     file.seek(0)
     file.truncate(file.read().rfind(b"\n") + 1)

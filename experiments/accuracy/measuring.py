@@ -26,7 +26,7 @@ Draw = Callable[..., Any]
 def prepare(
     label: str, config: Benchmark, *, shapes: Iterable[tuple[int, int]]
 ) -> Call:
-    """Makes a function of samples of a row.
+    """Builds the estimator of a row as a function of samples.
 
     Args:
       label: of the row.
@@ -78,7 +78,7 @@ def measure(
     seed: int,
     compiled: set[tuple[int, ...]],
 ) -> dict[str, Any]:
-    """Estimates once and says what came out.
+    """Runs an estimator once and reports the result.
 
     Samples and the estimator's key depend on task, size and seed only: all estimators
     see the same samples. Where this process has not called the estimator on samples of

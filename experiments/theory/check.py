@@ -1,4 +1,4 @@
-"""How far statements are from being violated, and when that counts as holding."""
+"""How far statements are from being violated, and which of them hold."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,9 +7,9 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-# Double precision loses this much in sums of some hundred terms.
+# What double precision loses in sums of some hundred terms.
 ROUNDING = 1e-9
-# Standard errors of a Monte-Carlo mean that chance is allowed.
+# Allowed deviation of a Monte-Carlo mean, in standard errors.
 ERRORS = 5.0
 
 
@@ -32,7 +32,7 @@ class Check(NamedTuple):
 
     Attributes:
       statement: such as "T1".
-      slacks: ``slacks(key, count)``: what is claimed, and by how much it holds.
+      slacks: ``slacks(key, count)``: the slack of each claim.
       count: random instances of a full run.
       quick: random instances of a quick one.
     """
@@ -49,7 +49,7 @@ class Result(NamedTuple):
     Attributes:
       statement: such as "T1".
       claim: in a few words.
-      instances: how many were looked at.
+      instances: number of instances.
       slack: the worst: least of slack and tolerance together.
       tolerance: of that instance.
       passed: whether no instance is violated by more than its tolerance.
@@ -64,7 +64,7 @@ class Result(NamedTuple):
 
 
 def judge(statement: str, claim: str, slack: Slack) -> Result:
-    """Finds the worst instance. What is not a number has failed.
+    """Finds the worst instance; NaN fails.
 
     Args:
       statement: such as "T1".

@@ -131,6 +131,6 @@ def floor(key: jax.Array, count: int) -> dict[str, Slack]:
 
 
 def accuracies(key: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
-    """I(Y;c) and Bayes accuracy of random balanced channels, for the picture."""
+    """I(Y;c) and Bayes accuracy of random balanced channels, for the plot."""
     q = jax.device_get(_quantities(key, count))
     return q["balanced_yc"], q["bayes_accuracy"]

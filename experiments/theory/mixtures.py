@@ -213,7 +213,7 @@ def _channels() -> tuple[jax.Array, jax.Array]:
 
 
 def one_gaussian_side(key: jax.Array, count: int) -> dict[str, Slack]:
-    """T9: correlation is a lower bound if one side is Gaussian; else it is none."""
+    """T9: correlation gives a lower bound if one side is Gaussian, else none."""
     del key, count  # eighteen fixed channels
     lower, exact = jax.device_get(_channels())
     two, noise = np.array([[-1.0], [1.0]]), 0.05**2

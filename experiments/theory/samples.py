@@ -14,7 +14,7 @@ from miue_jax.information.tasks import noisy_information, sphere_clusters
 DIMS = (8, 64)
 SPREADS = (0.02, 0.1, 0.4, 3.0)
 NOISES = (0.01, 0.05, 0.3)
-# Pictures use as many, so that nothing is compiled twice.
+# The plots use as many, so that nothing is compiled twice.
 SETTINGS = len(SPREADS) * len(NOISES)
 _DRAWS = 300
 

@@ -301,6 +301,7 @@ def _entry(name: object) -> _Entry:
     return _user_defined(name, _checks.imported("generator", name))
 
 
+@functools.cache  # of one function the settings are of one class
 def _user_defined(name: str, function: Callable[..., Any]) -> _Entry:
     try:
         parameters = list(inspect.signature(function).parameters)

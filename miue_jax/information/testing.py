@@ -14,7 +14,7 @@ import numpy as np
 
 from miue_jax.information._core import Estimate, Kind
 
-_SIZE, _CLASSES = 120, 2
+_SIZE, _CLASSES = 128, 2
 _CORRELATION, _INFORMATION = 0.8, 1.0217  # of two pairs: -log(1 - 0.8^2) nats
 # Two orthogonal unit vectors, equally likely, in noise of variance 1/2: the
 # information about which of the two it was, by quadrature.
@@ -39,7 +39,7 @@ def check_estimator(
     three axes or contain NaN must raise a ValueError.
 
     Args:
-      estimate_fn: maps x (120, 2) and y (120, 2), and labels (120,) in {0, 1} if they
+      estimate_fn: maps x (128, 2) and y (128, 2), and labels (128,) in {0, 1} if they
         are asked for, to an `Estimate`. Fix the key of a random estimator.
       kind: the expected ``kind`` of the estimate; None for any.
       labels: whether to pass labels, which say nothing about x and y, as the third
@@ -117,7 +117,7 @@ def check_bound(
 
     Args:
       bound_fn: (features, labels, noise_variance, num_classes) -> (), such as
-        `miue_jax.information.bounds.within_class_logdet`. Features are (120, 2).
+        `miue_jax.information.bounds.within_class_logdet`. Features are (128, 2).
       kind: "upper" or "lower" for a bound on the information within classes under the
         empirical law of unit features; None for another quantity.
       jit: whether the function must work under `jax.jit`, with traced features, labels

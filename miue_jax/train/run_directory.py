@@ -308,10 +308,10 @@ def number_of_shards(given: int | None, mesh: jax.sharding.Mesh) -> int:
       A positive number.
 
     Raises:
-      ValueError: if it is not positive.
+      ValueError: if it is not a positive integer.
     """
     if given is None:
         return mesh.size
-    if given <= 0:
-        raise ValueError(f"num_shards is {given}; it must be positive")
+    if not isinstance(given, int) or given <= 0:
+        raise ValueError(f"num_shards is {given!r}; it must be positive")
     return given

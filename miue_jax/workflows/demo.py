@@ -1,11 +1,13 @@
 """A demonstration: protects the data set `shapes` and trains two victims."""
 
+import dataclasses
 import os
 import pathlib
 from collections.abc import Callable
 
 from miue_jax import generators, victims
 from miue_jax.data import DataSource, artifact
+from miue_jax.train import run_directory
 from miue_jax.workflows import evaluate, pictures, protect
 
 # A part of the data and a narrow network keep it within five minutes on two cores. The
@@ -34,15 +36,32 @@ def demo(
     Returns:
       The accuracy on clean test images of the victim of each training set, "clean" and
       "protected".
+
+    Raises:
+      ValueError: if the directory holds something else; nothing is written then.
     """
     workdir = pathlib.Path(workdir)
-    clean = _TRAIN.load()
-    say("1/3 protecting the images")
     # On shapes, unlike on photographs, a victim's crops undo a perturbation that was
     # made without.
     spec = generators.spec(
         "mi_ue/interleaved", **_SHARED, epochs=_GENERATOR_EPOCHS, crop=4
     )
+    victim = victims.preset("quick", **_SHARED, epochs=_VICTIM_EPOCHS)
+    settings = {"generator": spec.to_plain(), "victim": dataclasses.asdict(victim)}
+    with run_directory.open_directory(workdir, settings, resume=True):
+        return _run(spec, victim, workdir, say, progress=progress)
+
+
+def _run(
+    spec: generators.GeneratorSpec,
+    victim: victims.VictimConfig,
+    workdir: pathlib.Path,
+    say: Callable[[str], object],
+    *,
+    progress: bool,
+) -> dict[str, float]:
+    clean = _TRAIN.load()
+    say("1/3 protecting the images")
     config = protect.ProtectConfig(data=_TRAIN, generator=spec)
     made = protect.run(config, workdir / "protect", progress=progress)
     pictures.comparison(workdir / "protected.png", clean, made.dataset)
@@ -55,7 +74,7 @@ def demo(
         training = evaluate.EvaluateConfig(
             train=source,
             test=_TEST,
-            victim=victims.preset("quick", **_SHARED, epochs=_VICTIM_EPOCHS),
+            victim=victim,
             seeds=(0,),
         )
         result = evaluate.run(training, workdir / f"victim-{name}", progress=progress)

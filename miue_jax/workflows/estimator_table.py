@@ -36,7 +36,7 @@ _GROUPS = {"all": "all tasks", "low": "≤ 5 dims", "high": "≥ 25 dims"}
 
 
 def render(results: Mapping[str, Any]) -> str:
-    """A row an estimator and size: errors, time, and in brackets what was published.
+    """Renders one row per estimator and size; published figures are in brackets.
 
     Args:
       results: what experiments/benchmark_estimators.py wrote.
@@ -58,8 +58,8 @@ def render(results: Mapping[str, Any]) -> str:
         )
     failed = {e["title"]: len(e["failures"]) for e in entries if e["failures"]}
     if failed:
-        told = ", ".join(f"{title}: {number}" for title, number in failed.items())
-        notes.append(f"Left out, as the estimator gave no value: {told}.")
+        counts = ", ".join(f"{title}: {number}" for title, number in failed.items())
+        notes.append(f"Left out, as the estimator gave no value: {counts}.")
     timed = results.get("conditional_ksg")
     if timed is not None:
         notes.append(
@@ -114,7 +114,7 @@ def _caption(results: Mapping[str, Any]) -> str:
 
 
 def _worse(entries: Sequence[Mapping[str, Any]]) -> str:
-    """Where ours are worse, in the digits that were published."""
+    """Says where ours are worse, in the digits that were published."""
     found = []
     for entry in entries:
         published = PUBLISHED.get(entry["published"])

@@ -250,7 +250,7 @@ def test_a_damaged_row_is_named(tmp_path):
     (tmp_path / cell_log.FILE).write_text(good + "[]\n" + good)
     with (
         contextlib.ExitStack() as stack,
-        pytest.raises(ValueError, match=r"cells.jsonl is damaged: line 2 is no cell"),
+        pytest.raises(ValueError, match=r"cells.jsonl is damaged: line 2 is not"),
     ):
         cell_log.CellLog(tmp_path, stack)
 

@@ -25,6 +25,10 @@ def only_fano(monkeypatch):
     monkeypatch.setattr(verify_theory._command_line, "keep_compiled", lambda: None)
 
 
+def options(workdir, **changes):
+    return verify_theory.Options(workdir=workdir, quick=True, **changes)
+
+
 def start(monkeypatch, workdir):
     arguments = ["verify_theory.py", "--workdir", str(workdir), "--quick"]
     monkeypatch.setattr(sys, "argv", arguments)
@@ -97,12 +101,12 @@ def test_a_wrong_bound_is_reported_with_status_1(
 
 def test_bad_input_is_refused(only_fano, tmp_path):
     with pytest.raises(ValueError, match=r"--seed .* -1"):
-        verify_theory.run(tmp_path / "new", seed=-1, quick=True)
+        verify_theory.run(options(tmp_path / "new", seed=-1))
     assert not (tmp_path / "new").exists()
     file = tmp_path / "file"
     file.write_text("")
     with pytest.raises(ValueError, match="not a directory"):
-        verify_theory.run(file, quick=True)
+        verify_theory.run(options(file))
 
 
 @pytest.mark.slow
@@ -156,7 +160,7 @@ def test_a_false_claim_about_covariance_fails():
 
 @pytest.mark.slow
 def test_the_quick_run_passes_and_draws(tmp_path):
-    assert verify_theory.run(tmp_path, seed=3, quick=True)
+    assert verify_theory.run(options(tmp_path, seed=3))
     names = {path.name for path in tmp_path.iterdir()}
     plots = {name for name in names if name.endswith(".png")}
     assert len(plots) == 4

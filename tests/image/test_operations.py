@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from miue_jax.image import affine, operations
+from miue_jax.image import affine, color, operations
 
 _apply = jax.jit(operations.apply_chosen, static_argnums=1)
 _resample = jax.jit(affine.resample)

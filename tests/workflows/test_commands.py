@@ -3,29 +3,12 @@
 import json
 import subprocess
 
-import jax
 import numpy as np
 import pytest
 
-from miue_jax import cli
 from miue_jax.budget import Budget
 from miue_jax.data import DataSource, artifact, load
-from miue_jax.train import parallel
 from miue_jax.workflows import demo
-
-
-@pytest.fixture
-def run(monkeypatch, capfd):
-    """Runs `miue NAME ...`; status, output and errors."""
-    mesh = parallel.data_mesh(jax.devices()[:1])
-    monkeypatch.setattr(parallel, "data_mesh", lambda: mesh)
-    # This process has touched its devices: it is too late to look for others.
-    monkeypatch.setattr(parallel, "initialize_processes", lambda: None)
-
-    def start(*arguments: object) -> tuple[int, str, str]:
-        return cli.main(list(map(str, arguments))), *capfd.readouterr()
-
-    return start
 
 
 @pytest.fixture
@@ -52,29 +35,29 @@ def protected(tmp_path, data):
     return path
 
 
-def test_evaluate_trains_and_prints_where_the_results_are(run, tmp_path, data):
+def test_evaluate_trains_and_prints_where_the_results_are(miue, tmp_path, data):
     workdir = tmp_path / "run"
     arguments = [
         *("evaluate", data, data, "--seeds", 0, 1, "--workdir", workdir),
         *("--victim.model", "linear", "--victim.epochs", 2, "--victim.batch-size", 8),
     ]
-    status, output, errors = run(*arguments)
+    status, output, errors = miue(*arguments)
     assert status == 0, errors
     results = json.loads((workdir / "results.json").read_text())
     assert f"{100 * results['final']['mean']:.2f}" in output
     assert f"{workdir}/results.json" in output
     assert "2 seeds" in output
     assert "Traceback" not in errors
-    status, again, _ = run(*arguments)
+    status, again, _ = miue(*arguments)
     assert (status, again) == (0, output)
-    status, _, errors = run(*arguments, "--no-resume")
+    status, _, errors = miue(*arguments, "--no-resume")
     assert status == 2
     assert "holds a run already" in errors
 
 
-def test_export_writes_pictures_and_an_array(run, tmp_path, protected):
+def test_export_writes_pictures_and_an_array(miue, tmp_path, protected):
     png, npy = tmp_path / "png", tmp_path / "delta.npy"
-    status, output, errors = run("export", protected, "--png", png, "--npy", npy)
+    status, output, errors = miue("export", protected, "--png", png, "--npy", npy)
     assert (status, errors) == (0, "")
     assert output.splitlines() == [str(npy), str(png)]
     assert len(list(png.glob("*/*.png"))) == 24
@@ -110,25 +93,25 @@ BAD_EXPORTS = {
 
 
 @pytest.mark.parametrize("case", BAD_EXPORTS)
-def test_a_bad_export_writes_nothing(run, tmp_path, protected, case):
+def test_a_bad_export_writes_nothing(miue, tmp_path, protected, case):
     change, arguments, message = BAD_EXPORTS[case]
     change(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     arguments = [argument.format(tmp_path) for argument in arguments]
-    status, output, errors = run("export", protected, *arguments)
+    status, output, errors = miue("export", protected, *arguments)
     assert (status, output) == (2, "")
     assert message in errors
     assert len(errors.splitlines()) == 1, errors
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_protected_data_set_without_a_digest_is_exported(run, tmp_path, protected):
+def test_a_protected_data_set_without_a_digest_is_exported(miue, tmp_path, protected):
     made = artifact.load(protected)
     delta = np.load(artifact.delta_path(protected))
     metadata = {k: v for k, v in made.metadata.items() if k != "delta_sha256"}
     artifact.save(protected, made._replace(metadata=metadata), delta=delta)
     npy = tmp_path / "delta.npy"
-    status, _, errors = run("export", protected, "--npy", npy)
+    status, _, errors = miue("export", protected, "--npy", npy)
     assert status == 0, errors
     assert npy.exists()
 
@@ -141,10 +124,10 @@ def test_save_refuses_the_perturbation_of_another_data_set(tmp_path, protected):
     assert not (tmp_path / "other.npz").exists()
 
 
-def test_import_makes_a_protected_data_set(run, tmp_path, data, protected):
+def test_import_makes_a_protected_data_set(miue, tmp_path, data, protected):
     theirs, output = tmp_path / "theirs.npy", tmp_path / "new" / "made.npz"
     np.save(theirs, np.load(artifact.delta_path(protected)))
-    status, printed, errors = run("import", theirs, data, "--output", output)
+    status, printed, errors = miue("import", theirs, data, "--output", output)
     assert (status, errors) == (0, "")
     assert "24 images, largest change 8 gray levels" in printed
     made = artifact.load(output)
@@ -154,10 +137,10 @@ def test_import_makes_a_protected_data_set(run, tmp_path, data, protected):
     )
 
 
-def test_an_import_goes_to_whole_levels_as_told(run, tmp_path, data, protected):
+def test_an_import_goes_to_whole_levels_as_told(miue, tmp_path, data, protected):
     theirs, output = artifact.delta_path(protected), tmp_path / "made.npz"
     arguments = ["import", theirs, data, "--output", output, "--export", "truncate"]
-    status, printed, _ = run(*arguments)
+    status, printed, _ = miue(*arguments)
     assert status == 0
     assert "export truncate" in printed
     down = artifact.load(output).dataset.images
@@ -166,10 +149,10 @@ def test_an_import_goes_to_whole_levels_as_told(run, tmp_path, data, protected):
     assert (down < rounded).any()
 
 
-def test_a_bad_import_makes_no_folder(run, tmp_path, data, protected):
+def test_a_bad_import_makes_no_folder(miue, tmp_path, data, protected):
     output = tmp_path / "new" / "made.zip"
     theirs = artifact.delta_path(protected)
-    status, _, errors = run("import", theirs, data, "--output", output)
+    status, _, errors = miue("import", theirs, data, "--output", output)
     assert status == 2
     assert "must end in .npz" in errors
     assert len(errors.splitlines()) == 1, errors
@@ -177,7 +160,7 @@ def test_a_bad_import_makes_no_folder(run, tmp_path, data, protected):
 
 
 @pytest.mark.slow
-def test_the_demo_shows_both_accuracies_and_a_picture(run, tmp_path, monkeypatch):
+def test_the_demo_shows_both_accuracies_and_a_picture(miue, tmp_path, monkeypatch):
     small = {"model": "mlp2", "width": 8, "batch_size": 20, "learning_rate": 0.05}
     for name, value in {
         "_TRAIN": DataSource("shapes", per_class=4),
@@ -189,7 +172,7 @@ def test_the_demo_shows_both_accuracies_and_a_picture(run, tmp_path, monkeypatch
         assert type(getattr(demo, name)) is type(value)
         monkeypatch.setattr(demo, name, value)
     workdir = tmp_path / "demo"
-    status, printed, _ = run("demo", "--workdir", workdir)
+    status, printed, _ = miue("demo", "--workdir", workdir)
     assert status == 0
     for name in ("clean", "protected"):
         results = workdir / f"victim-{name}" / "results.json"
@@ -199,7 +182,7 @@ def test_the_demo_shows_both_accuracies_and_a_picture(run, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("command", ["protect", "evaluate"])
-def test_a_disk_that_is_really_full_is_one_line(run, tmp_path, data, command):
+def test_a_disk_that_is_really_full_is_one_line(miue, tmp_path, data, command):
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(disk)]
@@ -222,7 +205,7 @@ def test_a_disk_that_is_really_full_is_one_line(run, tmp_path, data, command):
         *("--checkpoint-every", 1, "--workdir", disk / "run"),
     ]
     try:
-        status, output, errors = run(*arguments)
+        status, output, errors = miue(*arguments)
         left = [path.name for path in disk.rglob("*orbax-checkpoint-tmp*")]
     finally:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)

@@ -1,5 +1,6 @@
 """Runs of victims and generators: stopped, damaged, or of another configuration."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -9,23 +10,17 @@ import subprocess
 import sys
 import time
 
-import jax
 import numpy as np
 import pytest
-from configs import evaluate as evaluate_config
-from configs import generate as generate_config
 
-from miue_jax import defenses
-from miue_jax.train import loop, parallel
+from miue_jax import defenses, generators, victims
+from miue_jax.data import DataSource, artifact
+from miue_jax.train import loop
 from miue_jax.workflows import evaluate, protect
+from miue_jax.workflows.evaluate import EvaluateConfig
+from miue_jax.workflows.protect import ProtectConfig
 
 ROOT = pathlib.Path(__file__).parents[2]
-
-
-@pytest.fixture
-def one_device(monkeypatch):
-    mesh = parallel.data_mesh(jax.devices()[:1])
-    monkeypatch.setattr(parallel, "data_mesh", lambda: mesh)
 
 
 @pytest.fixture
@@ -41,20 +36,23 @@ def data(tmp_path):
 _SMALL = {"model": "mlp2", "width": 8, "batch_size": 12}
 
 
-def _training(data: str, **victim):
-    config = evaluate_config.get_config("quick").to_dict()
-    for part in ("train", "test"):
-        config[part]["name_or_path"] = data
-    config["victim"] |= {**_SMALL, "epochs": 3, **victim}
-    config["seeds"] = (0,)
-    return config
+def _training(data: str, seeds=(0,), *, checkpoint_every=1, num_shards=None, **victim):
+    return EvaluateConfig(
+        train=DataSource(data),
+        test=DataSource(data, split="test"),
+        victim=victims.preset("quick", **{**_SMALL, "epochs": 3, **victim}),
+        seeds=seeds,
+        checkpoint_every=checkpoint_every,
+        num_shards=num_shards,
+    )
 
 
-def _protection(data: str, **method):
-    config = generate_config.get_config("mi_ue/interleaved").to_dict()
-    config["data"]["name_or_path"] = data
-    config["method"] |= {**_SMALL, "epochs": 3, **method}
-    return config
+def _protection(data: str, name="mi_ue/interleaved", **settings):
+    if name.startswith("mi_ue"):
+        settings = {**_SMALL, "epochs": 3, **settings}
+    return ProtectConfig(
+        data=DataSource(data), generator=generators.spec(name, **settings)
+    )
 
 
 def _metrics(directory: pathlib.Path) -> list[dict]:
@@ -65,7 +63,7 @@ def _metrics(directory: pathlib.Path) -> list[dict]:
 def _stop_at(monkeypatch, steps: int) -> None:
     """Sends SIGTERM when a run has taken so many steps, in calls of one step."""
     monkeypatch.setattr(loop, "_SECONDS_A_CALL", 0.0)
-    real = loop.runner.advance
+    real = loop.advance
 
     def advance(step, mesh):
         compiled = real(step, mesh)
@@ -77,23 +75,22 @@ def _stop_at(monkeypatch, steps: int) -> None:
 
         return stopping
 
-    monkeypatch.setattr(loop.runner, "advance", advance)
+    monkeypatch.setattr(loop, "advance", advance)
 
 
 @pytest.mark.usefixtures("one_device")
-def test_a_victim_stopped_within_an_epoch_goes_on_as_if_it_had_not(
+def test_a_victim_stopped_within_an_epoch_resumes_as_if_it_had_not(
     tmp_path, data, monkeypatch
 ):
-    config = _training(data)
-    config["checkpoint_every"] = 3
-    whole = evaluate.run(config, tmp_path / "whole", quiet=True)
+    config = _training(data, checkpoint_every=3)
+    whole = evaluate.run(config, tmp_path / "whole", progress=False)
     with monkeypatch.context() as patch:
         _stop_at(patch, 7)  # five steps are an epoch
         with pytest.raises(loop.Stopped):
-            evaluate.run(config, tmp_path / "stopped", quiet=True)
+            evaluate.run(config, tmp_path / "stopped", progress=False)
     kept = tmp_path / "stopped" / "seed_0" / "checkpoints"
     assert [path.name for path in kept.iterdir()] == ["7"]
-    assert evaluate.run(config, tmp_path / "stopped", quiet=True) == whole
+    assert evaluate.run(config, tmp_path / "stopped", progress=False) == whole
     for directory in ("whole", "stopped"):
         assert len(_metrics(tmp_path / directory / "seed_0")) == 3
     assert _metrics(tmp_path / "stopped/seed_0") == _metrics(tmp_path / "whole/seed_0")
@@ -111,15 +108,14 @@ def test_purified_images_are_made_once_and_kept_until_all_is_done(
 
     inverted = defenses.Defense(purify=purify)
     monkeypatch.setattr(defenses, "create", lambda *_, **__: inverted)
-    config, workdir = _training(data), tmp_path / "run"
-    config["seeds"] = (0, 1)
-    whole = evaluate.run(config, tmp_path / "whole", quiet=True)
+    config, workdir = _training(data, (0, 1)), tmp_path / "run"
+    whole = evaluate.run(config, tmp_path / "whole", progress=False)
     assert len(made) == 1
     kept = workdir / "purified.npy"
     with monkeypatch.context() as patch:
         _stop_at(patch, 7)
         with pytest.raises(loop.Stopped):
-            evaluate.run(config, workdir, quiet=True)
+            evaluate.run(config, workdir, progress=False)
     with np.load(data) as arrays:
         np.testing.assert_array_equal(np.load(kept), 255 - arrays["x_train"])
     content = kept.read_bytes()
@@ -129,9 +125,9 @@ def test_purified_images_are_made_once_and_kept_until_all_is_done(
         else:
             kept.write_bytes(wrong)
         with pytest.raises(ValueError, match=message):
-            evaluate.run(config, workdir, quiet=True)
+            evaluate.run(config, workdir, progress=False)
     kept.write_bytes(content)
-    assert evaluate.run(config, workdir, quiet=True) == whole
+    assert evaluate.run(config, workdir, progress=False) == whole
     assert len(made) == 2, "what was kept is made again"
     assert not kept.exists()
 
@@ -141,12 +137,12 @@ def test_a_generator_stopped_between_two_lines_writes_the_same_lines(
     tmp_path, data, monkeypatch
 ):
     config = _protection(data, epochs=50)  # 250 steps, a line for every second
-    protect.run(config, tmp_path / "whole", quiet=True)
+    protect.run(config, tmp_path / "whole", progress=False)
     with monkeypatch.context() as patch:
         _stop_at(patch, 7)
         with pytest.raises(loop.Stopped):
-            protect.run(config, tmp_path / "stopped", quiet=True)
-    protect.run(config, tmp_path / "stopped", quiet=True)
+            protect.run(config, tmp_path / "stopped", progress=False)
+    protect.run(config, tmp_path / "stopped", progress=False)
     assert _metrics(tmp_path / "stopped") == _metrics(tmp_path / "whole")
     a, b = (
         (tmp_path / name / protect.ARTIFACT).read_bytes()
@@ -158,24 +154,23 @@ def test_a_generator_stopped_between_two_lines_writes_the_same_lines(
 @pytest.mark.usefixtures("one_device")
 def test_an_artifact_of_another_configuration_is_refused(tmp_path, data):
     ours, theirs = (
-        {**_protection(data), "method": {"name": "random_noise", "radius": radius}}
-        for radius in (8.0, 4.0)
+        _protection(data, "random_noise", radius=radius) for radius in (8.0, 4.0)
     )
-    protect.run(ours, tmp_path / "ours", quiet=True)
-    protect.run(theirs, tmp_path / "theirs", quiet=True)
-    artifact = tmp_path / "ours" / protect.ARTIFACT
-    for path in (artifact, artifact.delta_path(artifact)):
+    protect.run(ours, tmp_path / "ours", progress=False)
+    protect.run(theirs, tmp_path / "theirs", progress=False)
+    file = tmp_path / "ours" / protect.ARTIFACT
+    for path in (file, artifact.delta_path(file)):
         shutil.copy(tmp_path / "theirs" / path.name, path)
     with pytest.raises(
-        ValueError, match=r"protected\.npz .*method\.radius is 4\.0 there and 8\.0"
+        ValueError, match=r"protected\.npz .*generator\.radius is 4\.0 there and 8\.0"
     ):
-        protect.run(ours, tmp_path / "ours", quiet=True)
+        protect.run(ours, tmp_path / "ours", progress=False)
 
 
 @pytest.mark.usefixtures("one_device")
 def test_results_of_another_configuration_or_none_are_refused(tmp_path, data):
     config = _training(data, epochs=1)
-    found = evaluate.run(config, tmp_path / "run", quiet=True)
+    found = evaluate.run(config, tmp_path / "run", progress=False)
     file = tmp_path / "run" / evaluate.RESULTS
     theirs = {**found, "victim": {**found["victim"], "epochs": 60}}
     for content, message in (
@@ -185,26 +180,25 @@ def test_results_of_another_configuration_or_none_are_refused(tmp_path, data):
     ):
         file.write_text(json.dumps(content))
         with pytest.raises(ValueError, match=message):
-            evaluate.run(config, tmp_path / "run", quiet=True)
+            evaluate.run(config, tmp_path / "run", progress=False)
 
 
 @pytest.mark.usefixtures("one_device")
 def test_a_state_of_another_run_is_refused(tmp_path, data):
-    config = _training(data, epochs=1)
-    config["seeds"] = (0, 1)
-    evaluate.run(config, tmp_path / "run", quiet=True)
+    config = _training(data, (0, 1), epochs=1)
+    evaluate.run(config, tmp_path / "run", progress=False)
     (tmp_path / "run" / evaluate.RESULTS).unlink()
     shutil.rmtree(tmp_path / "run" / "seed_1")
     shutil.copytree(tmp_path / "run" / "seed_0", tmp_path / "run" / "seed_1")
     with pytest.raises(ValueError, match=r"seed_1.checkpoints is of another config"):
-        evaluate.run(config, tmp_path / "run", quiet=True)
+        evaluate.run(config, tmp_path / "run", progress=False)
 
 
 @pytest.mark.usefixtures("one_device")
 def test_a_damaged_directory_is_named(tmp_path, data):
     config = _training(data, epochs=1)
     workdir = tmp_path / "run"
-    evaluate.run(config, workdir, quiet=True)
+    evaluate.run(config, workdir, progress=False)
     (workdir / evaluate.RESULTS).unlink()
     metrics = workdir / "seed_0" / "metrics.jsonl"
     lines = metrics.read_text()
@@ -215,11 +209,11 @@ def test_a_damaged_directory_is_named(tmp_path, data):
     ):
         metrics.write_text(content)
         with pytest.raises(ValueError, match=message):
-            evaluate.run(config, workdir, quiet=True)
+            evaluate.run(config, workdir, progress=False)
     shutil.rmtree(workdir / "seed_0" / "checkpoints")
     (workdir / "seed_0" / "checkpoints").write_text("")
     with pytest.raises(ValueError, match="checkpoints is not a folder"):
-        evaluate.run(config, workdir, quiet=True)
+        evaluate.run(config, workdir, progress=False)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +231,7 @@ def test_bad_settings_of_victims_are_found_before_anything_is_written(
     tmp_path, data, change, message
 ):
     with pytest.raises(ValueError, match=message):
-        evaluate.run({**_training(data), **change}, tmp_path / "run", quiet=True)
+        evaluate.run(_training(data, **change), tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
 
 
@@ -246,8 +240,10 @@ def test_bad_settings_of_victims_are_found_before_anything_is_written(
     [
         ({"seed": 10**20}, "seed holds 100000000000000000000"),
         ({"num_shards": 0}, "num_shards is 0; it must be positive"),
-        # The batch size is left to its default, which 24 shards cannot share.
-        ({"num_shards": 24, "method": {"name": "mi_ue"}}, "128 images does not split"),
+        ({"num_shards": "two"}, "num_shards is 'two'; it must be positive"),
+        # 24 shards cannot share a batch of 12.
+        ({"num_shards": 24}, "12 images does not split .*set batch_size"),
+        ({"num_shards": 64}, "60 images cannot be dealt to 64 .*set num_shards"),
     ],
     ids=str,
 )
@@ -255,19 +251,20 @@ def test_bad_settings_of_generators_are_found_before_anything_is_written(
     tmp_path, data, change, message
 ):
     with pytest.raises(ValueError, match=message):
-        protect.run({**_protection(data), **change}, tmp_path / "run", quiet=True)
+        config = dataclasses.replace(_protection(data), **change)
+        protect.run(config, tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.usefixtures("one_device")
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_settings_that_are_not_finite_are_refused(tmp_path, data, value):
-    for script, config in (
-        (evaluate, _training(data, weight_decay=value)),
-        (protect, _protection(data, temperature=value)),
+    for workflow, config in (
+        (evaluate, lambda: _training(data, weight_decay=value)),
+        (protect, lambda: _protection(data, temperature=value)),
     ):
         with pytest.raises(ValueError, match=r"weight_decay|temperature"):
-            script.run(config, tmp_path / "run", quiet=True)
+            workflow.run(config(), tmp_path / "run", progress=False)
         assert not (tmp_path / "run").exists()
 
 
@@ -276,42 +273,34 @@ def test_a_directory_that_cannot_be_written_is_named(tmp_path, data):
         pytest.skip("root writes where it pleases")
     (tmp_path / "closed").mkdir(mode=0o500)
     with pytest.raises(OSError, match="closed"):
-        protect.run(_protection(data), tmp_path / "closed" / "run", quiet=True)
+        protect.run(_protection(data), tmp_path / "closed" / "run", progress=False)
 
 
-_SCRIPT = """
-import json, pathlib, sys
-sys.path.insert(0, "experiments")
-import evaluate, generate
-script, config, workdir = json.loads(sys.argv[1])
-run = {"evaluate": evaluate.run, "generate": generate.run}[script]
-run(config, pathlib.Path(workdir), quiet=True)
-"""
-
-
-def _start(script: str, config: dict, workdir: pathlib.Path) -> subprocess.Popen[str]:
+def _start(arguments: list[str], workdir: pathlib.Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", _SCRIPT, json.dumps([script, config, str(workdir)])],
+        [sys.executable, "-m", "miue_jax", *arguments, f"--workdir={workdir}"],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "1"},
+        env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"},
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", ["evaluate", "generate"])
-def test_convolutions_go_on_bit_for_bit_after_kill_minus_nine(tmp_path, data, script):
-    network = {"model": "resnet10", "width": 4, "epochs": 40}
-    if script == "evaluate":
-        config, metrics = _training(data, **network), "seed_0/metrics.jsonl"
-        results = (evaluate.RESULTS,)
+@pytest.mark.parametrize("command", ["evaluate", "protect"])
+def test_convolutions_resume_bit_for_bit_after_kill_minus_nine(tmp_path, data, command):
+    network = {"model": "resnet10", "width": 4, "epochs": 40, "batch-size": 12}
+    if command == "evaluate":
+        arguments, metrics = [data, data, "--seeds=0"], "seed_0/metrics.jsonl"
+        results, section = (evaluate.RESULTS,), "victim"
     else:
-        config, metrics = _protection(data, **network), "metrics.jsonl"
-        results = (protect.ARTIFACT, "protected.delta.npy")
-        config["checkpoint_every"] = 10
+        arguments, metrics = [data, "--checkpoint-every=10"], "metrics.jsonl"
+        results, section = (protect.ARTIFACT, "protected.delta.npy"), "generator"
+    options = [f"--{section}.{name}={value}" for name, value in network.items()]
+    arguments = [command, *arguments, *options, "--quiet"]
     for workdir in ("whole", "killed"):
-        process = _start(script, config, tmp_path / workdir)
+        process = _start(arguments, tmp_path / workdir)
         file = tmp_path / workdir / metrics
         while workdir == "killed" and process.poll() is None:
             if file.exists() and file.read_text().count("\n") > 12:
@@ -321,7 +310,7 @@ def test_convolutions_go_on_bit_for_bit_after_kill_minus_nine(tmp_path, data, sc
         _, errors = process.communicate(timeout=500)
         assert process.returncode == (-9 if workdir == "killed" else 0), errors
     assert not (tmp_path / "killed" / results[0]).exists(), "it was killed too late"
-    process = _start(script, config, tmp_path / "killed")
+    process = _start(arguments, tmp_path / "killed")
     _, errors = process.communicate(timeout=500)
     assert process.returncode == 0, errors
     for name in results:

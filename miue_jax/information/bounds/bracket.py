@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import ndtri
 from jax.typing import ArrayLike
 
@@ -217,7 +218,7 @@ def bracket(
         ("clean", clean.mean),
         ("poison", poison.mean),
     ):
-        if not is_traced(value) and not bool(jnp.all(jnp.asarray(value) >= 0)):
+        if not is_traced(value) and not bool(np.all(np.asarray(value) >= 0)):
             raise ValueError(f"{name} is {value}; it must be >= 0")
     entropy = jnp.asarray(entropy)
     return Bracket(

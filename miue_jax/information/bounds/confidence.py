@@ -112,7 +112,9 @@ def empirical_bernstein_radius(
             raise ValueError(f"{name} is {value}; it must be {allowed}")
     log_term = jnp.log(2 / (1 - confidence))
     several = count > 1
-    first = jnp.sqrt(2 * variance * log_term / jnp.where(several, count, 1))
+    squared = 2 * variance * log_term / jnp.where(several, count, 1)
+    # The derivative of the root is infinite at 0; it is given as 0 there.
+    first = jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0)
     second = 7 * span * log_term / (3 * jnp.where(several, count - 1, 1))
     return jnp.where(several, first + second, jnp.inf)
 

@@ -153,8 +153,8 @@ def held_out_losses(
     # Every fourth of a class, so that no class is missing.
     position = np.empty(len(rows), int)
     for label in range(num_classes):
-        own = np.flatnonzero(labels[rows] == label)
-        position[own] = np.arange(len(own))
+        members = np.flatnonzero(labels[rows] == label)
+        position[members] = np.arange(len(members))
     judged = position % 4 == 3
     weights = _fit(
         standard[rows[~judged]],

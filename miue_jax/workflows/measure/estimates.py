@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,17 @@ _SLICED_IMAGES = 1000
 
 # Canonical directions of more principal components would fit the sample, not the law.
 _BEFORE_CCA = 4
+
+
+class _Layer(NamedTuple):
+    """The arguments of `estimate`."""
+
+    clean: np.ndarray
+    protected: np.ndarray
+    labels: np.ndarray
+    fitted: np.ndarray
+    num_classes: int
+    settings: EstimatorConfig
 
 
 def estimate(
@@ -47,49 +58,20 @@ def estimate(
       (`Estimate`); diagnostics. Where an estimator refuses the features its value is
       None and `problem` says why.
     """
-    smallest = int(np.bincount(labels, minlength=num_classes).min())
-    # A class needs a few images for every dimension of its covariance.
-    components = min(settings.components, max(1, smallest // 8))
-    sampled = np.random.default_rng(0).permutation(len(labels))[:_SLICED_IMAGES]
-
-    def gaussian(key: jax.Array) -> dict[str, Any]:
-        del key
-        result = estimators.class_conditional_gaussian(
-            clean, protected, labels, num_classes=num_classes, components=components
-        )
-        return {**_plain(result), "components": components}
-
-    def sliced(key: jax.Array) -> dict[str, Any]:
-        result = estimators.sliced(
-            key,
-            clean[sampled],
-            protected[sampled],
-            num_slices=settings.num_slices,
-            neighbors=settings.neighbors,
-        )
-        return {
-            **_plain(result),
-            "images": len(sampled),
-            "note": "moves the wrong way: rises as classes collapse",
-        }
-
-    within = functools.partial(
-        _within, clean, protected, labels, fitted, num_classes, settings
-    )
-    variational = functools.partial(_variational, clean, protected, settings)
-    table: dict[str, tuple[str, Callable[[jax.Array], Any]]] = {
-        "class_conditional_gaussian": (TOTAL, gaussian),
-        "ksg_conditional_pca": (WITHIN, functools.partial(within, "pca")),
-        "ksg_conditional_cca": (WITHIN, functools.partial(within, "cca")),
-        "infonce": (TOTAL, functools.partial(variational, "infonce")),
-        "smile": (TOTAL, functools.partial(variational, "smile")),
-        "ksg": (TOTAL, functools.partial(_pooled, clean, protected, settings)),
-        "sliced": (TOTAL, sliced),
+    layer = _Layer(clean, protected, labels, fitted, num_classes, settings)
+    table: dict[str, tuple[str, Callable[[_Layer, jax.Array], Any]]] = {
+        "class_conditional_gaussian": (TOTAL, _gaussian),
+        "ksg_conditional_pca": (WITHIN, functools.partial(_within, kind="pca")),
+        "ksg_conditional_cca": (WITHIN, functools.partial(_within, kind="cca")),
+        "infonce": (TOTAL, functools.partial(_variational, bound="infonce")),
+        "smile": (TOTAL, functools.partial(_variational, bound="smile")),
+        "ksg": (TOTAL, _pooled),
+        "sliced": (TOTAL, _sliced),
     }
     found: dict[str, dict[str, Any]] = {}
     for index, (name, (quantity, function)) in enumerate(table.items()):
         try:
-            result = function(jax.random.fold_in(key, index))
+            result = function(layer, jax.random.fold_in(key, index))
         except ValueError as error:
             result = {"value": None, "problem": str(error)}
         found[name] = {"of": quantity, **result}
@@ -114,22 +96,44 @@ def _finite(value: Any) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _variational(
-    clean: np.ndarray,
-    protected: np.ndarray,
-    settings: EstimatorConfig,
-    bound: Any,
-    key: jax.Array,
-) -> dict[str, Any]:
+def _gaussian(layer: _Layer, _: jax.Array) -> dict[str, Any]:
+    smallest = int(np.bincount(layer.labels, minlength=layer.num_classes).min())
+    # A class needs a few images for every dimension of its covariance.
+    components = min(layer.settings.components, max(1, smallest // 8))
+    result = estimators.class_conditional_gaussian(
+        *layer[:3], num_classes=layer.num_classes, components=components
+    )
+    return {**_plain(result), "components": components}
+
+
+def _sliced(layer: _Layer, key: jax.Array) -> dict[str, Any]:
+    sampled = np.random.default_rng(0).permutation(len(layer.labels))[:_SLICED_IMAGES]
+    result = estimators.sliced(
+        key,
+        layer.clean[sampled],
+        layer.protected[sampled],
+        num_slices=layer.settings.num_slices,
+        neighbors=layer.settings.neighbors,
+    )
+    return {
+        **_plain(result),
+        "images": len(sampled),
+        "note": "moves the wrong way: rises as classes collapse",
+    }
+
+
+def _variational(layer: _Layer, key: jax.Array, *, bound: Any) -> dict[str, Any]:
     """A variational bound, averaged over keys of the splits and the training."""
     config = estimators.FitConfig(
-        max_steps=settings.critic_steps,
+        max_steps=layer.settings.critic_steps,
         # Two thirds of the images are left to train on.
-        batch_size=min(256, max(2, len(clean) // 3)),
+        batch_size=min(256, max(2, len(layer.clean) // 3)),
     )
     results = [
-        estimators.variational(key, clean, protected, bound=bound, config=config)
-        for key in jax.random.split(key, settings.critic_seeds)
+        estimators.variational(
+            key, layer.clean, layer.protected, bound=bound, config=config
+        )
+        for key in jax.random.split(key, layer.settings.critic_seeds)
     ]
     values = np.array([float(result.value) for result in results])
     errors = np.array([float(result.standard_error) for result in results])
@@ -145,64 +149,49 @@ def _variational(
     }
 
 
-def _pooled(
-    clean: np.ndarray,
-    protected: np.ndarray,
-    settings: EstimatorConfig,
-    key: jax.Array,
-) -> dict[str, Any]:
-    neighbors = settings.neighbors
-    found = _plain(estimators.ksg(clean, protected, neighbors=neighbors))
-    if len(clean) >= 20 * neighbors:
-        interval = inference.subsample_interval(
-            key, _ksg(neighbors), clean, protected, num_parts=(2, 5, 10)
-        )
-        found["standard_error"] = _finite(interval.standard_error)
-        found["bias"] = _finite(interval.bias)
+def _pooled(layer: _Layer, key: jax.Array) -> dict[str, Any]:
+    pair, neighbors = layer[:2], layer.settings.neighbors
+    found = _plain(estimators.ksg(*pair, neighbors=neighbors))
+    if len(layer.clean) >= 20 * neighbors:
+        found |= _interval(key, _ksg(neighbors), *pair, (2, 5, 10))
     return found
 
 
-def _within(
-    clean: np.ndarray,
-    protected: np.ndarray,
-    labels: np.ndarray,
-    fitted: np.ndarray,
-    num_classes: int,
-    settings: EstimatorConfig,
-    kind: Any,
-    key: jax.Array,
-) -> dict[str, Any]:
+def _within(layer: _Layer, key: jax.Array, *, kind: Any) -> dict[str, Any]:
     """KSG within classes on fitted directions, with its error and its null."""
-    x, y = project(
-        *(clean, protected, labels, fitted),
-        kind=kind,
-        components=settings.ksg_components,
-    )
-    held_out, neighbors = labels[~fitted], settings.neighbors
+    settings, num_classes = layer.settings, layer.num_classes
+    x, y = project(*layer[:4], kind=kind, components=settings.ksg_components)
+    labels, neighbors = layer.labels[~layer.fitted], settings.neighbors
     found = _plain(
         estimators.ksg_conditional(
-            x, y, held_out, num_classes=num_classes, neighbors=neighbors
+            x, y, labels, num_classes=num_classes, neighbors=neighbors
         )
     )
-    found |= {"directions": x.shape[1], "images": len(held_out)}
+    found |= {"directions": x.shape[1], "images": len(labels)}
     estimator = _ksg_conditional(num_classes, neighbors)
-    labeled = np.concatenate([x, held_out[:, None]], axis=1)
+    labeled = np.concatenate([x, labels[:, None]], axis=1)
     # A fifth of the images has to leave every class its neighbors, and some more.
-    if np.bincount(held_out, minlength=num_classes).min() >= 10 * (neighbors + 1):
-        interval = inference.subsample_interval(
-            key, estimator, labeled, y, num_parts=(2, 5)
-        )
-        found["standard_error"] = _finite(interval.standard_error)
-        found["bias"] = _finite(interval.bias)
+    if np.bincount(labels, minlength=num_classes).min() >= 10 * (neighbors + 1):
+        found |= _interval(key, estimator, labeled, y, (2, 5))
     if settings.permutations:
         test = inference.permutation_test(
             *(key, estimator, labeled, y),
-            labels=held_out,
+            labels=labels,
             num_permutations=settings.permutations,
         )
         found["p_value"] = float(test.p_value)
         found["null_mean"] = _finite(test.null.mean())
     return found
+
+
+def _interval(
+    key: jax.Array, estimator: Any, x: Any, y: Any, num_parts: tuple[int, ...]
+) -> dict[str, Any]:
+    found = inference.subsample_interval(key, estimator, x, y, num_parts=num_parts)
+    return {
+        "standard_error": _finite(found.standard_error),
+        "bias": _finite(found.bias),
+    }
 
 
 # Cached per setting: JAX finds a compiled program by the function it was compiled from.

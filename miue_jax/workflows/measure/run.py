@@ -134,10 +134,11 @@ def run(
         for seed in victims.seeds_of(config, label)
     ]
     source = config.data
-    clean = data.load(source) if isinstance(source, tuple) else source.load()
+    named = isinstance(source, DataSource)
+    clean = source.load() if named else data.load(source)
     for cell in cells:
         victims.load(config, *cell, clean)
-    # Victims are not part of it: each has a file of its own, which says what it is of.
+    # Victims are not part of it: each has its own file with its own identity.
     identity = {
         "data": data_settings(source),
         **_settings.to_plain({name: getattr(config, name) for name in _SETTINGS}),
@@ -150,8 +151,8 @@ def run(
                 measured.append(_measure_once(config, workdir, clean, *cell))
                 bar.update(1)
         results = {**_about(), **identity, **_together(measured)}
-        if isinstance(source, DataSource):
-            results["data"] = {"name": source.name, **results["data"]}
+        if named:
+            results["data"] = {"name": source.name, **data_settings(source)}
         run_directory.write_json(workdir / RESULTS, results)
         _draw(workdir, results)
         return results
@@ -164,7 +165,7 @@ def _measure_once(
     label: str,
     seed: int,
 ) -> dict[str, Any]:
-    """What a victim's file holds; it is measured first where there is none."""
+    """Returns what a victim's file holds, and measures the victim if there is none."""
     victim, pairs = victims.load(config, label, seed, clean)
     folder = workdir / "victims"
     folder.mkdir(exist_ok=True)

@@ -22,7 +22,7 @@ _COLUMNS = {
     "label_information_protected": "label, protected",
 }
 
-# In standard errors: a rise beyond is no sampling error.
+# In standard errors: a larger rise is not a sampling error.
 _LARGE = 2.0
 
 
@@ -89,12 +89,12 @@ def correlations(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """
     found = []
     for layer in dict.fromkeys(entry["layer"] for entry in entries):
-        own = [entry for entry in entries if entry["layer"] == layer]
-        values = [measures(entry) for entry in own]
+        of_layer = [entry for entry in entries if entry["layer"] == layer]
+        values = [measures(entry) for entry in of_layer]
         for name in dict.fromkeys(itertools.chain.from_iterable(values)):
             pairs = [
                 (value[name], entry["accuracy"])
-                for value, entry in zip(values, own, strict=True)
+                for value, entry in zip(values, of_layer, strict=True)
                 if value.get(name) is not None
             ]
             rho = spearman(*zip(*pairs, strict=True)) if pairs else None
@@ -128,8 +128,8 @@ def data_processing(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """
     found = []
     by_victim = itertools.groupby(entries, lambda e: (e["victim"], e["seed"]))
-    for (victim, seed), own in by_victim:
-        for above, below in itertools.pairwise(own):
+    for (victim, seed), layers in by_victim:
+        for above, below in itertools.pairwise(layers):
             for name, first in above["estimates"].items():
                 second = below["estimates"][name]
                 if None in (first["value"], second["value"]):

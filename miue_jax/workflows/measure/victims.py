@@ -17,6 +17,11 @@ from miue_jax.train import checkpoints, run_directory, sampling
 from miue_jax.workflows import evaluate
 from miue_jax.workflows.measure.config import FEWEST, MeasureConfig
 
+_NEEDED = (
+    *("train", "victim", "defense", "seeds"),
+    *("num_shards", "fingerprints", "final"),
+)
+
 
 class Victim(NamedTuple):
     """A victim whose training is finished.
@@ -106,30 +111,28 @@ def load(
             f"and classes {train_set.class_names}; the clean images are of "
             f"{clean.images.shape[1:]} and {clean.class_names}"
         )
-    made = None
+    seen = None  # the protected data set that it was trained on
     if _is_artifact(source.name):
-        made = _load_protected(label, source.name, clean)
-    path = entry.protected or (source.name if made else config.protected)
+        seen = _load_protected(label, source.name, clean)
+    path = entry.protected or (source.name if seen else config.protected)
     if path is None:
         raise ValueError(
-            f"victim {label!r} was not trained on a protected data set: set 'protected' "
-            "to the one whose images are to be measured"
+            f"victim {label!r} was not trained on a protected data set: set "
+            "'protected' to the one whose images are to be measured"
         )
-    measured = made if made and path == source.name else None
+    measured = seen if seen and path == source.name else None
     measured = measured or _load_protected(label, path, clean)
     trained = _found(measured.dataset.images, train_set.images)
-    trained |= _found((made.dataset if made else clean).images, train_set.images)
+    trained |= _found((seen.dataset if seen else clean).images, train_set.images)
     pairs = _choose(label, clean, measured.dataset, trained, config.per_class)
-    victim = _restore(label, entry.run, results, seed, train_set)
-    known = features.layer_names(
-        victim.module, victim.variables, clean.images.shape[1:]
-    )
+    module, variables = _restore(label, entry.run, results, seed, train_set)
+    known = features.layer_names(module, variables, clean.images.shape[1:])
     for layer in config.layers or ():
         if layer not in known:
             raise _checks.unknown(f"layer of victim {label!r}", layer, known)
     generator = "clean"
-    if made:
-        generator = made.metadata.get("generator", {}).get("name", label)
+    if seen:
+        generator = seen.metadata.get("generator", {}).get("name", label)
     identity = {
         "victim": label,
         "run": entry.run,
@@ -142,7 +145,8 @@ def load(
         "trained_on": results["fingerprints"][0],
         "measured_on": measured.metadata["fingerprint"],
     }
-    return victim._replace(identity=identity), pairs
+    accuracy = results["final"]["values"][results["seeds"].index(seed)]
+    return Victim(module, variables, accuracy, identity), pairs
 
 
 def _results(label: str, run: str) -> dict[str, Any]:
@@ -154,11 +158,7 @@ def _results(label: str, run: str) -> dict[str, Any]:
             f"victim {label!r}: {run} holds no finished run of evaluate: it has no "
             f"{evaluate.RESULTS}"
         )
-    results = evaluate.read_results(path / evaluate.RESULTS)
-    missing = [k for k in ("train", "seeds", "fingerprints") if k not in results]
-    if missing:
-        raise ValueError(f"victim {label!r}: {evaluate.RESULTS} has no {missing[0]}")
-    return results
+    return run_directory.read_json(path / evaluate.RESULTS, needed=_NEEDED)
 
 
 def _is_artifact(name: str) -> bool:
@@ -227,8 +227,8 @@ def _restore(
     results: Mapping[str, Any],
     seed: int,
     train_set: data.Dataset,
-) -> Victim:
-    """The network and the accuracy of a victim; its identity is left empty."""
+) -> tuple[nn.Module, Any]:
+    """The network of a victim and its variables."""
     config = _settings.from_plain(victims.VictimConfig, results["victim"], "victim")
     num_classes, num_shards = len(train_set.class_names), results["num_shards"]
     protocol = victims.victim(
@@ -264,5 +264,4 @@ def _restore(
         width=config.width,
         dtype=jnp.dtype(config.dtype),
     )
-    accuracy = results["final"]["values"][results["seeds"].index(seed)]
-    return Victim(module, state.shared.variables, accuracy, {})
+    return module, state.shared.variables

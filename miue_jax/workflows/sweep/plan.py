@@ -128,11 +128,8 @@ class Sweep:
         put("defenses", _named(self.defenses, _defense))
         put("victims", _named(self.victims, _victim))
         put("seeds", tuple(self.seeds))
-        blocks = [
-            _settings.from_plain(Block, b, "block") if isinstance(b, Mapping) else b
-            for b in self.blocks
-        ]
-        put("blocks", tuple(blocks))
+        put("blocks", tuple(map(_block, self.blocks)))
+        cells(self)
 
     def to_plain(self) -> dict[str, Any]:
         """All settings as JSON can hold them; `Sweep(**plain)` is equal."""
@@ -154,6 +151,19 @@ def _source(given: Any, split: str = "train") -> DataSource:
     return DataSource(os.fspath(given), split=split)
 
 
+def _block(given: Any) -> Block:
+    if isinstance(given, Mapping):
+        return _settings.from_plain(Block, given, "block")
+    if not isinstance(given, Block):
+        raise ValueError(f"blocks hold {given!r:.100}; allowed: Block, or its fields")
+    return given
+
+
+def label(spec: object) -> str:
+    """The name of a row or column that is given without one, made of its spec."""
+    return re.sub(r"\W+", "_", str(spec)).strip("_")
+
+
 def _named(specs: Any, convert: Any) -> dict[str, Any]:
     if isinstance(specs, Mapping):
         return {name: convert(spec) for name, spec in specs.items()}
@@ -161,7 +171,7 @@ def _named(specs: Any, convert: Any) -> dict[str, Any]:
         specs = (specs,)
     found = {}
     for spec in specs:
-        name = re.sub(r"\W+", "_", str(spec)).strip("_")
+        name = label(spec)
         if name in found:
             raise ValueError(f"{spec!r} is given twice")
         found[name] = convert(spec)
