@@ -20,8 +20,9 @@ version = release = miue_jax.__version__
 extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
+    "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
-    "sphinx_mathjax_offline",
+    "sphinx-mathjax-offline",
     "sphinxcontrib.bibtex",
     "registries",
     "results",

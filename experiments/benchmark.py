@@ -167,7 +167,7 @@ def _jax_runs(module, mesh, images, labels, steps) -> dict[tuple[str, str], Run]
     learner = jax.jit(classifier.init_learner, static_argnums=(1, 2, 3))(
         key, module, optimizer, _IMAGE_SHAPE
     )
-    learner = parallel.place(learner, mesh, parallel.COPIED_SPEC)
+    learner = parallel.place(learner, mesh, parallel.REPLICATED_SPEC)
     batch = parallel.place((images, labels), mesh, parallel.DATA_SPEC)
 
     def train(learner, images, labels):
@@ -192,10 +192,10 @@ def _jax_runs(module, mesh, images, labels, steps) -> dict[tuple[str, str], Run]
             num_steps=steps,
         )
 
-    specs = (parallel.COPIED_SPEC, parallel.DATA_SPEC, parallel.DATA_SPEC)
+    specs = (parallel.REPLICATED_SPEC, parallel.DATA_SPEC, parallel.DATA_SPEC)
     runs: dict[tuple[str, str], Run] = {}
     for kind, function, out in (
-        ("train", train, parallel.COPIED_SPEC),
+        ("train", train, parallel.REPLICATED_SPEC),
         ("perturbation", perturb, parallel.DATA_SPEC),
     ):
         compiled = parallel.parallelize(function, mesh, in_specs=specs, out_specs=out)

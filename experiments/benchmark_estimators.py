@@ -117,7 +117,7 @@ def prepare(config: Benchmark) -> _Work:
     Raises:
       ValueError: naming what is wrong.
     """
-    run_directory.check_seeds("seeds", config.seeds)
+    _checks.check_seeds("seeds", config.seeds)
     for name in ("rows", "tasks", "sizes"):
         given = getattr(config, name)
         if not isinstance(given, list | tuple) or not given:

@@ -1,4 +1,4 @@
-"""Checks of settings and names, worded alike everywhere."""
+"""Checks for settings and names, with uniform messages."""
 
 import difflib
 import importlib
@@ -18,22 +18,21 @@ Range = Literal["> 0", ">= 0", "in [0, 1)", "in [0, 1]", "in (0, 1]"]
 
 
 def check_number(name: str, value: Any, allowed: Range, *, whole: bool = False) -> None:
-    """Checks one setting.
+    """Checks a numeric setting.
 
     Args:
-      name: of the setting, for the message.
-      value: what was given; Python and NumPy scalars are numbers, bools are not.
+      name: name of the setting, for the message.
+      value: the value; Python and NumPy scalars are numbers, bools are not.
       allowed: the range.
-      whole: whether it must be an integer by type (a float with an integral value is
-        not).
+      whole: whether it must have an integer type (1.0 does not).
 
     Raises:
-      ValueError: if it is not a number, not finite, not an integer where one is needed,
-        or out of range; the message names the setting, the value and what is allowed.
+      ValueError: if it is not a number, not finite, not an integer where `whole` is
+        set, or out of range; the message names the setting, the value and the range.
     """
     kind = numbers.Integral if whole else numbers.Real
     fits = isinstance(value, kind) and not isinstance(value, bool)
-    # NaN is in no range, infinity is to be left out of those without an end.
+    # NaN is in no range; infinity must be kept out of the unbounded ones.
     if not fits or not _RANGES[allowed](value) or value == float("inf"):
         raise ValueError(
             f"{name} is {value!r}; allowed: {'whole' if whole else 'finite'} numbers "
@@ -42,18 +41,43 @@ def check_number(name: str, value: Any, allowed: Range, *, whole: bool = False) 
 
 
 def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    """Checks a setting that has a few allowed values.
+    """Checks a setting with a few allowed values.
 
     Args:
-      name: of the setting.
-      value: what was given.
-      allowed: the values.
+      name: name of the setting.
+      value: the value.
+      allowed: the allowed values.
 
     Raises:
-      ValueError: if it is another one.
+      ValueError: if the value is not among them.
     """
     if value not in allowed:
         raise ValueError(f"{name} is {value!r}; allowed: {', '.join(allowed)}")
+
+
+def check_seeds(name: str, seeds: Any) -> None:
+    """Checks the seeds of runs that must differ.
+
+    Args:
+      name: name of the setting.
+      seeds: a list or tuple.
+
+    Raises:
+      ValueError: if it is empty, two seeds are equal, or one is not an integer from 0
+        to 2**32 - 1.
+    """
+    if not isinstance(seeds, list | tuple):
+        raise ValueError(f"{name} is {seeds!r}; it must be a list of integers")
+    if not seeds:
+        raise ValueError(f"{name} is empty; name at least one")
+    for seed in seeds:
+        # A PRNG key keeps only the lowest 32 bits of a larger number.
+        if type(seed) is not int or not 0 <= seed < 2**32:
+            raise ValueError(
+                f"{name} holds {seed!r}; allowed: integers from 0 to 2**32 - 1"
+            )
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"{name} is {tuple(seeds)}; they must differ")
 
 
 def unknown(
@@ -63,16 +87,16 @@ def unknown(
     *,
     allowed: Iterable[str] | None = None,
 ) -> ValueError:
-    """Returns the error for an unknown name.
+    """Returns the error for an unknown name, for the caller to raise.
 
     Args:
-      kind: of thing that is named, such as "model".
-      name: what was given.
-      known: the known names; the nearest are proposed.
-      allowed: what to list as allowed, if not just the names.
+      kind: the kind of thing that is named, such as "model".
+      name: the unknown name.
+      known: the known names; the nearest ones are suggested.
+      allowed: what the message lists as allowed; None for the known names.
 
     Returns:
-      The error, to be raised by the caller.
+      The error.
     """
     known = tuple(known)
     near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.4)
@@ -83,23 +107,26 @@ def unknown(
 
 
 def imported(kind: str, name: str) -> Callable[..., Any]:
-    """Imports the user-defined function that module:function names.
+    """Imports the user-defined function that ``module:function`` names.
 
     Args:
-      kind: of thing that is named, such as "defense".
-      name: an importable module and the name of a function in it.
+      kind: the kind of thing that is named, such as "defense".
+      name: an importable module and a function in it.
 
     Returns:
       The function.
 
     Raises:
-      ValueError: if there is no such module or function.
+      ValueError: if the module cannot be imported or has no such function.
     """
     module, _, attribute = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"{kind} {name!r} cannot be imported: {error}") from error
+    except (Exception, SystemExit) as error:  # from user code
+        reason = " ".join(str(error).split())
+        if not isinstance(error, ImportError | AttributeError | ValueError):
+            reason = f"{type(error).__name__}: {reason}"
+        raise ValueError(f"{kind} {name!r} cannot be imported: {reason}") from error
     if not callable(found):
         raise ValueError(f"{kind} {name!r} is not a function but {found!r}")
     return found

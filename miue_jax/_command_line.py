@@ -11,7 +11,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import tyro
 
@@ -238,7 +238,8 @@ def _logged(prog: str) -> Iterator[None]:
     logging.getLogger("absl").setLevel(logging.WARNING)
     propagate, logger.propagate = logger.propagate, False
     logger.addHandler(handler)
-    before, warnings.showwarning = warnings.showwarning, show
+    before = warnings.showwarning
+    warnings.showwarning = cast(Any, show)
     try:
         yield
     finally:

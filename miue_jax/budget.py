@@ -1,4 +1,8 @@
-"""Budgets: a norm and a radius, whole gray levels, and the audit of what changed."""
+"""Budgets of perturbations: norm and radius, whole gray levels, and their audit.
+
+Radii and step sizes are in gray levels, images in computations are in [0, 1]; `to_unit`
+converts. `quantize` adds a perturbation to 8-bit images within a budget.
+"""
 
 import dataclasses
 import math
@@ -10,10 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from miue_jax import _checks
-from miue_jax._checks import check_number
+from miue_jax._checks import check_number, unknown
 
 NORMS = ("linf", "l2", "l0", "unbounded")
+
+# How `quantize` rounds to whole gray levels.
+EXPORTS = ("round", "truncate", "drop_negative")
+
+# Values in a block of images: bounds temporaries to some 50 MB.
+_BLOCK = 1 << 21
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,13 +31,13 @@ class Budget:
 
     Attributes:
       norm: "linf", the largest change of a value; "l2", the Euclidean norm of the whole
-        image; "l0", the pixels changed in any channel; "unbounded".
+        image; "l0", the number of pixels changed in any channel; "unbounded".
       radius: the largest value of the norm: gray levels for "linf", [0, 1] units for
         "l2", pixels for "l0"; None for "unbounded".
 
     Raises:
-      ValueError: if the norm is unknown, or the radius out of its range: from 1 to 255
-        gray levels, positive, a whole number of pixels, or None.
+      ValueError: if the norm is unknown or the radius out of range: from 1 to 255 gray
+        levels, positive, a positive integer, or None.
 
     Example:
       >>> from miue_jax import Budget
@@ -42,7 +51,7 @@ class Budget:
     def __post_init__(self) -> None:
         norm, radius = self.norm, self.radius
         if not isinstance(norm, str) or norm not in NORMS:
-            raise _checks.unknown("norm", norm, NORMS)
+            raise unknown("norm", norm, NORMS)
         if norm == "unbounded":
             if radius is not None:
                 raise ValueError(f"radius is {radius!r}; 'unbounded' has none")
@@ -66,15 +75,32 @@ class Budget:
         return f"{self.norm} {self.radius:.4g} {unit}".rstrip()
 
 
-def check_l2_radius(radius: float, image_shape: tuple[int, ...]) -> None:
-    """Checks that a radius bounds what can be done to an image at all.
+def to_unit(levels: Any) -> Any:
+    """Converts gray levels to [0, 1] units.
 
     Args:
-      radius: of the Euclidean norm, in [0, 1] units.
+      levels: a number or array of floats, in gray levels.
+
+    Returns:
+      levels / 255.
+
+    Example:
+      >>> from miue_jax import budget
+      >>> round(budget.to_unit(8), 4)
+      0.0314
+    """
+    return levels / 255
+
+
+def check_l2_radius(radius: float, image_shape: tuple[int, ...]) -> None:
+    """Checks that an L2 radius is a constraint at all.
+
+    Args:
+      radius: the radius, in [0, 1] units.
       image_shape: (H, W, C).
 
     Raises:
-      ValueError: if no perturbation of such an image is longer.
+      ValueError: if no perturbation of such an image has a larger norm.
 
     Example:
       >>> from miue_jax import budget
@@ -88,67 +114,60 @@ def check_l2_radius(radius: float, image_shape: tuple[int, ...]) -> None:
         )
 
 
-# How `quantize` comes to whole gray levels.
-EXPORTS = ("round", "truncate", "drop_negative")
-
-# Values of a block of images: bounds temporaries to some 50 MB.
-_BLOCK = 1 << 21
-
-
-def to_unit(levels: Any) -> Any:
-    """Converts gray levels to [0, 1] units, in which images are computed with.
+def check_export(export: str) -> None:
+    """Checks the name of a way to round to whole gray levels.
 
     Args:
-      levels: a number or an array, in gray levels.
+      export: the name, see `quantize`.
 
-    Returns:
-      levels / 255.
+    Raises:
+      ValueError: if it is not one of ``EXPORTS``.
 
     Example:
-      >>> from miue_jax.budget import to_unit
-      >>> round(to_unit(8), 4)
-      0.0314
+      >>> from miue_jax import budget
+      >>> budget.check_export("truncate")
     """
-    return levels / 255
+    if export not in EXPORTS:
+        raise unknown("export", export, EXPORTS)
 
 
 def quantize(
     images: np.ndarray, delta: ArrayLike, *, radius: float, export: str = "round"
 ) -> np.ndarray:
-    """Adds a perturbation to 8-bit images within the budget in gray levels.
+    """Adds a perturbation to 8-bit images within a budget in gray levels.
 
-    The change is 255 * delta in whole gray levels, cut to the budget and to [0, 255]
-    afterwards. The budget is per value; for perturbations bounded in another norm give
-    the largest change of a value that is allowed.
+    The change is 255 * delta in whole gray levels, clipped to the budget; the result is
+    clipped to [0, 255]. The budget is per value: for perturbations that are bounded in
+    another norm, give the largest change of a value that is allowed.
 
-    Published implementations differ in how levels become whole, by half a level on
-    average, and one loses half of its perturbation:
+    Published implementations differ in how they round, by half a level on average, and
+    one loses half of its perturbation:
 
-    - "round": to the nearest, halves to even, as images are commonly saved;
-    - "truncate": down, as where floats are cast to 8 bits;
+    - "round": to the nearest level, halves to even, as images are usually saved;
+    - "truncate": down, as a cast of floats to 8 bits does;
     - "drop_negative": down, and no value becomes darker, as in the code of EM, which
       reads perturbations as 8-bit numbers before it adds them.
 
     Args:
-      images: uint8, (N, H, W, C).
-      delta: floating point of the same shape, in [0, 1] units.
-      radius: in gray levels (8, not 8/255), >= 1; a fraction of a level is cut off.
-      export: one of `EXPORTS`.
+      images: (N, H, W, C) uint8.
+      delta: (N, H, W, C) float, in [0, 1] units.
+      radius: in gray levels (8, not 8/255), at least 1; a fraction of a level is cut
+        off.
+      export: one of ``EXPORTS``.
 
     Returns:
-      uint8 images with |result - images| <= floor(radius).
+      uint8 images that differ from `images` by at most floor(radius).
 
     Raises:
-      ValueError: for a wrong dtype, shapes that differ, a perturbation that is not
-        finite, a radius that leaves no whole gray level, or an unknown export.
+      ValueError: if a dtype or shape is wrong, the perturbation is not finite, the
+        radius leaves no whole gray level, or the export is unknown.
 
     Example:
       >>> import numpy as np
       >>> from miue_jax import budget
       >>> clean = np.full((1, 2, 2, 3), 250, np.uint8)
       >>> delta = np.full(clean.shape, 0.03, np.float32)
-      >>> protected = budget.quantize(clean, delta, radius=4)
-      >>> int(protected.max())
+      >>> int(budget.quantize(clean, delta, radius=4).max())
       254
     """
     images, delta = np.asarray(images), np.asarray(delta)
@@ -179,21 +198,73 @@ def quantize(
     return protected
 
 
-def check_export(export: str) -> None:
-    """Checks the name of a way to whole gray levels, see `quantize`.
+def _whole_levels(levels: np.ndarray, export: str) -> np.ndarray:
+    if export == "round":
+        return np.rint(levels)
+    # In float32, 255 * (8 / 255) may fall just short of 8.
+    down = np.floor(levels + 1e-4)
+    return np.maximum(down, 0) if export == "drop_negative" else down
+
+
+def check_within(
+    clean: np.ndarray,
+    delta: np.ndarray,
+    images: np.ndarray,
+    budget: Budget,
+    *,
+    export: str = "round",
+) -> None:
+    """Checks that a perturbation and the images it gave keep a budget.
+
+    Rounding moves a value by up to half a gray level, truncation by up to a whole one.
+    A perturbation may exceed the radius by what `quantize` cuts off again, and images
+    an L2 radius by what rounding adds.
 
     Args:
-      export: the name.
+      clean: (N, H, W, C) uint8.
+      delta: (N, H, W, C) float, in [0, 1] units.
+      images: (N, H, W, C) uint8, from `quantize`.
+      budget: the budget.
+      export: how `quantize` rounded.
 
     Raises:
-      ValueError: if it is not one of `EXPORTS`.
+      ValueError: naming the first image that exceeds the budget by more than that.
 
     Example:
-      >>> from miue_jax import budget
-      >>> budget.check_export("truncate")
+      >>> import numpy as np
+      >>> from miue_jax import Budget, budget
+      >>> clean = np.full((1, 2, 2, 3), 250, np.uint8)
+      >>> delta = np.full(clean.shape, 0.03, np.float32)
+      >>> images = budget.quantize(clean, delta, radius=8)
+      >>> budget.check_within(clean, delta, images, Budget("linf", 8))
     """
-    if export not in EXPORTS:
-        raise _checks.unknown("export", export, EXPORTS)
+    norm, radius = budget.norm, budget.radius
+    if radius is None:
+        return
+    change = np.maximum(images, clean) - np.minimum(images, clean)
+    axes = (1, 2, 3)
+    if norm == "linf":
+        wanted = 255 * np.maximum(delta.max(axes), -delta.min(axes)).astype(np.float32)
+        done, unit = change.max(axes), "gray levels"
+        allowed = radius + 0.5, radius
+    elif norm == "l2":
+        wanted = np.linalg.norm(delta.reshape(len(delta), -1), axis=1)
+        flat = change.reshape(len(delta), -1).astype(np.float32)
+        done, unit = np.linalg.norm(to_unit(flat), axis=1), "in L2"
+        off = 0.5 if export == "round" else 1.0
+        rounding = to_unit(off) * math.sqrt(math.prod(clean.shape[1:]))
+        allowed = radius * (1 + 1e-4), (radius + rounding) * (1 + 1e-4)
+    else:
+        wanted, done = ((x != 0).any(3).sum((1, 2)) for x in (delta, change))
+        unit, allowed = "pixels", (radius, radius)
+    for largest, most in zip((wanted, done), allowed, strict=True):
+        over = np.flatnonzero(largest > most)
+        if over.size:
+            raise ValueError(
+                f"the perturbation of image {over[0]} reaches {largest[over[0]]:g} "
+                f"{unit}, the radius allows {radius:g} ({over.size} of "
+                f"{len(images)} images exceed it)"
+            )
 
 
 class PerturbationAudit(NamedTuple):
@@ -204,14 +275,14 @@ class PerturbationAudit(NamedTuple):
       mean_change: mean absolute change of all values, in gray levels.
       max_l2: largest Euclidean norm of an image's perturbation, in [0, 1] units.
       max_l0: largest number of pixels changed, in any channel, in one image.
-      saturated: share of the values of the protected images at 0 or 255.
-      at_max: share of the values changed by ``max_change``; 0 where nothing changed.
+      saturated: fraction of the values of the protected images at 0 or 255.
+      at_max: fraction of the values changed by ``max_change``; 0 if nothing changed.
 
     Example:
       >>> import numpy as np
       >>> from miue_jax import budget
-      >>> same = np.zeros((1, 2, 2, 3), np.uint8)
-      >>> budget.audit(same, same).saturated
+      >>> black = np.zeros((1, 2, 2, 3), np.uint8)
+      >>> budget.audit(black, black).saturated
       1.0
     """
 
@@ -226,26 +297,24 @@ class PerturbationAudit(NamedTuple):
 def audit(clean: np.ndarray, protected: np.ndarray) -> PerturbationAudit:
     """Measures the perturbation between clean and protected 8-bit images.
 
-    Works through the images in blocks, so that it needs little memory beyond them.
+    Works in blocks of images, so that it needs little memory beyond them.
 
     Args:
-      clean: uint8, (N, H, W, C).
-      protected: uint8 of the same shape.
+      clean: (N, H, W, C) uint8.
+      protected: (N, H, W, C) uint8.
 
     Returns:
       The measurements, as Python numbers.
 
     Raises:
-      ValueError: for arrays that are not uint8, not (N, H, W, C), empty, or of
-        different shapes.
+      ValueError: if the arrays are not uint8, not (N, H, W, C), empty, or of different
+        shapes.
 
     Example:
       >>> import numpy as np
       >>> from miue_jax import budget
       >>> clean = np.full((1, 2, 2, 3), 250, np.uint8)
-      >>> delta = np.full(clean.shape, 0.03, np.float32)
-      >>> protected = budget.quantize(clean, delta, radius=4)
-      >>> found = budget.audit(clean, protected)
+      >>> found = budget.audit(clean, clean + np.uint8(4))
       >>> found.max_change, found.max_l0
       (4, 4)
     """
@@ -279,19 +348,11 @@ def audit(clean: np.ndarray, protected: np.ndarray) -> PerturbationAudit:
     return PerturbationAudit(
         max_change=largest,
         mean_change=float(histogram @ np.arange(256) / clean.size),
-        max_l2=math.sqrt(max_l2_squared) / 255,
+        max_l2=to_unit(math.sqrt(max_l2_squared)),
         max_l0=max_l0,
         saturated=float(saturated / clean.size),
         at_max=float(histogram[largest] / clean.size) if largest else 0.0,
     )
-
-
-def _whole_levels(levels: np.ndarray, export: str) -> np.ndarray:
-    if export == "round":
-        return np.rint(levels)
-    # 255 * (8 / 255) in float32 may be a hair below 8.
-    down = np.floor(levels + 1e-4)
-    return np.maximum(down, 0) if export == "drop_negative" else down
 
 
 def _blocks(images: np.ndarray) -> Iterator[slice]:

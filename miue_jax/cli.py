@@ -7,7 +7,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import tyro
 from tyro.conf import Positional, arg
@@ -80,7 +80,7 @@ def _options(source: Any, default: _Data) -> tuple[str, _Data]:
             f"data are {source!r:.100}; allowed: a name, a path, or a mapping with the "
             "name and the options"
         )
-    settings = {**dataclasses.asdict(default), **source}
+    settings: dict[str, Any] = {**dataclasses.asdict(default), **source}
     name = settings.pop("name", "shapes")
     for field in settings:
         if field not in _Data.__dataclass_fields__:
@@ -90,18 +90,12 @@ def _options(source: Any, default: _Data) -> tuple[str, _Data]:
 
 def _with_fields(base: type, **values: Any) -> type:
     """Adds typed settings to options: `generator=config` makes --generator.FIELD."""
-    fields = [
-        (
-            f"{name}_settings",
-            Annotated[
-                type(value) if not isinstance(value, type) else value, arg(name=name)
-            ],
-            dataclasses.field()
-            if isinstance(value, type)
-            else dataclasses.field(default=value),
-        )
-        for name, value in values.items()
-    ]
+    fields = []
+    for name, value in values.items():
+        kind: Any = value if isinstance(value, type) else type(value)
+        default: Any = dataclasses.MISSING if kind is value else value
+        field = dataclasses.field(default=default)
+        fields.append((f"{name}_settings", Annotated[kind, arg(name=name)], field))
     made = dataclasses.make_dataclass(
         base.__name__.strip("_"), fields, bases=(base,), frozen=True, kw_only=True
     )
@@ -381,13 +375,14 @@ def _sweep(arguments: Sequence[str]) -> None:
     if file is not None:
         base = _from_file(file, functools.partial(_as, Sweep))
         data, test = _options(base.data, _Data()), _options(base.test, _Data())
+        shown: dict[str, Any] = {axis: tuple(getattr(base, axis)) for axis in _AXES}
+        shown |= {k: getattr(base, k) for k in ("seeds", *_SWEEP)}
         defaults = _Sweep(
             data=data[0],
             test=test[0],
             data_options=data[1],
             test_options=test[1],
-            **{axis: tuple(getattr(base, axis)) for axis in _AXES},
-            **{k: getattr(base, k) for k in ("seeds", *_SWEEP)},
+            **shown,
         )
     given = parse(_Sweep, arguments, prog=f"{PROG} sweep", default=defaults)
     workdir = _directory(given.workdir)
@@ -714,7 +709,7 @@ class _List:
 
 def _list(arguments: Sequence[str]) -> None:
     given = parse(_List, arguments, prog=f"{PROG} list")
-    kinds = [given.kind] if given.kind else list(_Kind.__args__)
+    kinds = [given.kind] if given.kind else list(get_args(_Kind))
     found = {kind: _names(kind) for kind in kinds}
     if given.json:
         print(json.dumps(found, indent=1))
@@ -789,19 +784,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
       The exit status: 0, or 2 after bad input, which is reported in one line.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
+    name, *rest = arguments or ["--help"]
+    prog = PROG if name.startswith("-") else f"{PROG} {name}"
+    return _command_line.run(lambda: _dispatch(name, rest), prog)
+
+
+def _dispatch(name: str, arguments: list[str]) -> int | None:
+    if name in ("-h", "--help", "help"):
         print(_usage())
         return 0
-    if arguments[0] == "--version":
+    if name == "--version":
         from miue_jax import __version__
 
         print(__version__)
         return 0
-    name, *rest = arguments
-    return _command_line.run(lambda: _dispatch(name, rest), f"{PROG} {name}")
-
-
-def _dispatch(name: str, arguments: list[str]) -> int | None:
     # User-defined parts are found in the current directory, too.
     if "" not in sys.path:
         sys.path.append("")

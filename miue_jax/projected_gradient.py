@@ -214,6 +214,7 @@ def pgd_with_losses(
             raise ValueError(f"budget is {budget}; allowed: {', '.join(_NORMS)}")
         norm = budget.norm
         radius = to_unit(budget.radius) if norm == "linf" else budget.radius
+    assert radius is not None
     _check_name("norm", norm, _NORMS)
     _check_name("step", step, _STEPS)
     _check_radius(radius, norm)

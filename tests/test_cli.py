@@ -1,96 +1,650 @@
-"""Bad input on a command line ends in one line that names it, with status 2."""
+"""The command `miue`: its help, its configuration files, and bad input in one line."""
 
+import json
+import os
 import pathlib
-import runpy
+import subprocess
 import sys
 
+import jax
+import numpy as np
 import pytest
-from absl import flags
 
-from miue_jax.train import parallel
+import miue_jax
+from miue_jax import _command_line, cli, generators, victims
+from miue_jax.budget import Budget
+from miue_jax.data import artifact, load
+from miue_jax.workflows import evaluate, protect
 
-# ml_collections loads configuration files in an old way.
-pytestmark = pytest.mark.filterwarnings("ignore:.*load_module:DeprecationWarning")
+COMMANDS = tuple(cli._COMMANDS)
+RUNS = ("protect", "evaluate", "sweep", "measure", "demo")
 
-EXPERIMENTS = pathlib.Path(__file__).parents[2] / "experiments"
+
+# Help.
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["help"]], ids=str)
+def test_the_help_names_every_command(miue, arguments):
+    status, output, errors = miue(*arguments)
+    assert (status, errors) == (0, "")
+    assert output.startswith("usage: miue COMMAND")
+    for name in (*COMMANDS, "completion"):
+        assert f"\n  {name} " in output
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, "completion"])
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_every_command_has_help(miue, name, flag):
+    status, output, errors = miue(name, flag)
+    assert (status, errors) == (0, "")
+    assert output.startswith(f"usage: miue {name}")
+    if name in RUNS:
+        assert "--workdir" in output
+    if name in RUNS[:4]:
+        assert "--config" in output
+
+
+def test_the_help_shows_the_settings_of_what_was_chosen(miue):
+    _, output, _ = miue("protect", "--generator", "one_pixel", "--help")
+    assert "--generator.pixels" in output
+    assert "--generator.temperature" not in output
+    _, output, _ = miue("evaluate", "--defense=cutout-4", "--victim", "em", "--help")
+    assert "--defense.size" in output
+    assert "(default: 4)" in output
+    assert "(default: 5.0)" in output  # of --victim.clip-norm
+
+
+def test_the_version_is_that_of_the_package(miue):
+    assert miue("--version") == (0, f"{miue_jax.__version__}\n", "")
+
+
+def test_what_can_be_named_is_listed(miue):
+    status, output, errors = miue("list", "--json")
+    assert (status, errors) == (0, "")
+    found = json.loads(output)
+    assert found["generators"] == list(generators.NAMES)
+    assert found["victims"] == list(victims.NAMES)
+    assert "mi_ue/interleaved" in found["presets"]
+    assert "jpeg-<quality>" in found["defenses"]
+    assert {"models", "data", "estimators"} < found.keys()
+    for kind, names in found.items():
+        assert miue("list", kind)[1].splitlines() == names
+    lines = miue("list")[1].splitlines()
+    assert len(lines) == sum(map(len, found.values())) + len(found)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_shells_complete_the_commands(miue, shell):
+    status, output, errors = miue("completion", shell)
+    assert (status, errors) == (0, "")
+    for name in COMMANDS:
+        assert name in output
+
+
+def test_a_reader_who_has_seen_enough_ends_it_quietly():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "miue_jax", "list"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    _, errors = process.communicate(timeout=100)
+    assert (process.returncode, errors) == (141, b"")
+
+
+# Bad input.
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    """Runs a script as `python experiments/NAME.py` does, in this process."""
-    # This process has touched its devices: it is too late to look for others.
-    monkeypatch.setattr(parallel, "initialize_processes", lambda: None)
-    monkeypatch.chdir(EXPERIMENTS.parent)
-    before = set(flags.FLAGS)
-
-    def start(name: str, *arguments: str) -> tuple[int, str]:
-        path = str(EXPERIMENTS / f"{name}.py")
-        monkeypatch.setattr(sys, "argv", [path, *arguments])
-        try:
-            with pytest.raises(SystemExit) as ended:
-                runpy.run_path(path, run_name="__main__")
-        finally:
-            for flag in set(flags.FLAGS) - before:
-                delattr(flags.FLAGS, flag)
-        return ended.value.code, capsys.readouterr().err
-
-    return start
+def site(tmp_path, monkeypatch):
+    """A directory with data, a protected data set and a folder of somebody else's."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (24, 8, 8, 3), np.uint8)
+    labels = np.arange(24) % 2
+    data = tmp_path / "data.npz"
+    np.savez(data, x_train=images, y_train=labels, x_test=images, y_test=labels)
+    clean = load(data)
+    delta = np.full(clean.images.shape, 2 / 255, np.float32)
+    made = artifact.build(clean, delta, budget=Budget("linf", 8), metadata={})
+    artifact.save(tmp_path / "protected.npz", made, delta=delta)
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "letter.txt").write_text("mine")
+    (tmp_path / "results.json").write_text('{"mine": 1}')
+    (tmp_path / "text.md").write_bytes(b"\xc6\xc6")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
-CASES = {
-    "field of a method": (
-        ("generate", "--config.method.tempreature=0.2"),
-        "--config.method.tempreature: there is no setting 'tempreature'; did you mean "
-        "'temperature'?",
-    ),
-    "section": (
-        ("generate", "--config.dta.per_class=3"),
-        "--config.dta.per_class: there is no setting 'dta'; did you mean 'data'?",
-    ),
-    "field of a victim": (
-        ("evaluate", "--config.victim.epoch=3"),
-        "--config.victim.epoch: there is no setting 'epoch'; did you mean 'epochs'?",
-    ),
-    "field of another method": (
+def _content(root: pathlib.Path) -> dict[str, bytes | None]:
+    return {
+        str(path.relative_to(root)): path.read_bytes() if path.is_file() else None
+        for path in root.rglob("*")
+    }
+
+
+def _assert_refused(result: tuple[int, str, str], name: str, message: str) -> None:
+    status, output, errors = result
+    assert (status, output) == (2, ""), errors
+    assert errors.startswith(f"miue {name}: "), errors
+    assert message in errors, errors
+    assert len(errors.splitlines()) == 1, errors
+
+
+# For each command arguments and what is said; `W` stands for a new directory.
+_W = "--workdir=new"
+_LINEAR = ["--victim.model=linear", "--victim.epochs=1", "--seeds=0"]
+BAD = {
+    "protect": [
+        (["data.npz"], "--workdir is missing: name a directory for the run"),
+        (["data.npz", "--workdir="], "--workdir is missing"),
+        (["data.npz", "--workdir"], "Missing value for argument '--workdir'"),
+        (["data.npz", "--workdir=foreign"], "foreign is not empty and holds no run"),
+        (["data.npz", "--workdir=data.npz"], "data.npz is not empty and holds no run"),
+        ([_W, "none.npz"], "none.npz: no such file or folder"),
+        ([_W, "shapse"], "unknown data set 'shapse'; did you mean 'shapes'"),
+        ([_W, "no_module:f"], "'no_module:f' cannot be imported: No module named"),
+        ([_W, "data.npz", "more"], "unexpected argument 'more'"),
+        ([_W, "--generator=mi_eu"], "unknown generator 'mi_eu'; did you mean 'mi_ue'"),
+        ([_W, "--generator=mi_ue/papr"], "mi_ue preset 'papr'; did you mean 'paper'"),
+        ([_W, "--generator", ""], "unknown generator ''"),
+        ([_W, "--generator=no_module:f"], "generator 'no_module:f' cannot be imported"),
         (
-            "generate",
-            "--config=experiments/configs/generate.py:random_noise/uniform",
-            "--config.method.temperature=3",
+            [_W, "--generator.tempreature=0.2"],
+            "unknown option '--generator.tempreature'; did you mean "
+            "'--generator.temperature'",
         ),
-        "--config.method.temperature: there is no setting 'temperature'",
-    ),
-    "below a value": (
-        ("generate", "--config.method.name.x=3"),
-        "--config.method.name.x: ",
-    ),
-    "value": (("generate", "--config.method.radius=wide"), "--config.method.radius="),
-    "seed": (("generate", "--config.seed=99999999999999999999"), "seed holds 9999"),
-    "seeds": (("evaluate", "--config.seeds=('a',)"), "seeds holds 'a'"),
-    "part of a seed": (("evaluate", "--config.seeds=(0.5,)"), "seeds holds 0.5"),
-    "shards": (("evaluate", "--config.num_shards=0"), "num_shards is 0"),
-    "flag": (("generate", "--radius=8"), "radius"),
-    "twice": (
-        ("evaluate", "--config.seeds=(0,)", "--config.seeds=(1,)"),
-        "--config.seeds is given twice",
-    ),
-    "argument": (("generate", "here"), "unexpected argument 'here'"),
+        (
+            [_W, "--generator=random_noise/uniform", "--generator.temperature=3"],
+            "unknown option '--generator.temperature'",
+        ),
+        ([_W, "--generator.radius=wide"], "--generator.radius: could not convert"),
+        ([_W, "--generator.radius=0"], "radius is 0.0; allowed: whole gray levels"),
+        ([_W, "--generator.epochs", "-3"], "epochs is -3; allowed: whole numbers > 0"),
+        ([_W, "--dta.per-class=3"], "did you mean '--data.per-class'"),
+        ([_W, "data.npz", "--data.per-class=0"], "per_class is 0"),
+        ([_W, "data.npz", "--data.split=tets"], "split must be one of train, test"),
+        ([_W, "data.npz", "--classes", "dog"], "'dog'"),
+        ([_W, "data.npz", "--fraction=2"], "fraction is 2.0"),
+        ([_W, "--export=rund"], "unknown --export 'rund'; did you mean 'round'"),
+        ([_W, "--seed=99999999999999999999"], "seed holds 9999"),
+        ([_W, "--seed", "1", "--seed=2"], "--seed is given twice"),
+        ([_W, "--num-shards=0", "data.npz"], "num_shards is 0"),
+        ([_W, "--num-shards=few"], "--num-shards: cannot parse 'few'; allowed: {None}"),
+        ([_W, "--data.per-class=1", "--data.per_class=2"], "per-class is given twice"),
+        ([_W, "--config=none.py"], "none.py: no such configuration file"),
+        ([_W, "--config="], "no such configuration file"),
+        ([_W, "--radius=8"], "unknown option '--radius'"),
+        ([_W, "-x"], "unknown option '-x'"),
+    ],
+    "evaluate": [
+        (["data.npz", "data.npz"], "--workdir is missing"),
+        (["--workdir="], "--workdir is missing"),
+        (
+            ["data.npz", "data.npz", *_LINEAR, "--workdir=foreign"],
+            "foreign is not empty and holds no run",
+        ),
+        ([_W, "none.npz", "data.npz"], "none.npz: no such file"),
+        ([_W, "data.npz", "none.npz"], "none.npz: no such file"),
+        ([_W, "data.npz", "shapes"], "other classes"),
+        ([_W, "protected.npz", "protected.npz"], "has only a 'train' split"),
+        ([_W, "data.npz", "data.npz", "more"], "unexpected argument 'more'"),
+        ([_W, "--victim=quik"], "unknown protocol 'quik'; did you mean 'quick'"),
+        ([_W, "--victim="], "unknown protocol ''"),
+        ([_W, "--victim.epoch=3"], "did you mean '--victim.epochs'"),
+        ([_W, "--victim.epochs=few"], "--victim.epochs: invalid literal for int()"),
+        (
+            [_W, "data.npz", "data.npz", "--victim.model=resnt18"],
+            "unknown model 'resnt18'; did you mean 'resnet18'",
+        ),
+        (
+            [_W, "data.npz", "data.npz", "--victim.model=no_module:f"],
+            "'no_module:f' cannot be imported",
+        ),
+        ([_W, "--defense=cutuot-4"], "unknown defense 'cutuot-4'; did you mean 'cut"),
+        ([_W, "--defense="], "unknown defense ''"),
+        ([_W, "--defense=jpeg"], "missing: --defense.quality INT"),
+        ([_W, "--defense=jpeg-x"], "'x' is not a number"),
+        ([_W, "--defense=grayscale-3"], "takes no number"),
+        ([_W, "--defense=no_module:f"], "defense 'no_module:f' cannot be imported"),
+        ([_W, "--defense=cutout", "--defense.siz=3"], "did you mean '--defense.size'"),
+        ([_W, "--seeds", "a"], "--seeds: cannot parse 'a'"),
+        ([_W, "--seeds", "0.5"], "--seeds: cannot parse '0.5'"),
+        ([_W, "data.npz", "data.npz", "--seeds"], "seeds is empty"),
+        ([_W, "data.npz", "data.npz", "--seeds", "1", "1"], "they must differ"),
+        ([_W, "--seeds=0", "--seeds=1"], "--seeds is given twice"),
+        ([_W, "data.npz", "data.npz", "--num-shards=-1"], "num_shards is -1"),
+        ([_W, "--evaluate-every=x"], "--evaluate-every: invalid literal"),
+        ([_W, "--config=none.py"], "none.py: no such configuration file"),
+    ],
+    "sweep": [
+        (["data.npz"], "--workdir is missing"),
+        (["data.npz", "--workdir="], "--workdir is missing"),
+        (
+            ["data.npz", "--generators", "clean", "--workdir=foreign"],
+            "foreign is not empty and holds no run",
+        ),
+        ([_W, "none.npz"], "none.npz: no such file"),
+        ([_W, "protected.npz"], "has only a 'train' split"),
+        ([_W, "--test=shapse", "--generators", "clean"], "unknown data set 'shapse'"),
+        ([_W, "--generators", "clean", "radnom_noise"], "did you mean 'random_noise'"),
+        ([_W, "--generators"], "generators is empty"),
+        ([_W, "--generators", "clean", "clean"], "'clean' is given twice"),
+        ([_W, "--generators", "no_module:f"], "'no_module:f' cannot be imported"),
+        ([_W, "--defenses", "nnoe"], "unknown defense 'nnoe'; did you mean 'none'"),
+        ([_W, "--defenses", "jpeg"], "needs its quality, as in 'jpeg-<quality>'"),
+        ([_W, "--victims", "quik"], "unknown protocol 'quik'; did you mean 'quick'"),
+        ([_W, "--seeds", "0", "0"], "they must differ"),
+        ([_W, "--generatros", "clean"], "did you mean '--generators'"),
+        ([_W, "--devices=many"], "--devices: cannot parse 'many'"),
+        ([_W, "data.npz", "--devices=0"], "devices is 0; allowed: from 1 to"),
+        ([_W, "--generators", "clean", "--generators=clean"], "is given twice"),
+        ([_W, "data.npz", "more"], "unexpected argument 'more'"),
+        ([_W, "--config=none.py"], "none.py: no such configuration file"),
+    ],
+    "measure": [
+        (["runs"], "--workdir is missing"),
+        (["runs", "--workdir="], "--workdir is missing"),
+        ([_W], "victims is empty; name at least one"),
+        ([_W, "none"], "there is no run directory none"),
+        ([_W, "foreign"], "foreign"),
+        ([_W, "none", "--estimators.neighbrs=9"], "mean '--estimators.neighbors'"),
+        (
+            [_W, "none", "--estimators.neighbors=90"],
+            "neighbors is 90; it must be below",
+        ),
+        ([_W, "none", "--per-class=few"], "--per-class: invalid literal for int()"),
+        ([_W, "none", "--per-class=1"], "per_class is 1; at least 12"),
+        ([_W, "none", "--seed=0", "--seed=1"], "--seed is given twice"),
+        ([_W, "none", "--config=none.py"], "none.py: no such configuration file"),
+    ],
+    "detect": [
+        ([], "missing: PROTECTED, DATA"),
+        (["protected.npz"], "missing: DATA"),
+        (["none.npz", "data.npz"], "none.npz: no such file"),
+        (["data.npz", "data.npz"], "not a protected data set"),
+        (["protected.npz", "shapse"], "unknown data set 'shapse'; did you mean"),
+        (["protected.npz", "no_module:f"], "'no_module:f' cannot be imported"),
+        (["protected.npz", "shapes"], "made from another source"),
+        (["protected.npz", "data.npz", "--modles=linear"], "did you mean '--models'"),
+        (["protected.npz", "data.npz", "--models", "mlp4"], "did you mean 'mlp"),
+        (["protected.npz", "data.npz", "--width=x"], "--width: cannot parse 'x'"),
+        (["protected.npz", "data.npz", "--json=no/found.json"], "no folder"),
+    ],
+    "export": [
+        ([], "missing: PROTECTED"),
+        (["protected.npz"], "name what to write: png (a folder) or npy (a file)"),
+        (["none.npz", "--png=png"], "none.npz: no such file"),
+        (["data.npz", "--png=png"], "not a protected data set"),
+        (["protected.npz", "--png=foreign"], "foreign: exists and is not an empty"),
+        (["protected.npz", "--npy=delta.txt"], "end in .npy"),
+        (["protected.npz", "--npy=no/delta.npy"], "no folder"),
+        (
+            ["protected.npz", "--pgn=png"],
+            "unknown option '--pgn'; did you mean '--png'",
+        ),
+        (["protected.npz", "--png=a", "--png=b"], "--png is given twice"),
+    ],
+    "import": [
+        (["delta.npy", "data.npz"], "missing: --output STR"),
+        (["none.npy", "data.npz", "--output=o.npz"], "none.npy: no such file"),
+        (["protected.delta.npy", "shapse", "--output=o.npz"], "unknown data set"),
+        (
+            ["protected.delta.npy", "no_module:f", "--output=o.npz"],
+            "cannot be imported",
+        ),
+        (["protected.delta.npy", "data.npz", "--output=o.zip"], "must end in .npz"),
+        (
+            ["protected.delta.npy", "data.npz", "--output=o.npz", "--norm=l3"],
+            "unknown --norm 'l3'; did you mean 'l2'",
+        ),
+        (
+            ["protected.delta.npy", "data.npz", "--output=o.npz", "--radius=0"],
+            "radius is in gray levels, from 1 to 255, got 0.0",
+        ),
+        (
+            ["protected.delta.npy", "data.npz", "--output=o.npz", "--radius=1"],
+            "2",  # gray levels, which the perturbation has
+        ),
+        (["data.npz", "data.npz", "--output=o.npz"], "exactly one array of four axes"),
+        (["a", "data.npz", "--output=o.npz", "--ouput=x"], "did you mean '--output'"),
+    ],
+    "table": [
+        ([], "missing: PATH"),
+        (["none.json"], "none.json"),
+        (["none.md"], "none.md"),
+        (["foreign"], "results.json"),
+        (["results.json"], "results with mine have no table"),
+        (["text.md"], "text.md"),
+        (
+            ["results.json", "--chekc"],
+            "unknown option '--chekc'; did you mean '--check'",
+        ),
+    ],
+    "demo": [
+        (["--workdir="], "--workdir is missing"),
+        (["--workdir"], "Missing value for argument '--workdir'"),
+        (["--workdir=foreign"], "foreign is not empty and holds no run"),
+        (["--workdir=data.npz"], "data.npz is not empty and holds no run"),
+        (["--wrkdir=new"], "unknown option '--wrkdir'; did you mean '--workdir'"),
+        (["--workdir=a", "--workdir=b"], "--workdir is given twice"),
+        (["new"], "unexpected argument 'new'"),
+    ],
+    "list": [
+        (["generatros"], "'generatros'; did you mean 'generators'"),
+        (["generators", "data"], "unexpected argument 'data'"),
+        (["--jsn"], "unknown option '--jsn'; did you mean '--json'"),
+        (["--json", "--json"], "--json is given twice"),
+        (["--kind=data"], "unknown option '--kind'"),
+    ],
+    "completion": [([], "name a shell"), (["fish"], "name a shell: bash, zsh or tcsh")],
+    "protec": [([], "unknown command 'protec'; did you mean 'protect'")],
+}
+CASES = [(name, *case) for name, cases in BAD.items() for case in cases]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"), CASES, ids=lambda x: str(x)[:40]
+)
+def test_bad_input_is_one_line_and_status_two(miue, site, name, arguments, message):
+    before = _content(site)
+    _assert_refused(miue(name, *arguments), name, message)
+    assert _content(site) == before
+
+
+def test_every_command_has_its_cases():
+    assert set(COMMANDS) <= BAD.keys()
+    assert all(len(BAD[name]) >= 5 for name in COMMANDS)
+
+
+def test_words_are_not_broken_where_the_terminal_is_narrow(miue, site, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    long = "x" * 90
+    result = miue("protect", f"--export={long}", "--workdir=new")
+    _assert_refused(result, "protect", f"unknown --export '{long}'; allowed: drop_neg")
+    assert os.environ["COLUMNS"] == "40"
+
+
+def test_a_measurement_is_not_written_beside_what_is_there(miue, site):
+    arguments = ["evaluate", "data.npz", "data.npz", *_LINEAR, "--quiet"]
+    assert miue(*arguments, "--workdir=victim")[0] == 0
+    before = _content(site)
+    result = miue(
+        *("measure", "victim", "--data=data.npz", "--per-class=12", "--quiet"),
+        *("--protected=protected.npz", "--workdir=foreign"),
+    )
+    _assert_refused(result, "measure", "foreign is not empty and holds no run")
+    assert _content(site) == before
+
+
+# Configuration files.
+
+_FIELDS = {
+    "protect": """{
+        "data": {"name": "data.npz", "per_class": 6},
+        "generator": {"name": "random_noise", "radius": 4.0},
+        "select": {"classes": ["1"], "fraction": 0.5},
+        "seed": 3,
+    }""",
+    "evaluate": """{
+        "train": "protected.npz",
+        "test": {"name": "data.npz", "split": "test"},
+        "victim": {"model": "linear", "epochs": 1},
+        "defense": {"name": "cutout", "size": 4},
+        "seeds": [3],
+    }""",
+    "sweep": """{
+        "data": "data.npz",
+        "generators": {"clean": None, "noise": {"name": "random_noise", "radius": 4.0}},
+        "defenses": {"none": "none", "hole": "cutout-4"},
+        "victims": {"small": {"model": "linear", "epochs": 1}},
+        "blocks": [{"defenses": ["none"]}, {"generators": ["noise"]}],
+    }""",
+}
+_DATACLASSES = {
+    "protect": """
+from miue_jax import generators
+from miue_jax.data import DataSource
+from miue_jax.workflows.protect import ProtectConfig, Selection
+
+def get_config(radius="4"):
+    return ProtectConfig(
+        data=DataSource("data.npz", per_class=6),
+        generator=generators.spec("random_noise", radius=float(radius)),
+        select=Selection(classes=("1",), fraction=0.5),
+        seed=3,
+    )
+""",
+    "evaluate": """
+from miue_jax import victims
+from miue_jax.data import DataSource
+from miue_jax.workflows.evaluate import EvaluateConfig
+
+def get_config():
+    return EvaluateConfig(
+        train=DataSource("protected.npz"),
+        test=DataSource("data.npz", split="test"),
+        victim=victims.VictimConfig(model="linear", epochs=1),
+        defense="cutout-4",
+        seeds=(3,),
+    )
+""",
+    "sweep": """
+import miue_jax as mj
+from miue_jax.workflows.sweep.plan import Block, row
+
+def get_config():
+    return mj.Sweep(
+        data="data.npz",
+        generators={"clean": None, "noise": row("random_noise", radius=4.0)},
+        defenses={"none": "none", "hole": "cutout-4"},
+        victims={"small": mj.victims.VictimConfig(model="linear", epochs=1)},
+        blocks=(Block(defenses=("none",)), Block(generators=("noise",))),
+    )
+""",
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_bad_input_is_one_line_and_status_two(run, tmp_path, case):
-    (script, *arguments), message = CASES[case]
-    workdir = tmp_path / "run"
-    status, errors = run(script, *arguments, f"--workdir={workdir}")
-    assert status == 2
-    assert errors.startswith(f"{script}.py: "), errors
-    assert message in errors
-    assert len(errors.splitlines()) == 1, errors
-    assert not workdir.exists()
-
-
-def test_a_directory_is_asked_for(run):
-    assert run("generate") == (
-        2,
-        "generate.py: --workdir is missing: name a directory for the run\n",
+def _source(name: str, form: str) -> str:
+    if form == "dataclass":
+        return _DATACLASSES[name]
+    if form == "mapping":
+        return f"def get_config():\n    return {_FIELDS[name]}\n"
+    return (
+        "from ml_collections import ConfigDict\n"
+        f"def get_config():\n    return ConfigDict({_FIELDS[name]})\n"
     )
+
+
+def _results(name: str, workdir: pathlib.Path) -> dict:
+    if name == "protect":
+        return artifact.load(workdir / protect.ARTIFACT).metadata
+    return json.loads((workdir / evaluate.RESULTS).read_text())
+
+
+@pytest.mark.parametrize("form", ["dataclass", "mapping", "ml_collections"])
+@pytest.mark.parametrize("name", ["protect", "evaluate", "sweep"])
+def test_a_configuration_file_has_the_settings_and_options_override_them(
+    miue, site, name, form
+):
+    (site / "mine.py").write_text(_source(name, form))
+    arguments = [name, "--config", "mine.py", "--quiet"]
+    status, _, errors = miue(*arguments, "--workdir=run")
+    assert status == 0, errors
+    found = _results(name, site / "run")
+    if name == "protect":
+        assert found["generator"]["radius"] == 4.0
+        assert found["select"] == {"classes": ["1"], "fraction": 0.5, "seed": 0}
+        assert found["seed"] == 3
+        assert found["data"]["per_class"] == 6
+        assert found["protected_images"] == 3
+        changes = ["--seed=5", "--generator.radius=2", "--data.per-class=4"]
+    elif name == "evaluate":
+        assert found["victim"]["model"] == "linear"
+        assert found["defense"] == {"name": "cutout", "size": 4}
+        assert found["seeds"] == [3]
+        changes = [
+            "--seeds",
+            "0",
+            "1",
+            "--victim.learning-rate=0.5",
+            "--defense.size=2",
+        ]
+    else:
+        assert (found["done"], found["planned"]) == (3, 3)
+        assert found["defenses"]["hole"] == {"name": "cutout", "size": 4}
+        assert found["protected"]["noise"]["radius"] == 4.0
+        changes = ["--generators", "noise", "random_noise", "--seeds=1"]
+    status, _, errors = miue(*arguments, "--workdir=changed", *changes)
+    assert status == 0, errors
+    found = _results(name, site / "changed")
+    if name == "protect":
+        assert found["generator"]["radius"] == 2.0
+        assert found["seed"] == 5
+        assert found["data"]["per_class"] == 4
+        assert found["select"]["classes"] == ["1"]
+        changes = ["--generator=one_pixel", "--generator.pixels=2"]
+    elif name == "evaluate":
+        assert found["victim"]["learning_rate"] == 0.5
+        assert found["victim"]["model"] == "linear"
+        assert found["defense"] == {"name": "cutout", "size": 2}
+        assert found["seeds"] == [0, 1]
+        changes = ["--victim=em", "--defense=none", "--victim.epochs=1"]
+        changes.append("--victim.model=linear")
+    else:
+        # What is not of the file is taken by its name; all of them in every column.
+        assert found["generators"] == ["noise", "random_noise"]
+        assert (found["done"], found["planned"]) == (4, 4)
+        assert found["protected"]["random_noise"]["radius"] == 8.0
+        return
+    status, _, errors = miue(*arguments, "--workdir=another", *changes)
+    assert status == 0, errors
+    found = _results(name, site / "another")
+    if name == "protect":
+        assert found["generator"] == generators.spec("one_pixel", pixels=2).to_plain()
+    else:
+        assert found["victim"]["clip_norm"] == 5.0
+        assert found["defense"] == {"name": "none"}
+
+
+def test_a_configuration_file_may_take_an_argument(miue, site):
+    (site / "mine.py").write_text(_source("protect", "dataclass"))
+    arguments = ["protect", "--config=mine.py:7", "--workdir=run", "--quiet"]
+    assert miue(*arguments)[0] == 0
+    assert _results("protect", site / "run")["generator"]["radius"] == 7.0
+
+
+BROKEN = {
+    "syntax": ("def get_config(:\n", "mine.py: SyntaxError: invalid syntax"),
+    "import": ("import no_such_module\n", "mine.py: ModuleNotFoundError: No module"),
+    "nothing": ("def get_config():\n    return None\n", "get_config returned None"),
+    "number": (
+        "def get_config():\n    return 5\n",
+        "or a mapping of its fields, got 5",
+    ),
+    "no function": ("x = 1\n", "has no attribute 'get_config'"),
+    "error": ("def get_config():\n    return 1 / 0\n", "ZeroDivisionError: division"),
+    "exit": ("raise SystemExit(3)\n", "mine.py: SystemExit: 3"),
+    "argument": (
+        "def get_config(a):\n    return {}\n",
+        "mine.py: TypeError: get_config",
+    ),
+    "key": (
+        "def get_config():\n    return {'sede': 3}\n",
+        "unknown setting in mine.py",
+    ),
+}
+BROKEN_VALUES = {
+    "protect": {
+        "{'data': 5}": "data are 5; allowed: a name, a path",
+        "{'data': {'nme': 'x'}}": "unknown setting of data 'nme'",
+        "{'select': 5}": "mine.py: ",
+        "{'select': {'fracton': 1}}": "did you mean 'fraction'",
+        "{'select': {'classes': 5}}": "mine.py: ",
+        "{'generator': 5}": "unknown generator '5'",
+        "{'generator': {'radius': 4}}": "unknown generator None",
+        "{'generator': {'name': 'random_noise', 'radius': 'x'}}": "radius is 'x'",
+        "{'generator': {'name': 'random_noise', 'radus': 4}}": "did you mean 'radius'",
+        "{'seed': 'x'}": "seed holds 'x'",
+        "{'num_shards': 'x'}": "num_shards is 'x'",
+        "{'export': 'rund'}": "did you mean 'round'",
+    },
+    "evaluate": {
+        "{'train': 5}": "data are 5; allowed: a name, a path",
+        "{'victim': 5}": "victim is 5; allowed: the name of a protocol",
+        "{'victim': 'quik'}": "did you mean 'quick'",
+        "{'victim': {'epoch': 3}}": "did you mean 'epochs'",
+        "{'defense': 5}": "mine.py: ",
+        "{'defense': 'cutuot'}": "did you mean 'cutout'",
+        "{'seeds': 5}": "mine.py: ",
+        "{'seeds': ['x']}": "seeds holds 'x'",
+    },
+    "sweep": {
+        "{'data': 5}": "mine.py: ",
+        "{'seeds': 5}": "mine.py: ",
+        "{'generators': ['radnom_noise']}": "did you mean 'random_noise'",
+        "{'generators': {'a-b': None}}": "name 'a-b' in generators",
+        "{'defenses': 5}": "mine.py: ",
+        "{'victims': {'a': {'epoch': 3}}}": "did you mean 'epochs'",
+        "{'blocks': [5]}": "blocks hold 5",
+        "{'blocks': [{'seds': [1]}]}": "did you mean 'seeds'",
+        "{'blocks': [{'generators': ['none']}]}": "blocks[0].generators 'none'",
+    },
+    "measure": {
+        "{'data': 5}": "mine.py: ",
+        "{'victims': 5}": "mine.py: ",
+        "{'victim': 5}": "did you mean 'victims'",
+    },
+}
+
+
+@pytest.mark.parametrize("name", ["protect", "evaluate", "sweep", "measure"])
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_configuration_file_is_one_line(miue, site, name, case):
+    source, message = BROKEN[case]
+    (site / "mine.py").write_text(source)
+    before = _content(site)
+    result = miue(name, "--config", "mine.py", "--workdir=run")
+    _assert_refused(result, name, message)
+    assert "mine.py" in result[2]
+    assert _content(site) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [(n, v, m) for n, values in BROKEN_VALUES.items() for v, m in values.items()],
+)
+def test_a_bad_value_of_a_configuration_file_is_one_line(
+    miue, site, name, value, message
+):
+    (site / "mine.py").write_text(f"def get_config():\n    return {value}\n")
+    before = _content(site)
+    result = miue(name, "--config", "mine.py", "--workdir=run")
+    _assert_refused(result, name, message)
+    assert _content(site) == before
+
+
+# The rest of the command line.
+
+
+def test_compiled_programs_are_kept_unless_there_is_no_home(monkeypatch, tmp_path):
+    option = "jax_compilation_cache_dir"
+    before = jax.config.values[option]
+    try:
+        _command_line.keep_compiled()
+        assert jax.config.values[option] == before, "JAX was told where already"
+        jax.config.update(option, None)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        _command_line.keep_compiled()
+        assert jax.config.values[option] == f"{tmp_path}/miue_jax"
+        jax.config.update(option, None)
+        monkeypatch.delenv("XDG_CACHE_HOME")
+
+        def no_home():
+            raise RuntimeError("Could not determine home directory.")
+
+        monkeypatch.setattr(pathlib.Path, "home", no_home)
+        _command_line.keep_compiled()
+        assert jax.config.values[option] is None
+    finally:
+        jax.config.update(option, before)

@@ -1,11 +1,10 @@
-"""Data sets by name or by path, and the protected data set."""
+"""Data sets by name, by path, or from a user-defined function."""
 
 import dataclasses
 import os
 import pathlib
 
-from miue_jax import _checks
-from miue_jax._checks import check_number
+from miue_jax._checks import check_number, unknown
 from miue_jax.data import arrays, cifar_archive, folder, shapes, tfds, user_defined
 from miue_jax.data.dataset import (
     Dataset,
@@ -28,21 +27,24 @@ __all__ = [
 
 SPLITS = ("train", "test")
 
-# Images of the default data set for each split.
+# Images in each split of the default data set.
 _NUM_SHAPES = {"train": 5000, "test": 2000}
 _SUFFIXES = (".npz", ".tar", ".gz", ".tgz", ".bin", ".zip", ".png", ".jpg", ".jpeg")
 
 
 @dataclasses.dataclass(frozen=True)
 class DataSource:
-    """The name of a data set, and which part of it.
+    """A data set by name, and the part of it to load.
 
     Attributes:
       name: a name or path, see `load`.
       split: train or test.
-      per_class: images of each class, of a balanced subset; None for all.
-      seed: of the subset, and of procedural images.
-      data_dir: where TFDS keeps its prepared data.
+      per_class: images per class, for a balanced subset; None for all images.
+      seed: seed of the subset, and of procedural images.
+      data_dir: where TFDS keeps its prepared data; None for its default.
+
+    Raises:
+      ValueError: if a field has another type or value.
 
     Example:
       >>> from miue_jax import data
@@ -57,15 +59,20 @@ class DataSource:
     seed: int = 0
     data_dir: str | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("name", "data_dir"):
+            value = getattr(self, name)
+            if isinstance(value, os.PathLike):
+                # JSON has no paths.
+                object.__setattr__(self, name, os.fspath(value))
+            elif not isinstance(value, str) and (name == "name" or value is not None):
+                raise ValueError(f"data {name} is {value!r}; it must be a string")
+        _check_part(self.split, self.per_class, self.seed)
+
     def load(self) -> Dataset:
-        """Loads the data set, see `load`."""
-        return load(
-            self.name,
-            self.split,
-            per_class=self.per_class,
-            seed=self.seed,
-            data_dir=self.data_dir,
-        )
+        """Loads the data set, see `miue_jax.data.load`."""
+        given = dataclasses.asdict(self)
+        return load(given.pop("name"), **given)
 
 
 def load(
@@ -78,64 +85,97 @@ def load(
 ) -> Dataset:
     """Loads a data set.
 
+    It may be named in five ways; an existing path takes precedence:
+
+    - "shapes", ten classes of procedural images that need no download;
+    - a path: an image folder with one folder per class, perhaps below ``train`` and
+      ``test`` (or ``val``); a ``.npz`` file of arrays; a protected data set; or an
+      original CIFAR binary archive;
+    - the name of a TFDS data set, such as "cifar10" (needs ``miue_jax[tfds]``);
+    - ``module:function``, a function that returns ``(images, labels)``, ``(images,
+      labels, class_names)`` or a `Dataset`. It is called with the split if it has a
+      parameter ``split``; otherwise it has only the split "train";
+    - a `Dataset`, whose split is not looked at.
+
+    Images are (N, H, W, C) or, gray, (N, H, W): integers in [0, 255], or floats in
+    [0, 1], which are rounded to 8 bits.
+
     Args:
-      name_or_path: "shapes"; a path: an image folder (see `folder.load`), a `.npz` file
-        of arrays (`arrays.load`) or a protected data set, an original CIFAR binary
-        archive (`cifar_archive.load`); the name of a TFDS data set (`tfds.load`); or
-        module:function (see `user_defined.load`). An existing path takes precedence. A
-        `Dataset` is returned as it is.
+      name_or_path: the data set.
       split: "train" or "test".
-      per_class: images per class, of a balanced subset; None for all images.
-      seed: of the procedural images (for "shapes") and of the subset.
-      data_dir: where TFDS keeps its prepared data; its own default when None.
+      per_class: images per class, for a balanced subset; None for all images.
+      seed: seed of the procedural images ("shapes") and of the subset.
+      data_dir: where TFDS keeps its prepared data; None for its default.
 
     Returns:
       The data set, validated.
 
     Raises:
-      ValueError: on an unknown name (with the nearest ones), a path that does not exist
-        or cannot be read, a missing split, a class with fewer than `per_class` images.
+      ValueError: if the name is unknown (with the nearest ones), the path does not
+        exist or cannot be read, the split is missing, the data are not valid, or a
+        class has fewer than `per_class` images.
 
     Example:
       >>> from miue_jax import data
       >>> data.load("shapes", "test", per_class=2).images.shape
       (20, 32, 32, 3)
     """
+    _check_part(split, per_class, seed)
     if isinstance(name_or_path, Dataset):
-        return validate(name_or_path)
-    if split not in SPLITS:
-        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
-    name = os.fspath(name_or_path)
-    if per_class is not None:
-        check_number("per_class", per_class, "> 0", whole=True)
-    path, exists = _look_up(name)
-    if name == "shapes":
-        num_classes = len(shapes.CLASS_NAMES)
-        # A subset that is larger than the default is generated, not refused.
-        count = max(_NUM_SHAPES[split], (per_class or 0) * num_classes)
-        dataset = shapes.generate(count, seed=seed, split=split)
-    elif exists:
-        dataset = _load_path(path, split)
-    elif user_defined.is_name(name):
-        dataset = user_defined.load(name, split)
-    elif isinstance(name_or_path, os.PathLike) or _looks_like_path(name):
-        raise ValueError(f"{name}: no such file or folder")
-    elif tfds.exists(name):
-        dataset = tfds.load(name, split, data_dir=data_dir)
+        dataset = validate(name_or_path)
     else:
-        raise _unknown(name)
-    validate(dataset)
+        # What a loader returns has been validated.
+        dataset = _load(name_or_path, split, per_class or 0, seed, data_dir)
     if per_class is None:
         return dataset
     return subset(dataset, per_class=per_class, seed=seed)
 
 
+def _check_part(split: object, per_class: object, seed: object) -> None:
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+    if per_class is not None:
+        check_number("per_class", per_class, "> 0", whole=True)
+    check_number("seed", seed, ">= 0", whole=True)
+
+
+def _load(
+    given: str | os.PathLike[str],
+    split: str,
+    per_class: int,
+    seed: int,
+    data_dir: str | os.PathLike[str] | None,
+) -> Dataset:
+    name = os.fspath(given)
+    path, exists = _look_up(name)
+    if name == "shapes":
+        # A subset that is larger than the default is generated, not refused.
+        count = max(_NUM_SHAPES[split], per_class * len(shapes.CLASS_NAMES))
+        return shapes.generate(count, seed=seed, split=split)
+    if exists:
+        return _load_path(path, split)
+    if user_defined.is_name(name):
+        return user_defined.load(name, split)
+    if isinstance(given, os.PathLike) or _looks_like_path(name):
+        raise ValueError(f"{name}: no such file or folder")
+    if tfds.exists(name):
+        return tfds.load(name, split, data_dir=data_dir)
+    install = "" if tfds.installed() else f" ({tfds.INSTALL})"
+    allowed = ("'shapes'", "an existing path", f"a TFDS name{install}")
+    raise unknown(
+        "data set",
+        name,
+        ("shapes", *tfds.names()),
+        allowed=(*allowed, "module:function"),
+    )
+
+
 def _look_up(name: str) -> tuple[pathlib.Path, bool]:
-    """The name as a path, and whether it is there."""
+    """Returns the name as a path, and whether it exists."""
     try:
         path = pathlib.Path(name).expanduser()
         return path, bool(name) and path.exists()
-    except (OSError, RuntimeError) as error:  # too long; of an unknown user
+    except (OSError, RuntimeError) as error:  # too long, or of an unknown user
         raise ValueError(f"{name}: cannot be looked up ({error})") from error
 
 
@@ -145,7 +185,7 @@ def _load_path(path: pathlib.Path, split: str) -> Dataset:
             return cifar_archive.load(path, split)
         return folder.load(path, split)
     if path.suffix == ".npz":
-        from miue_jax.data import artifact
+        from miue_jax.data import artifact  # heavy: image metrics
 
         if not artifact.is_artifact(path):
             return arrays.load(path, split)
@@ -168,14 +208,5 @@ def _looks_like_path(name: str) -> bool:
         return True
     if name.lower().endswith(_SUFFIXES):
         return True
-    # TFDS writes configurations with a slash, as in "imagenet_resized/32x32".
+    # TFDS names configurations with a slash, as in "imagenet_resized/32x32".
     return "/" in name and tfds.installed() and not tfds.exists(name)
-
-
-def _unknown(name: str) -> ValueError:
-    install = "" if tfds.installed() else f" ({tfds.INSTALL})"
-    allowed = (
-        *("'shapes'", "an existing path", f"a TFDS name{install}"),
-        "module:function",
-    )
-    return _checks.unknown("data set", name, ("shapes", *tfds.names()), allowed=allowed)

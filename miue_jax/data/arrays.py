@@ -8,7 +8,7 @@ import numpy as np
 from miue_jax.data import npz
 from miue_jax.data.dataset import Dataset, validate
 
-# The names of images and labels in the file, for each split: the first pair found.
+# Names of images and labels in a file, for each split; the first pair found counts.
 _KEYS = {
     "train": (
         ("x_train", "y_train"),
@@ -20,11 +20,11 @@ _KEYS = {
 
 
 def load(path: str | os.PathLike[str], split: str = "train") -> Dataset:
-    """Reads images and labels from a `.npz` file, without unpickling anything.
+    """Reads images and labels from a ``.npz`` file, without unpickling anything.
 
     The arrays are ``images`` and ``labels`` (read as "train"), or ``x_train``,
     ``y_train``, ``x_test``, ``y_test``, or ``train_images``, ``train_labels``,
-    ``test_images``, ``test_labels``; ``class_names`` is optional, without it the
+    ``test_images``, ``test_labels``. ``class_names`` is optional; without it the
     classes are called "0", "1", ... and none may be missing.
 
     Args:
@@ -37,8 +37,19 @@ def load(path: str | os.PathLike[str], split: str = "train") -> Dataset:
       The data set.
 
     Raises:
-      ValueError: naming the file and array: unreadable or pickled content, missing
-        arrays, wrong shapes, NaN or values out of range, labels without a class.
+      ValueError: naming the file and array, if the content is unreadable or pickled, an
+        array is missing, has a wrong shape, NaN or values out of range, or a label has
+        no class.
+
+    Example:
+      >>> import tempfile
+      >>> import numpy as np
+      >>> from miue_jax.data import arrays
+      >>> images, labels = np.zeros((4, 8, 8), np.uint8), np.array([0, 1, 0, 1])
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     np.savez(f"{folder}/data.npz", images=images, labels=labels)
+      ...     arrays.load(f"{folder}/data.npz").images.shape
+      (4, 8, 8, 1)
     """
     content = npz.read(path)
     try:
@@ -75,21 +86,29 @@ def dataset(
     image_key: str = "images",
     label_key: str = "labels",
 ) -> Dataset:
-    """Converts arrays to a data set.
+    """Converts arrays to a data set and validates it.
 
     Args:
       images: (N, H, W, C) or, gray, (N, H, W): integers in [0, 255], or floats in
         [0, 1], which are rounded to 8 bits.
       labels: (N,) or (N, 1) integers.
-      class_names: one per class; None to call them "0", "1", ..., none missing.
-      image_key: what the images are called in messages.
-      label_key: what the labels are called in messages.
+      class_names: one name per class; None to call them "0", "1", ..., none missing.
+      image_key: name of the images in messages.
+      label_key: name of the labels in messages.
 
     Returns:
       The data set.
 
     Raises:
-      ValueError: for wrong shapes, NaN or values out of range, labels without a class.
+      ValueError: if an array has a wrong shape, NaN or values out of range, or a label
+        has no class.
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax.data import arrays
+      >>> half = np.full((2, 8, 8, 3), 0.5)
+      >>> int(arrays.dataset(half, np.array([0, 1])).images[0, 0, 0, 0])
+      128
     """
     pixels, classes = _to_uint8(image_key, images), _to_int32(label_key, labels)
     if class_names is None:
@@ -153,7 +172,7 @@ def _count_classes(key: str, labels: np.ndarray) -> tuple[str, ...]:
     if missing.size:
         raise ValueError(
             f"{key} must run through 0, 1, 2, ... without a gap, but has "
-            f"{present[missing[0]]} and no {missing[0]}; if that is meant, store the "
-            "classes as class_names"
+            f"{present[missing[0]]} and no {missing[0]}; if that is intended, store "
+            "the classes as class_names"
         )
     return tuple(str(label) for label in range(present.size))

@@ -1,5 +1,6 @@
-"""The artifact: a protected data set as it would be published, in one ``.npz`` file."""
+"""The artifact: a protected data set as it is published, in one ``.npz`` file."""
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -14,7 +15,7 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
-from miue_jax.budget import Budget, audit, quantize
+from miue_jax.budget import Budget, audit, check_within, quantize
 from miue_jax.data import atomic, npz
 from miue_jax.data.dataset import Dataset, fingerprint, validate
 from miue_jax.image import quality
@@ -25,31 +26,27 @@ _REQUIRED = ("format", "fingerprint", "source_fingerprint", "radius")
 
 
 class Protected(NamedTuple):
-    """A protected data set and where it comes from.
+    """A protected data set and its provenance.
 
     Attributes:
       dataset: the protected images in the order of the source, with its labels.
-      metadata: what JSON can hold. The maker's own entries (method, settings, seed) and
-        `format`, `norm` and `radius` (see `Budget`; without `norm` it is "linf"),
-        `source_fingerprint` and `fingerprint` (of the clean and the protected data
-        set), `export` (see `quantize`; without it, it is "round"), `audit`
-        (see `audit`),
-        `psnr` (decibels, null if nothing changed) and `ssim` (null if nothing changed
-        or the images are below 11 pixels), both of the images that changed,
-        `perturbed` (how many images changed, in all and by class), `delta_sha256` (of
-        the float perturbation as its file holds it) and `versions`.
+      metadata: a JSON object: the entries given to `build` (method, settings, seed) and
+        ``format``; ``norm`` and ``radius`` (see `Budget`; "linf" if ``norm`` is
+        missing); ``source_fingerprint`` and ``fingerprint`` of the clean and the
+        protected data set; ``export`` (see `quantize`; "round" if missing); ``audit``
+        (see `audit`); ``psnr`` (decibels) and ``ssim`` of the images that changed (null
+        if none did, ``ssim`` also for images below 11 pixels); ``perturbed`` (how many
+        images changed, in all and per class); ``delta_sha256`` of the float
+        perturbation as its file holds it; and ``versions``.
 
     Example:
       >>> import numpy as np
-      >>> from miue_jax import data
-      >>> images = np.zeros((4, 8, 8, 3), np.uint8)
-      >>> labels = np.array([0, 1, 0, 1], np.int32)
-      >>> tiny = data.Dataset(images, labels, ("cat", "dog"))
       >>> from miue_jax.budget import Budget
-      >>> from miue_jax.data import artifact
-      >>> delta = np.full(images.shape, 2 / 255, np.float32)
-      >>> made = artifact.build(tiny, delta, budget=Budget(), metadata={"seed": 0})
-      >>> made.metadata["audit"]["max_change"]
+      >>> from miue_jax.data import artifact, shapes
+      >>> clean = shapes.generate(4)
+      >>> delta = np.full(clean.images.shape, 2 / 255, np.float32)
+      >>> protected = artifact.build(clean, delta, budget=Budget(), metadata={})
+      >>> protected.metadata["audit"]["max_change"]
       2
     """
 
@@ -64,58 +61,58 @@ def build(
     budget: Budget,
     metadata: Mapping[str, Any],
     export: str = "round",
+    source_fingerprint: str | None = None,
 ) -> Protected:
     """Adds a perturbation in whole gray levels, checks its budget and measures it.
 
     Args:
       clean: the source.
       delta: (N, H, W, C) float, in [0, 1] units.
-      budget: of every image's perturbation. Rounding to 8 bits moves every value by up
-        to half a gray level, another export by up to a whole one, which "l2" allows on
-        top of the radius.
-      metadata: what made the perturbation: JSON values, NumPy scalars included.
+      budget: the budget of every image's perturbation. Rounding to 8 bits moves a value
+        by up to half a gray level, another export by up to a whole one; "l2" allows
+        that on top of the radius.
+      metadata: how the perturbation was made: JSON values, NumPy scalars included.
       export: how it becomes whole gray levels, see `quantize`.
+      source_fingerprint: the fingerprint of `clean`, if it is known already.
 
     Returns:
       The protected data set.
 
     Raises:
-      ValueError: if the perturbation has another shape or type or is not finite, if it
-        exceeds the budget by more than rounding takes away, if the export is unknown,
-        or if `metadata` is not JSON or sets an entry that is measured here.
+      ValueError: if the perturbation has another shape or dtype or is not finite, if it
+        exceeds the budget by more than rounding removes, if the export is unknown, or
+        if `metadata` is not JSON or sets an entry that is measured here.
 
     Example:
       >>> import numpy as np
-      >>> from miue_jax import data
-      >>> images = np.zeros((4, 8, 8, 3), np.uint8)
-      >>> labels = np.array([0, 1, 0, 1], np.int32)
-      >>> tiny = data.Dataset(images, labels, ("cat", "dog"))
       >>> from miue_jax.budget import Budget
-      >>> from miue_jax.data import artifact
-      >>> delta = np.full(images.shape, 2 / 255, np.float32)
-      >>> made = artifact.build(tiny, delta, budget=Budget(), metadata={"seed": 0})
-      >>> int(made.dataset.images.max())
+      >>> from miue_jax.data import artifact, shapes
+      >>> clean = shapes.generate(4)
+      >>> delta = np.full(clean.images.shape, 2 / 255, np.float32)
+      >>> protected = artifact.build(clean, delta, budget=Budget(), metadata={})
+      >>> change = protected.dataset.images.astype(int) - clean.images
+      >>> int(change.max())
       2
     """
     validate(clean)
     delta = np.asarray(delta)
     norm, radius = budget.norm, budget.radius
     if norm == "linf" and radius is not None:
-        # 255 * (8 / 255) in float32 may be a hair below 8: `quantize` cuts fractions.
+        # In float32, 255 * (8 / 255) may fall just short of 8, and `quantize` cuts off
+        # fractions.
         nearest = float(np.rint(radius))
         radius = nearest if abs(radius - nearest) <= 1e-4 else float(radius)
     levels = radius if norm == "linf" and radius is not None else 255
     images = quantize(clean.images, delta, radius=levels, export=export)
-    if radius is not None:
-        off = 0.5 if export == "round" else 1.0
-        _check_within(clean.images, delta, images, Budget(norm, radius), off)
-    dataset = validate(Dataset(images, clean.labels, clean.class_names))
+    budget = Budget(norm, radius)
+    check_within(clean.images, delta, images, budget, export=export)
+    dataset = Dataset(images, clean.labels, clean.class_names)
     measured = {
         "format": FORMAT,
         "norm": norm,
         "radius": radius,
         "export": export,
-        "source_fingerprint": fingerprint(clean),
+        "source_fingerprint": source_fingerprint or fingerprint(clean),
         "fingerprint": fingerprint(dataset),
         "audit": audit(clean.images, images)._asdict(),
         **_quality(clean.images, images),
@@ -134,16 +131,19 @@ def save(
     protected: Protected,
     *,
     delta: ArrayLike | None = None,
+    verify: bool = True,
 ) -> None:
-    """Writes the artifact atomically; the same content gives the same bytes.
+    """Writes an artifact atomically; the same content gives the same bytes.
 
-    The float perturbation, if given, goes to `delta_path(path)`. If it is not, a file
-    of that name is removed: it would belong to an artifact that is gone.
+    The float perturbation, if given, goes to `delta_path(path)`. Otherwise a file of
+    that name is removed, since it would belong to another artifact.
 
     Args:
       path: a name that ends in ``.npz``, in a folder that exists.
       protected: what `build` or `load` returned.
       delta: (N, H, W, C) float, in [0, 1] units, before rounding.
+      verify: whether to check the images and `delta` against the metadata, which hashes
+        them; superfluous right after `build`.
 
     Raises:
       ValueError: if the name or the metadata are wrong, or the images or `delta` are
@@ -152,43 +152,32 @@ def save(
         stays as it was, though perhaps without its float perturbation.
 
     Example:
-      >>> import numpy as np
-      >>> from miue_jax import data
-      >>> images = np.zeros((4, 8, 8, 3), np.uint8)
-      >>> labels = np.array([0, 1, 0, 1], np.int32)
-      >>> tiny = data.Dataset(images, labels, ("cat", "dog"))
-      >>> from miue_jax.budget import Budget
-      >>> from miue_jax.data import artifact
-      >>> delta = np.full(images.shape, 2 / 255, np.float32)
-      >>> made = artifact.build(tiny, delta, budget=Budget(), metadata={"seed": 0})
       >>> import os, tempfile
+      >>> import numpy as np
+      >>> from miue_jax.budget import Budget
+      >>> from miue_jax.data import artifact, shapes
+      >>> clean = shapes.generate(4)
+      >>> delta = np.full(clean.images.shape, 2 / 255, np.float32)
+      >>> protected = artifact.build(clean, delta, budget=Budget(), metadata={})
       >>> with tempfile.TemporaryDirectory() as folder:
-      ...     artifact.save(f"{folder}/protected.npz", made, delta=delta)
+      ...     artifact.save(f"{folder}/protected.npz", protected, delta=delta)
       ...     sorted(os.listdir(folder))
       ['protected.delta.npy', 'protected.npz']
     """
     path = pathlib.Path(path)
     check_name(path)
-    dataset = validate(protected.dataset)
-    metadata = _plain(protected.metadata, "metadata")
-    _check_metadata(metadata, dataset)
-    if delta is None:
-        with atomic.write_file(path) as file:
-            _write(file, dataset, metadata)
-            delta_path(path).unlink(missing_ok=True)
-        return
-    delta = np.asarray(delta)
-    if delta.shape != dataset.images.shape:
-        raise ValueError(
-            f"the perturbation must have shape {dataset.images.shape}, "
-            f"got {delta.shape}"
-        )
-    check_delta(protected, delta)
-    with atomic.write_file(delta_path(path)) as delta_file:
-        np.lib.format.write_array(
-            delta_file, delta.astype("<f4", copy=False), allow_pickle=False
-        )
-        delta_file.flush()
+    dataset, metadata = protected.dataset, _plain(protected.metadata, "metadata")
+    delta = None if delta is None else np.asarray(delta)
+    if verify:
+        _check_metadata(metadata, validate(dataset))
+        if delta is not None:
+            check_delta(protected, delta)
+    with contextlib.ExitStack() as stack:
+        if delta is not None:
+            delta_file = stack.enter_context(atomic.write_file(delta_path(path)))
+            values = delta.astype("<f4", copy=False)
+            np.lib.format.write_array(delta_file, values, allow_pickle=False)
+            delta_file.flush()
         with atomic.write_file(path) as file:
             _write(file, dataset, metadata)
             # The old perturbation must never lie beside the new images.
@@ -196,9 +185,7 @@ def save(
 
 
 def load(path: str | os.PathLike[str]) -> Protected:
-    """Reads an artifact and checks that it is whole.
-
-    Nothing in the file is executed.
+    """Reads an artifact and checks that it is complete; nothing in it is executed.
 
     Args:
       path: the ``.npz`` file.
@@ -211,21 +198,17 @@ def load(path: str | os.PathLike[str]) -> Protected:
         written, or not an artifact.
 
     Example:
-      >>> import numpy as np
-      >>> from miue_jax import data
-      >>> images = np.zeros((4, 8, 8, 3), np.uint8)
-      >>> labels = np.array([0, 1, 0, 1], np.int32)
-      >>> tiny = data.Dataset(images, labels, ("cat", "dog"))
-      >>> from miue_jax.budget import Budget
-      >>> from miue_jax.data import artifact
-      >>> delta = np.full(images.shape, 2 / 255, np.float32)
-      >>> made = artifact.build(tiny, delta, budget=Budget(), metadata={"seed": 0})
       >>> import tempfile
+      >>> import numpy as np
+      >>> from miue_jax.budget import Budget
+      >>> from miue_jax.data import artifact, shapes
+      >>> clean = shapes.generate(4)
+      >>> delta = np.full(clean.images.shape, 2 / 255, np.float32)
+      >>> protected = artifact.build(clean, delta, budget=Budget(), metadata={})
       >>> with tempfile.TemporaryDirectory() as folder:
-      ...     artifact.save(f"{folder}/protected.npz", made)
-      ...     again = artifact.load(f"{folder}/protected.npz")
-      >>> again.metadata["seed"]
-      0
+      ...     artifact.save(f"{folder}/protected.npz", protected)
+      ...     artifact.load(f"{folder}/protected.npz").metadata["radius"]
+      8.0
     """
     arrays = npz.read(path)
     missing = [name for name in _ARRAYS if name not in arrays]
@@ -248,33 +231,46 @@ def load(path: str | os.PathLike[str]) -> Protected:
 
 
 def check_name(path: str | os.PathLike[str]) -> None:
-    """Checks that an artifact may have this name.
+    """Checks the name of an artifact.
 
     Args:
       path: the file to write.
 
     Raises:
       ValueError: if the name does not end in ``.npz``.
+
+    Example:
+      >>> from miue_jax.data import artifact
+      >>> artifact.check_name("protected.npz")
     """
     if pathlib.Path(path).suffix != ".npz":
         raise ValueError(f"{path}: the name of an artifact must end in .npz")
 
 
 def check_delta(protected: Protected, delta: np.ndarray) -> None:
-    """Checks that a float perturbation is the one that a data set was protected with.
+    """Checks that a data set was protected with this float perturbation.
 
     Args:
-      protected: the protected data set. One whose metadata lack the digest
-        of the perturbation is compared by shape only.
+      protected: the protected data set. If its metadata lack the digest of the
+        perturbation, only the shape is compared.
       delta: (N, H, W, C) float, in [0, 1] units.
 
     Raises:
-      ValueError: if it has another shape or other values.
+      ValueError: if the perturbation has another shape or other values.
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax.budget import Budget
+      >>> from miue_jax.data import artifact, shapes
+      >>> clean = shapes.generate(4)
+      >>> delta = np.full(clean.images.shape, 2 / 255, np.float32)
+      >>> protected = artifact.build(clean, delta, budget=Budget(), metadata={})
+      >>> artifact.check_delta(protected, delta)
     """
     if delta.shape != protected.dataset.images.shape:
         raise ValueError(
-            f"the perturbation has shape {delta.shape}, the protected images "
-            f"{protected.dataset.images.shape}"
+            f"the perturbation must have shape {protected.dataset.images.shape}, got "
+            f"{delta.shape}"
         )
     expected = protected.metadata.get("delta_sha256")
     if expected is not None and expected != delta_digest(delta):
@@ -282,26 +278,64 @@ def check_delta(protected: Protected, delta: np.ndarray) -> None:
 
 
 def delta_digest(delta: np.ndarray) -> str:
-    """Returns the SHA-256, in hexadecimal, of a perturbation as `save` writes it."""
+    """Returns the digest of a perturbation as `save` writes it.
+
+    Args:
+      delta: (N, H, W, C) float, in [0, 1] units.
+
+    Returns:
+      64 hexadecimal digits (SHA-256).
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax.data import artifact
+      >>> len(artifact.delta_digest(np.zeros((4, 8, 8, 3))))
+      64
+    """
     return hashlib.sha256(np.ascontiguousarray(delta, dtype="<f4").data).hexdigest()
 
 
 def is_artifact(path: str | os.PathLike[str]) -> bool:
-    """Returns whether a file is an artifact, without reading the images."""
+    """Tells whether a file is an artifact, without reading the images.
+
+    Args:
+      path: the file.
+
+    Returns:
+      Whether it has the arrays of one.
+
+    Example:
+      >>> from miue_jax.data import artifact
+      >>> artifact.is_artifact("missing.npz")
+      False
+    """
     return {"images", "metadata"} <= npz.names(path)
 
 
-def check_source(protected: Protected, clean: Dataset) -> None:
+def check_source(
+    protected: Protected, clean: Dataset, *, source_fingerprint: str | None = None
+) -> None:
     """Checks that a protected data set was made from these clean images.
 
     Args:
       protected: the protected data set.
-      clean: the data set that it is to be compared with.
+      clean: the clean data set.
+      source_fingerprint: the fingerprint of `clean`, if it is known already.
 
     Raises:
-      ValueError: if the fingerprint of the source is another one.
+      ValueError: if the source has another fingerprint.
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax.budget import Budget
+      >>> from miue_jax.data import artifact, shapes
+      >>> clean = shapes.generate(4)
+      >>> delta = np.full(clean.images.shape, 2 / 255, np.float32)
+      >>> protected = artifact.build(clean, delta, budget=Budget(), metadata={})
+      >>> artifact.check_source(protected, clean)
     """
-    expected, given = protected.metadata["source_fingerprint"], fingerprint(clean)
+    expected = protected.metadata["source_fingerprint"]
+    given = source_fingerprint or fingerprint(clean)
     if expected != given:
         raise ValueError(
             "the protected data set was made from another source: its fingerprint is "
@@ -317,19 +351,16 @@ def describe(protected: Protected) -> str:
       protected: what `build` or `load` returned.
 
     Returns:
-      Its size, the largest change, PSNR and SSIM where they are defined.
+      Its size, the largest change, and PSNR and SSIM if they are defined.
 
     Example:
       >>> import numpy as np
-      >>> from miue_jax import data
-      >>> images = np.zeros((4, 8, 8, 3), np.uint8)
-      >>> labels = np.array([0, 1, 0, 1], np.int32)
-      >>> tiny = data.Dataset(images, labels, ("cat", "dog"))
       >>> from miue_jax.budget import Budget
-      >>> from miue_jax.data import artifact
-      >>> delta = np.full(images.shape, 2 / 255, np.float32)
-      >>> made = artifact.build(tiny, delta, budget=Budget(), metadata={"seed": 0})
-      >>> artifact.describe(made)
+      >>> from miue_jax.data import artifact, shapes
+      >>> clean = shapes.generate(4)
+      >>> delta = np.full(clean.images.shape, 2 / 255, np.float32)
+      >>> protected = artifact.build(clean, delta, budget=Budget(), metadata={})
+      >>> artifact.describe(protected).partition(", SSIM")[0]
       '4 images, largest change 2 gray levels, PSNR 42.11 dB'
     """
     meta = protected.metadata
@@ -348,7 +379,19 @@ def describe(protected: Protected) -> str:
 
 
 def delta_path(path: str | os.PathLike[str]) -> pathlib.Path:
-    """Returns the path of an artifact's float perturbation: ``<stem>.delta.npy``."""
+    """Returns the path of an artifact's float perturbation, ``<stem>.delta.npy``.
+
+    Args:
+      path: the artifact.
+
+    Returns:
+      The path, in the same folder.
+
+    Example:
+      >>> from miue_jax.data import artifact
+      >>> artifact.delta_path("protected.npz").name
+      'protected.delta.npy'
+    """
     return pathlib.Path(path).with_suffix(".delta.npy")
 
 
@@ -384,49 +427,12 @@ def _check_metadata(metadata: dict[str, Any], dataset: Dataset) -> None:
         raise ValueError(
             f"format {metadata['format']!r} is unknown; this version reads {FORMAT}"
         )
-    # Raises if it is not a budget.
+    # Raises if they are not a budget.
     Budget(metadata.get("norm", "linf"), metadata["radius"])
     if not isinstance(metadata["source_fingerprint"], str):
         raise ValueError("source_fingerprint in the metadata is not a string")
     if metadata["fingerprint"] != fingerprint(dataset):
         raise ValueError("the images or labels are not those that were protected")
-
-
-def _check_within(
-    clean: np.ndarray,
-    delta: np.ndarray,
-    images: np.ndarray,
-    budget: Budget,
-    off: float,
-) -> None:
-    # `quantize` cuts to the budget. More than rounding errors to cut means that the
-    # perturbation was made for another budget. Making levels whole moves each value by
-    # up to `off` of a level.
-    norm, radius = budget.norm, budget.radius
-    assert radius is not None
-    change = np.maximum(images, clean) - np.minimum(images, clean)
-    axes = (1, 2, 3)
-    if norm == "linf":
-        wanted = 255 * np.maximum(delta.max(axes), -delta.min(axes)).astype(np.float32)
-        done, unit = change.max(axes), "gray levels"
-        allowed = radius + 0.5, radius
-    elif norm == "l2":
-        wanted = np.linalg.norm(delta.reshape(len(delta), -1), axis=1)
-        done = np.linalg.norm(change.reshape(len(delta), -1) / np.float32(255), axis=1)
-        unit = "in L2"
-        rounding = off / 255 * math.sqrt(math.prod(clean.shape[1:]))
-        allowed = radius * (1 + 1e-4), (radius + rounding) * (1 + 1e-4)
-    else:
-        wanted, done = ((x != 0).any(3).sum((1, 2)) for x in (delta, change))
-        unit, allowed = "pixels", (radius, radius)
-    for largest, most in zip((wanted, done), allowed, strict=True):
-        over = np.flatnonzero(largest > most)
-        if over.size:
-            raise ValueError(
-                f"the perturbation of image {over[0]} reaches {largest[over[0]]:g} "
-                f"{unit}, the radius allows {radius:g} ({over.size} of "
-                f"{len(images)} images exceed it)"
-            )
 
 
 def _quality(clean: np.ndarray, images: np.ndarray) -> dict[str, float | None]:
@@ -459,7 +465,7 @@ def _versions() -> dict[str, str]:
 
 
 def _plain(value: Any, where: str) -> Any:
-    """Copies a value that JSON can hold, or names the entry that it cannot."""
+    """Copies a value as plain JSON, or names the entry that JSON cannot hold."""
     if isinstance(value, Mapping):
         for name in value:
             if not isinstance(name, str):

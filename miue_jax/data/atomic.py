@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all."""
+"""Atomic writes: files and folders appear complete or not at all."""
 
 import contextlib
 import errno
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
-# NumPy writes files in a way that forgets why it failed.
+# When a write fails, NumPy does not say why.
 _CUT_SHORT = re.compile(r"\d+ requested and \d+ written")
 
 
@@ -20,15 +20,24 @@ def write_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Opens a temporary file that is renamed to `path` on success.
 
     Args:
-      path: the file to create or replace; its folder must exist.
+      path: the file to create or replace; its parent folder must exist.
 
     Yields:
       The binary file to write to.
 
     Raises:
-      ValueError: if the folder does not exist.
-      OSError: naming `path`, if it cannot be written; nothing is left behind and a file
-        that was there before stays as it was.
+      ValueError: if the parent folder does not exist.
+      OSError: naming `path`, if it cannot be written; nothing is left behind, and a
+        file that was there before stays as it was.
+
+    Example:
+      >>> import os, tempfile
+      >>> from miue_jax.data import atomic
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     with atomic.write_file(f"{folder}/data.bin") as file:
+      ...         size = file.write(b"data")
+      ...     os.listdir(folder)
+      ['data.bin']
     """
     path = pathlib.Path(path)
     temporary = _beside(path)
@@ -46,17 +55,26 @@ def write_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def write_folder(root: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
-    """Makes a temporary folder that is renamed to `root` on success.
+    """Creates a temporary folder that is renamed to `root` on success.
 
     Args:
-      root: the folder to create; it must not exist, or be empty.
+      root: the folder to create; it must not exist, or must be empty.
 
     Yields:
       The temporary folder to fill.
 
     Raises:
-      ValueError: if the folder above does not exist or `root` is not empty.
+      ValueError: if the parent folder does not exist or `root` is not empty.
       OSError: naming `root`, if something cannot be written; nothing is left behind.
+
+    Example:
+      >>> import os, tempfile
+      >>> from miue_jax.data import atomic
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     with atomic.write_folder(f"{folder}/images") as images:
+      ...         size = (images / "0.png").write_bytes(b"data")
+      ...     os.listdir(f"{folder}/images")
+      ['0.png']
     """
     root = pathlib.Path(root)
     check_new_folder(root)
@@ -64,7 +82,7 @@ def write_folder(root: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     try:
         temporary.mkdir()
         yield temporary
-        # Once for all of them: of thousands of small files each would take its time.
+        # Once for all files: thousands of small ones would each take their time.
         os.sync()
         os.replace(temporary, root)
     except OSError as error:
@@ -74,13 +92,17 @@ def write_folder(root: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
 
 
 def check_new_folder(root: str | os.PathLike[str]) -> None:
-    """Checks that `write_folder` may make a folder.
+    """Checks that `write_folder` may create a folder.
 
     Args:
       root: the folder to create.
 
     Raises:
-      ValueError: if the folder above does not exist or `root` is not empty.
+      ValueError: if the parent folder does not exist or `root` is not empty.
+
+    Example:
+      >>> from miue_jax.data import atomic
+      >>> atomic.check_new_folder("a-new-folder")
     """
     root = pathlib.Path(root)
     _check_parent(root)
@@ -89,13 +111,17 @@ def check_new_folder(root: str | os.PathLike[str]) -> None:
 
 
 def check_new_file(path: str | os.PathLike[str]) -> None:
-    """Checks that `write_file` may make a file.
+    """Checks that `write_file` may write a file.
 
     Args:
       path: the file to create or replace.
 
     Raises:
-      ValueError: if the folder above does not exist or `path` is a folder.
+      ValueError: if the parent folder does not exist or `path` is a folder.
+
+    Example:
+      >>> from miue_jax.data import atomic
+      >>> atomic.check_new_file("protected.npz")
     """
     path = pathlib.Path(path)
     _check_parent(path)
@@ -106,10 +132,19 @@ def check_new_file(path: str | os.PathLike[str]) -> None:
 def remove_unfinished(folder: str | os.PathLike[str]) -> None:
     """Removes what killed writers left in a folder and below it.
 
-    Call it only where no other process is writing.
+    No other process may be writing there.
 
     Args:
-      folder: the folder to clear.
+      folder: the folder.
+
+    Example:
+      >>> import os, tempfile
+      >>> from miue_jax.data import atomic
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     open(f"{folder}/.a.npz.{32 * '0'}.tmp", "w").close()
+      ...     atomic.remove_unfinished(folder)
+      ...     os.listdir(folder)
+      []
     """
     for path in [*pathlib.Path(folder).rglob(".*.tmp")]:
         if _TEMPORARY.fullmatch(path.name) is None:

@@ -22,7 +22,7 @@ class _Layout(NamedTuple):
     name: str
     train: tuple[str, ...]
     test: tuple[str, ...]
-    # Images a file of each split.
+    # Images per file of each split.
     records: dict[str, int]
     # Bytes before the pixels; the last one is the (fine) label.
     label_bytes: int
@@ -50,8 +50,8 @@ _LAYOUTS = (
         num_classes=100,
     ),
 )
-# Files of the archives for Python, which are pickles. Some of the names are so common
-# that one alone says nothing.
+# Files of the Python versions, which are pickles. Some names are so common that one
+# file alone means nothing.
 _PICKLES = {
     "cifar-10": {"batches.meta", "data_batch_1", "test_batch"},
     "cifar-100": {"meta", "train", "test"},
@@ -59,13 +59,21 @@ _PICKLES = {
 
 
 def is_archive(path: str | os.PathLike[str]) -> bool:
-    """Tells whether the path is a tar file or a folder with files of either version.
+    """Tells whether a path is a tar file, or a folder with files of either version.
 
     Args:
       path: an existing file or folder.
 
     Returns:
-      True where `load` is to be used, whether or not it will succeed.
+      Whether `load` should read it, whether or not it will succeed.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> from miue_jax.data import cifar_archive
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     pathlib.Path(folder, "data_batch_1.bin").touch()
+      ...     cifar_archive.is_archive(folder)
+      True
     """
     path = pathlib.Path(path)
     if path.is_file():
@@ -88,8 +96,12 @@ def load(path: str | os.PathLike[str], split: str = "train") -> Dataset:
       50,000 or 10,000 images of 32x32x3 with their labels and class names.
 
     Raises:
-      ValueError: naming the file: missing or truncated files, labels out of range, or
-        the archive for Python, which is a pickle and never opened.
+      ValueError: naming the file, if files are missing or truncated, labels are out of
+        range, or it is the Python version, which is a pickle and never opened.
+
+    Example:
+      >>> from miue_jax.data import cifar_archive
+      >>> train = cifar_archive.load("cifar-10-binary.tar.gz")  # doctest: +SKIP
     """
     path = pathlib.Path(path)
     files = _read_folder(path, split) if path.is_dir() else _read_tar(path, split)
@@ -118,7 +130,7 @@ def _parse(
     if len(content) != expected:
         raise ValueError(
             f"{path}: {name} must have {expected} bytes, it has {len(content)}; "
-            "it is truncated or not of the binary version"
+            "it is truncated or not from the binary version"
         )
     rows = np.frombuffer(content, np.uint8).reshape(-1, record)
     labels = rows[:, layout.label_bytes - 1].astype(np.int32)
@@ -141,7 +153,7 @@ def _wanted(split: str) -> set[str]:
 
 
 def _read_folder(path: pathlib.Path, split: str) -> dict[str, bytes | None]:
-    """The files by name; None in place of the content where it is not needed."""
+    """Returns the files by name, with None for contents that are not needed."""
     wanted = _wanted(split)
     try:
         return {
@@ -157,7 +169,7 @@ def _read_tar(path: pathlib.Path, split: str) -> dict[str, bytes | None]:
     wanted = _wanted(split)
     files: dict[str, bytes | None] = {}
     try:
-        # As a stream: members are read in passing, and nothing is unpacked to disk.
+        # As a stream: members are read on the way, and nothing is unpacked to disk.
         with tarfile.open(path, "r|*") as archive:
             for member in archive:
                 name = pathlib.PurePosixPath(member.name).name
@@ -185,8 +197,8 @@ def _recognize(path: pathlib.Path, files: dict[str, bytes | None]) -> _Layout:
     version = _pickled(set(files))
     if version is not None:
         raise ValueError(
-            f"{path}: is the archive for Python, whose files are pickles and are "
-            f"not opened; download {version}-binary.tar.gz from "
+            f"{path}: is the Python version, whose files are pickles and are not "
+            f"opened; download {version}-binary.tar.gz from "
             "https://www.cs.toronto.edu/~kriz/cifar.html"
         )
     raise ValueError(
@@ -196,7 +208,7 @@ def _recognize(path: pathlib.Path, files: dict[str, bytes | None]) -> _Layout:
 
 
 def _pickled(files: set[str]) -> str | None:
-    """The version of which there are files for Python, if there are."""
+    """Returns the data set whose Python version the files are from, or None."""
     for version, names in _PICKLES.items():
         if len(files & names) > 1:
             return version

@@ -1,10 +1,11 @@
-"""Exports of a protected data set, and imports of perturbations made elsewhere."""
+"""Export of a protected data set, and import of perturbations made elsewhere."""
 
 import concurrent.futures
 import json
 import os
 import pathlib
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
@@ -12,37 +13,50 @@ import numpy as np
 from jax.typing import ArrayLike
 from PIL import Image
 
-from miue_jax.data import artifact as artifact
-from miue_jax.data import atomic, npz, torch_file
+from miue_jax.budget import to_unit
+from miue_jax.data import artifact, atomic, npz, torch_file
 from miue_jax.data.artifact import Protected
 from miue_jax.data.dataset import Dataset, validate
 
 _SUFFIXES = (".npy", ".npz", ".pt", ".pth")
 
-# Names of folders that Windows does not have, with any suffix, and the metadata's.
+# Names that Windows reserves, with any suffix, and the name of the metadata.
 _RESERVED = re.compile(
     r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?|metadata\.json", re.IGNORECASE
 )
-_LONGEST = 200  # bytes of a name, which file systems limit to 255
+_LONGEST = 200  # bytes of a folder's name; file systems allow 255
 
 
 def export_png_folder(protected: Protected, root: str | os.PathLike[str]) -> None:
     """Writes ``root/<class>/<index>.png`` and ``root/metadata.json``.
 
-    The index is the image's place in the source data set, so that its order can be
-    restored. A class whose name cannot be that of a folder everywhere goes into a
-    folder of a similar name, see `class_folders`; the metadata say which. The folder
-    appears when it is complete.
+    The index is the image's position in the source data set, so that its order can be
+    restored. A class whose name is not a safe folder name goes into a folder with a
+    similar name, see `class_folders`; ``class_folders`` in the metadata maps folders to
+    classes. The folder appears when it is complete.
 
     Args:
       protected: the protected data set.
       root: a folder that does not exist yet, or is empty.
 
     Raises:
-      ValueError: if `root` is not empty or the folder above it does not exist.
+      ValueError: if `root` is not empty or its parent folder does not exist.
       OSError: naming `root`, if something cannot be written; nothing is left behind.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> import numpy as np
+      >>> from miue_jax.budget import Budget
+      >>> from miue_jax.data import artifact, exchange, shapes
+      >>> clean = shapes.generate(2)
+      >>> delta = np.full(clean.images.shape, 2 / 255, np.float32)
+      >>> protected = artifact.build(clean, delta, budget=Budget(), metadata={})
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     exchange.export_png_folder(protected, f"{folder}/png")
+      ...     sorted(path.name for path in pathlib.Path(folder).rglob("*.png"))
+      ['00000.png', '00001.png']
     """
-    images, labels, class_names = validate(protected.dataset)
+    images, labels, class_names = protected.dataset
     atomic.check_new_folder(root)
     digits = max(5, len(str(len(images) - 1)))
     with atomic.write_folder(root) as folder:
@@ -69,10 +83,11 @@ def export_png_folder(protected: Protected, root: str | os.PathLike[str]) -> Non
 
 
 def class_folders(class_names: Sequence[str]) -> list[str]:
-    """Names folders after classes, so that every file system keeps them apart.
+    """Returns folder names for classes that are safe and unique on every file system.
 
-    Characters that a folder cannot have become underscores, and names that are
-    reserved, empty, too long, or equal but for case get a number.
+    Characters that a folder name cannot have become underscores, reserved names get a
+    leading underscore, long names are cut, and names that are equal but for case get a
+    number.
 
     Args:
       class_names: one name per class.
@@ -82,24 +97,30 @@ def class_folders(class_names: Sequence[str]) -> list[str]:
 
     Example:
       >>> from miue_jax.data import exchange
-      >>> exchange.class_folders(["cat", "Cat", "a/b"])
-      ['cat', 'Cat_2', 'a_b']
+      >>> exchange.class_folders(["cat", "Cat", "a/b", "con"])
+      ['cat', 'Cat_2', 'a_b', '_con']
     """
     folders: list[str] = []
     taken: set[str] = set()
     for name in class_names:
         stem = re.sub(r'[/\\:"*?<>|\x00-\x1f\x7f]', "_", name).lstrip(".").rstrip(". ")
-        stem = stem.encode()[:_LONGEST].decode(errors="ignore") or "_"
+        stem = stem.encode()[:_LONGEST].decode(errors="ignore").rstrip(". ") or "_"
+        stem = f"_{stem}" if _RESERVED.fullmatch(stem) else stem
         folder, number = stem, 2
-        while folder.casefold() in taken or _RESERVED.fullmatch(folder):
+        while _key(folder) in taken:
             folder, number = f"{stem}_{number}", number + 1
-        taken.add(folder.casefold())
+        taken.add(_key(folder))
         folders.append(folder)
     return folders
 
 
+def _key(name: str) -> str:
+    # What file systems compare that ignore case and the composition of accents.
+    return unicodedata.normalize("NFC", name.casefold())
+
+
 def read_delta(path: str | os.PathLike[str], protected: Protected) -> np.ndarray:
-    """Reads the float perturbation that lies beside a protected data set.
+    """Reads the float perturbation next to an artifact.
 
     Args:
       path: the artifact.
@@ -110,6 +131,19 @@ def read_delta(path: str | os.PathLike[str], protected: Protected) -> np.ndarray
 
     Raises:
       ValueError: naming the file, if it is missing, damaged, or of another artifact.
+
+    Example:
+      >>> import tempfile
+      >>> import numpy as np
+      >>> from miue_jax.budget import Budget
+      >>> from miue_jax.data import artifact, exchange, shapes
+      >>> clean = shapes.generate(2)
+      >>> delta = np.full(clean.images.shape, 2 / 255, np.float32)
+      >>> protected = artifact.build(clean, delta, budget=Budget(), metadata={})
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     artifact.save(f"{folder}/a.npz", protected, delta=delta)
+      ...     exchange.read_delta(f"{folder}/a.npz", protected).shape
+      (2, 32, 32, 3)
     """
     file = artifact.delta_path(path)
     if not file.is_file():
@@ -125,15 +159,24 @@ def read_delta(path: str | os.PathLike[str], protected: Protected) -> np.ndarray
 
 
 def export_delta_nchw(path: str | os.PathLike[str], delta: ArrayLike) -> None:
-    """Writes a perturbation as ``torch.from_numpy(numpy.load(path))`` expects it.
+    """Writes a perturbation for ``torch.from_numpy(numpy.load(path))``.
 
     Args:
       path: the ``.npy`` file; written atomically.
       delta: (N, H, W, C) float, in [0, 1] units. Written as (N, C, H, W) float32.
 
     Raises:
-      ValueError: if the name, the shape or the type differ from the above.
+      ValueError: if the name, the shape or the dtype differ from the above.
       OSError: naming the file, if it cannot be written; nothing is left behind.
+
+    Example:
+      >>> import tempfile
+      >>> import numpy as np
+      >>> from miue_jax.data import exchange
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     exchange.export_delta_nchw(f"{folder}/d.npy", np.zeros((2, 8, 9, 3)))
+      ...     np.load(f"{folder}/d.npy").shape
+      (2, 3, 8, 9)
     """
     path, delta = pathlib.Path(path), np.asarray(delta)
     check_delta_file(path)
@@ -152,14 +195,18 @@ def export_delta_nchw(path: str | os.PathLike[str], delta: ArrayLike) -> None:
 
 
 def check_delta_file(path: str | os.PathLike[str]) -> None:
-    """Checks that `export_delta_nchw` can begin.
+    """Checks that `export_delta_nchw` may write a file.
 
     Args:
       path: the ``.npy`` file.
 
     Raises:
-      ValueError: if the name differs from that, is a folder's, or the folder above it
-        does not exist.
+      ValueError: if the name does not end in ``.npy`` or is that of a folder, or its
+        parent folder does not exist.
+
+    Example:
+      >>> from miue_jax.data import exchange
+      >>> exchange.check_delta_file("delta.npy")
     """
     if pathlib.Path(path).suffix != ".npy":
         raise ValueError(f"{path}: the name must end in .npy")
@@ -169,27 +216,38 @@ def check_delta_file(path: str | os.PathLike[str]) -> None:
 def import_perturbation(
     path: str | os.PathLike[str], clean: Dataset, *, class_wise: bool | None = None
 ) -> np.ndarray:
-    """Reads a perturbation of a data set that was made elsewhere.
+    """Reads a perturbation that was made elsewhere.
 
-    - ``.npy``; ``.npz`` or ``.pt`` with one array of four axes; a protected data set.
-      Axes (N, H, W, C) or (N, C, H, W). Signed integers are gray levels. Floats are in
-      [0, 1] units if no value is beyond 1 and gray levels otherwise.
+    - ``.npy``; ``.npz`` or ``.pt`` with one array of four axes; or a protected data
+      set. The axes are (N, H, W, C) or (N, C, H, W). Signed integers are gray levels.
+      Floats are in [0, 1] units if no value exceeds 1, and gray levels otherwise.
     - a folder of protected images ``<class>/<index>.png`` or ``<index>.png``: the
-      difference from the clean image of that index.
+      differences from the clean images of these indices.
 
     No pickled code is executed.
 
     Args:
       path: the file or folder.
       clean: the data set that it perturbs, in the order of the perturbation.
-      class_wise: whether the first axis counts classes rather than images; None
-        decides by its length.
+      class_wise: whether the first axis counts classes rather than images; None to
+        decide by its length.
 
     Returns:
       (N, H, W, C) float32 in [0, 1] units.
 
     Raises:
       ValueError: naming the path, if it cannot be read or does not fit the data set.
+
+    Example:
+      >>> import tempfile
+      >>> import numpy as np
+      >>> from miue_jax.data import exchange, shapes
+      >>> clean = shapes.generate(20)
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     np.save(f"{folder}/delta.npy", np.full((10, 3, 32, 32), -8, np.int16))
+      ...     delta = exchange.import_perturbation(f"{folder}/delta.npy", clean)
+      >>> delta.shape, round(float(delta.min()), 4)
+      ((20, 32, 32, 3), -0.0314)
     """
     validate(clean)
     path = pathlib.Path(path)
@@ -214,7 +272,7 @@ def import_perturbation(
     else:
         raise ValueError(
             f"{path}: only folders of PNG files and {', '.join(_SUFFIXES)} files can "
-            "be read; pickles never are: convert them with np.save"
+            "be read; pickles are never opened: convert them with np.save"
         )
     try:
         return _fit(delta, clean, class_wise)
@@ -223,7 +281,7 @@ def import_perturbation(
 
 
 def _difference(images: np.ndarray, clean: np.ndarray) -> np.ndarray:
-    return np.subtract(images, clean, dtype=np.float32) / np.float32(255)
+    return to_unit(np.subtract(images, clean, dtype=np.float32))
 
 
 def _fit(delta: np.ndarray, clean: Dataset, class_wise: bool | None) -> np.ndarray:
@@ -247,7 +305,7 @@ def _fit(delta: np.ndarray, clean: Dataset, class_wise: bool | None) -> np.ndarr
         )
     if len(kinds) > 1:
         raise ValueError(
-            f"the data set has as many images as classes ({classes}): say class_wise"
+            f"the data set has as many images as classes ({classes}): set class_wise"
         )
     if nhwc == nchw:
         raise ValueError(f"shape {delta.shape} does not tell which axis is the channel")
@@ -276,7 +334,7 @@ def _scaled(delta: np.ndarray) -> np.ndarray:
     largest = max(delta.max(), -delta.min())
     if largest > 255:
         raise ValueError(f"a change of {largest:g} exceeds 255 gray levels")
-    return delta / np.float32(255) if integer or largest > 1 else delta
+    return to_unit(delta) if integer or largest > 1 else delta
 
 
 def _only_one(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> np.ndarray:
@@ -307,7 +365,7 @@ def _read_png_folder(root: pathlib.Path, clean: Dataset) -> np.ndarray:
             raise ValueError(f"{path}: the name must be the index of the image")
         index = int(path.stem)
         if index in paths:
-            raise ValueError(f"{path}: the index is that of {paths[index]} too")
+            raise ValueError(f"{path}: has the same index as {paths[index]}")
         if index >= len(clean.labels):
             raise ValueError(
                 f"{path}: the data set has only {len(clean.labels)} images"

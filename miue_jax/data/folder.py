@@ -1,4 +1,4 @@
-"""A tree of image files, one folder a class."""
+"""Image folders: files in one folder per class."""
 
 import concurrent.futures
 import os
@@ -12,17 +12,17 @@ from miue_jax.data.dataset import Dataset, validate
 SUFFIXES = (".png", ".jpg", ".jpeg")
 SPLITS = ("train", "test")
 
-# Names of the folder of test images where there is none called "test".
+# Names of the folder of test images if none is called "test".
 _VALIDATION = ("val", "validation")
 
 
 def load(root: str | os.PathLike[str], split: str = "train") -> Dataset:
     """Reads ``root/class/*.png|jpg|jpeg`` or ``root/train|test/class/...``.
 
-    Where there is no ``test`` folder, ``val`` or ``validation`` is the split "test".
-    Classes and files come in sorted order. With split folders the classes of ``train``
-    give the labels of both. Gray images become RGB unless all are gray (then C is 1);
-    the orientation in a photograph's EXIF data is applied.
+    If there is no ``test`` folder, ``val`` or ``validation`` is the split "test".
+    Classes and files are sorted. With split folders, the classes of ``train`` give the
+    labels of both. Gray images become RGB unless all are gray (then C is 1). The EXIF
+    orientation of photographs is applied.
 
     Args:
       root: the folder.
@@ -32,9 +32,20 @@ def load(root: str | os.PathLike[str], split: str = "train") -> Dataset:
       The data set.
 
     Raises:
-      ValueError: naming the folder or file: no images, one class, an empty class, an
-        image that cannot be read, images of several sizes, a split that is missing;
-        images beside the class folders or deeper than in them, links to nothing.
+      ValueError: naming the folder or file, if there are no images or only one class, a
+        class is empty, an image cannot be read, sizes differ, the split is missing,
+        images lie beside or below the class folders, or a link is broken.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> from PIL import Image
+      >>> from miue_jax.data import folder
+      >>> with tempfile.TemporaryDirectory() as root:
+      ...     for name in ("cat", "dog"):
+      ...         pathlib.Path(root, name).mkdir()
+      ...         Image.new("RGB", (8, 8)).save(pathlib.Path(root, name, "0.png"))
+      ...     folder.load(root).class_names
+      ('cat', 'dog')
     """
     root = pathlib.Path(root)
     if not root.is_dir():
@@ -92,7 +103,7 @@ def _folders(path: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _entries(folder: pathlib.Path) -> list[pathlib.Path]:
-    """What is in a folder, in sorted order, without what is hidden."""
+    """Lists what is in a folder, sorted, without hidden entries."""
     entries = [e for e in sorted(folder.iterdir()) if not e.name.startswith(".")]
     for entry in entries:
         if not entry.exists():
@@ -102,7 +113,7 @@ def _entries(folder: pathlib.Path) -> list[pathlib.Path]:
 
 def _check_no_images(folder: pathlib.Path, where: str) -> None:
     for entry in _entries(folder):
-        # Leaving out an image unsaid would change the data set.
+        # Skipping an image silently would change the data set.
         if entry.is_file() and entry.suffix.lower() in SUFFIXES:
             raise ValueError(f"{entry}: lies {where}, where no image is read")
 
@@ -116,7 +127,7 @@ def _image_files(folder: pathlib.Path) -> list[pathlib.Path]:
     files = [entry for entry in _entries(folder) if entry.is_file()]
     images = [file for file in files if file.suffix.lower() in SUFFIXES]
     for file in files:
-        # Nor may a picture of another format be left out.
+        # Nor may images in another format be skipped.
         suffix = file.suffix.lower()
         if suffix not in SUFFIXES and suffix in Image.registered_extensions():
             raise ValueError(f"{file}: only {', '.join(SUFFIXES)} files can be read")
@@ -129,7 +140,7 @@ def _decode(paths: list[pathlib.Path]) -> np.ndarray:
     first, _ = _read(paths[0])
     images = np.empty((len(paths), *first.shape), np.uint8)
     all_gray = True
-    # Pillow releases the interpreter lock while it decodes; threads beyond the cores
+    # Pillow releases the interpreter lock while it decodes; more threads than cores
     # would only compete for it.
     pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
     try:
@@ -154,7 +165,9 @@ def _read(path: pathlib.Path) -> tuple[np.ndarray, bool]:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: not a readable image ({error})") from error
     if image.mode.startswith(("I", "F")):
-        raise ValueError(f"{path}: has more than 8 bits a channel (mode {image.mode})")
+        raise ValueError(
+            f"{path}: has more than 8 bits per channel (mode {image.mode})"
+        )
     bands = image.getbands()
     if "A" in bands or "transparency" in image.info:
         alpha = np.asarray(image.convert("RGBA"))[..., 3]

@@ -1,10 +1,9 @@
-"""The default data set: ten procedural shapes, made in a second, nothing to download.
+"""The default data set: ten procedural shapes, generated in a second.
 
-Each image shows one shape of random place, size, rotation and color, lighter than the
-smooth random background. All classes have the same distribution of areas and colors:
-only the outline tells them apart. The constants set the difficulty: where classes are
-learned too easily no perturbation hides them, where they are too hard a clean model
-fails as well.
+Each image shows one shape of random position, size, rotation and color, lighter than
+the smooth random background. All classes have the same distribution of areas and
+colors: they differ in the outline only. The constants set the difficulty: if classes
+are too easy, no perturbation hides them; if they are too hard, a clean model fails too.
 """
 
 from collections.abc import Callable
@@ -15,14 +14,14 @@ from miue_jax._checks import check_number
 from miue_jax.data.dataset import Dataset
 
 SIZE = 32
-# Radius in pixels of the disc that has the shape's area.
+# Radius in pixels of the disc with the shape's area.
 RADIUS = (5.5, 8.5)
-# Largest rotation either way, in degrees.
+# Largest rotation in either direction, in degrees.
 ROTATION = 180.0
 # Distance in RGB, [0, 1] units, between the shape's and the background's mean color.
 CONTRAST = (0.12, 0.3)
-# How far the direction of that step may turn from white: at 0 shapes are lighter than
-# the background by gray, at infinity any direction is as likely as its opposite.
+# How far the direction of that step may turn from white: at 0, shapes are lighter than
+# the background by gray; at infinity, any direction is as likely as its opposite.
 COLOR_SPREAD = 0.5
 # The range of the background's mean color in each channel.
 BASE_COLOR = (0.1, 0.3)
@@ -36,7 +35,7 @@ NOISE = 0.01
 # Width in pixels of the edge's transition from background to shape.
 EDGE = 1.0
 
-# Images drawn together: a block's arrays stay in cache.
+# Images drawn at a time, so that their arrays stay in cache.
 _BLOCK = 250
 # Separates the streams of the splits for one seed.
 _STREAMS = {"train": 0, "test": 1}
@@ -48,10 +47,10 @@ def generate(num_images: int, *, seed: int = 0, split: str = "train") -> Dataset
     """Draws the data set.
 
     Args:
-      num_images: how many images; class ``i % 10`` for image i, hence balanced when 10
-        divides it.
-      seed: a non-negative integer. Images are made in blocks from streams of their own:
-        the first images of a larger set equal a smaller set.
+      num_images: how many images; image i has class ``i % 10``, so that the data set is
+        balanced if 10 divides it.
+      seed: a non-negative integer. Blocks of images have separate streams: the first
+        images of a larger set equal a smaller set.
       split: "train" or "test", whose streams never coincide.
 
     Returns:
@@ -60,6 +59,12 @@ def generate(num_images: int, *, seed: int = 0, split: str = "train") -> Dataset
 
     Raises:
       ValueError: if `num_images` < 1, `seed` < 0 or `split` is unknown.
+
+    Example:
+      >>> from miue_jax.data import shapes
+      >>> clean = shapes.generate(20)
+      >>> clean.images.shape, clean.class_names[clean.labels[18]]
+      ((20, 32, 32, 3), 'star')
     """
     check_number("num_images", num_images, "> 0", whole=True)
     check_number("seed", seed, ">= 0", whole=True)
@@ -82,7 +87,7 @@ def _draw(rng: np.random.Generator) -> np.ndarray:
 
     radius = uniform(*RADIUS)
     angle = np.deg2rad(uniform(-ROTATION, ROTATION))
-    # The disc of equal area lies wholly inside the image; a star's tips may leave it.
+    # The disc of equal area lies inside the image; a star's tips may leave it.
     center = SIZE / 2 + uniform(-1, 1, 2) * (SIZE / 2 - radius[:, None])
     mask = _masks(np.arange(count) % len(CLASS_NAMES), center, radius, angle)
 
@@ -104,7 +109,7 @@ def _draw(rng: np.random.Generator) -> np.ndarray:
 def _masks(
     labels: np.ndarray, center: np.ndarray, radius: np.ndarray, angle: np.ndarray
 ) -> np.ndarray:
-    """How much of each pixel the shape covers, in [0, 1]: (B, SIZE, SIZE)."""
+    """Returns how much of each pixel the shape covers, in [0, 1]: (B, SIZE, SIZE)."""
     pixels = np.arange(SIZE, dtype=np.float32) + 0.5
     x = (pixels[None, None, :] - center[:, 0, None, None]) / radius[:, None, None]
     y = (pixels[None, :, None] - center[:, 1, None, None]) / radius[:, None, None]
@@ -118,13 +123,13 @@ def _masks(
 
 
 def _fields(rng: np.random.Generator) -> np.ndarray:
-    """Smooth Gaussian fields of unit variance: (_BLOCK, 3, SIZE, SIZE)."""
+    """Draws smooth Gaussian fields of unit variance: (_BLOCK, 3, SIZE, SIZE)."""
     values = rng.standard_normal((_BLOCK, 3, FIELD_CELLS, FIELD_CELLS), np.float32)
     return _INTERPOLATION @ values @ _INTERPOLATION.T
 
 
 def _interpolation() -> np.ndarray:
-    """Gaussian weights from cells to pixels; each row's squares sum to one."""
+    """Returns Gaussian weights from cells to pixels; each row's squares sum to one."""
     pixels = (np.arange(SIZE) + 0.5) / SIZE * (FIELD_CELLS - 1)
     weights = np.exp(-((pixels[:, None] - np.arange(FIELD_CELLS)) ** 2) / 0.6)
     weights /= np.linalg.norm(weights, axis=1, keepdims=True)
@@ -132,7 +137,7 @@ def _interpolation() -> np.ndarray:
 
 
 def _polygon(*vertices: tuple[float, float]) -> _Distance:
-    """Signed distance to a polygon, scaled to the unit disc's area and centered."""
+    """Returns the signed distance to a polygon, centered, with the unit disc's area."""
     corners = np.asarray(vertices, np.float64)
     following = np.roll(corners, -1, axis=0)
     cross = corners[:, 0] * following[:, 1] - following[:, 0] * corners[:, 1]
@@ -184,7 +189,7 @@ def _ring(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _crescent() -> _Distance:
-    """A unit disc without a disc of radius 0.85 beside it, as a polygon."""
+    """Returns a unit disc minus a disc of radius 0.85 beside it, as a polygon."""
     cut, shift = 0.85, 0.55
     # The circles meet at x = meet; the arcs run between their meeting points.
     meet = (1 - cut**2 + shift**2) / (2 * shift)

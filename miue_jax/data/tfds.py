@@ -12,12 +12,30 @@ INSTALL = "TFDS names need: pip install miue_jax[tfds]"
 
 
 def installed() -> bool:
-    """Returns whether TFDS can be imported."""
+    """Tells whether TFDS is installed.
+
+    Returns:
+      Whether it can be imported.
+
+    Example:
+      >>> from miue_jax.data import tfds
+      >>> tfds.installed() in (True, False)
+      True
+    """
     return importlib.util.find_spec("tensorflow_datasets") is not None
 
 
 def names() -> tuple[str, ...]:
-    """Lists all TFDS data sets, of images or not; none if TFDS is not installed."""
+    """Lists the names of all TFDS data sets, of images or not.
+
+    Returns:
+      The names; none if TFDS is not installed.
+
+    Example:
+      >>> from miue_jax.data import tfds
+      >>> ("cifar10" in tfds.names()) == tfds.installed()
+      True
+    """
     if not installed():
         return ()
     import tensorflow_datasets as tfds
@@ -26,29 +44,45 @@ def names() -> tuple[str, ...]:
 
 
 def exists(name: str) -> bool:
-    """Returns whether TFDS knows the name, without its ``/config`` and ``:version``."""
+    """Tells whether TFDS has a data set.
+
+    Args:
+      name: its name, perhaps with ``/config`` and ``:version``.
+
+    Returns:
+      Whether TFDS knows the name.
+
+    Example:
+      >>> from miue_jax.data import tfds
+      >>> tfds.exists("no_such_data_set")
+      False
+    """
     return name.split("/")[0].split(":")[0] in names()
 
 
 def load(
     name: str, split: str = "train", *, data_dir: str | os.PathLike[str] | None = None
 ) -> Dataset:
-    """Reads a prepared data set through `tfds.data_source`.
+    """Reads a prepared data set through ``tfds.data_source``.
 
-    Nothing is downloaded: most data sets need TensorFlow once, to be prepared; the
-    error of one that is not prepared gives the command.
+    Nothing is downloaded. Most data sets need TensorFlow once, to be prepared; the
+    error for one that is not prepared gives the command.
 
     Args:
       name: for example "cifar10", "svhn_cropped" or "imagenet_resized/32x32".
-      split: "train" or "test"; where there is no "test" split, "validation" is that.
-      data_dir: where the prepared data are; TFDS's own default when None.
+      split: "train" or "test"; without a "test" split, "validation" is used.
+      data_dir: where the prepared data are; None for TFDS's default.
 
     Returns:
-      The data set, in TFDS's order.
+      The data set, in TFDS's order, validated.
 
     Raises:
-      ValueError: if TFDS is not installed or does not know the name, if the data are
-        not prepared for random access, or are not labeled images of one size.
+      ValueError: if TFDS is not installed or does not know the name, or the data are
+        not prepared for random access or are not labeled images of one size.
+
+    Example:
+      >>> from miue_jax.data import tfds
+      >>> train = tfds.load("cifar10")  # doctest: +SKIP
     """
     if not installed():
         raise ValueError(f"{name!r}: {INSTALL}")
@@ -67,15 +101,10 @@ def load(
     if splits and split not in splits:
         raise ValueError(f"{name!r} has the splits {', '.join(splits)}, not {split!r}")
     try:
-        # The decorated method's annotation loses its `self`.
+        # The decorated method is annotated without its `self`.
         read: Any = builder.as_data_source
         source = read(split)
-    except (
-        KeyError,
-        NotImplementedError,
-        ValueError,
-        OSError,
-    ) as error:
+    except (KeyError, NotImplementedError, ValueError, OSError) as error:
         raise ValueError(_not_prepared(name, builder, directory)) from error
     images: np.ndarray | None = None
     labels = np.empty(len(source), np.int32)
@@ -100,11 +129,11 @@ def load(
 
 
 def _keys(name: str, builder: Any) -> tuple[str, str]:
-    """The keys of the image and of the label in an example."""
+    """Returns the keys of the image and of the label in an example."""
     features = builder.info.features
     keys = builder.info.supervised_keys or ("image", "label")
     kinds = {key: type(features[key]).__name__ for key in features}
-    # Supervised keys may be nested; those of images with labels are not.
+    # Supervised keys may be nested, but not those of labeled images.
     found = [kinds.get(key) if isinstance(key, str) else None for key in keys]
     if found != ["Image", "ClassLabel"]:
         raise ValueError(

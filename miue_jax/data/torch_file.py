@@ -1,9 +1,9 @@
 """Tensors in a file written by ``torch.save``, read without executing it.
 
-Such a file is a zip archive: the raw numbers lie in ``<name>/data/<key>``, and
-``<name>/data.pkl`` is a pickle that says how to make tensors of them. A pickle is a
-program, so only the calls that make a tensor are understood, and they are answered
-by functions of this module; anything else is refused.
+Such a file is a zip archive: the raw numbers are in ``<name>/data/<key>``, and
+``<name>/data.pkl`` is a pickle that builds tensors from them. A pickle is a program, so
+only the calls that build a tensor are understood, and functions of this module answer
+them; anything else is refused.
 """
 
 import collections
@@ -42,13 +42,17 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
       path: the file.
 
     Returns:
-      The tensors as read-only arrays, by their place: "" for the object itself,
-      "['delta']" or "[0]" inside dictionaries, lists and tuples.
+      The tensors as read-only arrays, by path: "" for the object itself, "['delta']" or
+      "[0]" inside dictionaries, lists and tuples.
 
     Raises:
-      ValueError: naming the file, if it is missing, truncated, in the old format that
-        is a bare pickle, or refers to anything but tensors, lists, tuples,
-        dictionaries, numbers and strings.
+      ValueError: naming the file, if it is missing, truncated, a bare pickle (the old
+        format), or refers to anything but tensors, lists, tuples, dictionaries, numbers
+        and strings.
+
+    Example:
+      >>> from miue_jax.data import torch_file
+      >>> tensors = torch_file.read_tensors("delta.pt")  # doctest: +SKIP
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -84,7 +88,7 @@ def _load(archive: zipfile.ZipFile) -> Any:
     return _Unpickler(archive, prefix).load()
 
 
-# What the pickle gets in its hands can be neither called nor changed by it.
+# The pickle can neither call nor change these.
 class _Storage(NamedTuple):
     values: np.ndarray
 
@@ -94,7 +98,7 @@ class _Tensor(NamedTuple):
 
 
 class _RebuildTensor:
-    """What the pickle gets for ``torch._utils._rebuild_tensor_v2``."""
+    """Stands for ``torch._utils._rebuild_tensor_v2`` in the pickle."""
 
     __slots__ = ()
 

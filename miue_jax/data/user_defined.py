@@ -1,4 +1,4 @@
-"""Data sets that a function of the user returns, named ``module:function``."""
+"""Data sets from user-defined functions, named ``module:function``."""
 
 import inspect
 import re
@@ -8,15 +8,25 @@ import numpy as np
 
 from miue_jax import _checks
 from miue_jax.data import arrays
-from miue_jax.data.dataset import Dataset, validate
+from miue_jax.data.dataset import Dataset
 
+# TFDS names with a version, such as ``mnist:3.0.1``, do not have this form.
 _NAME = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 def is_name(name: str) -> bool:
-    """Tells whether a name has the form module:function.
+    """Tells whether a name has the form ``module:function``.
 
-    Names of TFDS versions, such as ``mnist:3.0.1``, do not.
+    Args:
+      name: the name.
+
+    Returns:
+      Whether it has.
+
+    Example:
+      >>> from miue_jax.data import user_defined
+      >>> user_defined.is_name("my_data:faces"), user_defined.is_name("mnist:3.0.1")
+      (True, False)
     """
     return _NAME.fullmatch(name) is not None
 
@@ -24,21 +34,31 @@ def is_name(name: str) -> bool:
 def load(name: str, split: str = "train") -> Dataset:
     """Calls a user-defined function that returns a data set.
 
-    It returns a `Dataset`, ``(images, labels)`` or ``(images, labels, class_names)``,
-    with images and labels as in a `.npz` file (see `arrays.load`). If it has a
-    parameter ``split``, it is called with "train" or "test"; otherwise it has only the
-    split "train".
+    The function returns ``(images, labels)``, ``(images, labels, class_names)`` or a
+    `Dataset`, with images and labels as in a ``.npz`` file (see `arrays.load`). If it
+    has a parameter ``split``, it is called with "train" or "test"; otherwise it has
+    only the split "train".
 
     Args:
-      name: module:function, where the module can be imported.
+      name: ``module:function``; the module must be importable.
       split: "train" or "test".
 
     Returns:
-      The data set.
+      The data set, validated.
 
     Raises:
       ValueError: naming the function, if it cannot be imported, fails, or returns
         something else.
+
+    Example:
+      >>> import sys, types
+      >>> import numpy as np
+      >>> from miue_jax.data import user_defined
+      >>> sys.modules["my_data"] = types.SimpleNamespace(
+      ...     squares=lambda: (np.zeros((4, 8, 8, 3), np.uint8), np.arange(4) % 2)
+      ... )
+      >>> user_defined.load("my_data:squares").class_names
+      ('0', '1')
     """
     function = _checks.imported("data set", name)
     try:
@@ -46,7 +66,7 @@ def load(name: str, split: str = "train") -> Dataset:
         if not takes_split and split != "train":
             raise ValueError(f"it has no parameter split, so no {split!r} split")
         return _dataset(function(split=split) if takes_split else function())
-    except Exception as error:  # of the user's own code
+    except (Exception, SystemExit) as error:  # from user code
         reason = " ".join(str(error).split())
         if not isinstance(error, ValueError):
             reason = f"{type(error).__name__}: {reason}"
@@ -60,4 +80,4 @@ def _dataset(result: Any) -> Dataset:
             f"{type(result).__name__}"
         )
     images, labels, *names = result
-    return validate(arrays.dataset(np.asarray(images), np.asarray(labels), *names))
+    return arrays.dataset(np.asarray(images), np.asarray(labels), *names)

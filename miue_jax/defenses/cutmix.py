@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from miue_jax.defenses import mixup
+from miue_jax.defenses.mixup import check_settings, draw, mixed_labels
 from miue_jax.defenses.base import Defense
 
 
@@ -54,14 +54,14 @@ def cutmix(
       Yun, Han, Oh, Chun, Choe, Yoo, "CutMix: regularization strategy to train strong
       classifiers with localizable features", ICCV 2019, section 3.
     """
-    mixup.check_settings("cutmix", alpha, probability)
+    check_settings("cutmix", alpha, probability)
     height, width = image_shape[:2]
 
     def augment(
         key: jax.Array, images: jax.Array, labels: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         mix_key, row_key, column_key = jax.random.split(key, 3)
-        partners, weights = mixup.draw(mix_key, len(images), alpha, probability)
+        partners, weights = draw(mix_key, len(images), alpha, probability)
 
         def covered(key: jax.Array, side: int) -> jax.Array:
             length = jnp.floor(side * jnp.sqrt(1 - weights)).astype(jnp.int32)[:, None]
@@ -73,9 +73,7 @@ def cutmix(
         box = rows[:, :, None] & columns[:, None, :]
         return (
             jnp.where(box[..., None], images[partners], images),
-            mixup.mixed_labels(
-                labels, partners, 1 - jnp.mean(box, (1, 2)), num_classes
-            ),
+            mixed_labels(labels, partners, 1 - jnp.mean(box, (1, 2)), num_classes),
         )
 
     return Defense(augment=augment)

@@ -1,5 +1,7 @@
 """The contract of a defense, for the tests of its author."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -79,7 +81,8 @@ def _check_training(
     net = models.create("mlp2", num_classes=num_classes, width=8)
 
     def predict(images: jax.Array) -> jax.Array:
-        return net.apply(after.shared.variables, images, train=False)[1]
+        outputs: Any = net.apply(after.shared.variables, images, train=False)
+        return outputs[1]
 
     keys = jax.random.split(jax.random.key(2), _SIZE)
     floats = jnp.asarray(images, jnp.float32) / 255

@@ -3,23 +3,26 @@
 A user-defined generator is named ``module:function``, where the function is one of
 
 - ``own(key, images, labels, *, settings...) -> delta``, the whole perturbation in one
-  traced step (see `from_function`);
+  traced step (see `from_function`); a setting ``radius``, in gray levels, is its
+  L-infinity budget, which is 8 without one;
 - ``own(config: OwnConfig, spec: DataSpec) -> Generator``, where ``OwnConfig`` is a
-  frozen dataclass with defaults.
+  frozen dataclass.
 
-Its keyword-only parameters, or the fields of its config, are its settings.
+The keyword-only parameters, or the fields of the config, are its settings. Each needs a
+default and may be a number, text, a bool or None, a tuple of these, an enum or a nested
+dataclass. `testing.check_generator` tests a generator.
 """
 
 import dataclasses
 import functools
 import inspect
-import numbers
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from miue_jax import _checks, _settings
 from miue_jax.budget import Budget
@@ -86,7 +89,7 @@ _REGISTRY = {
 
 NAMES: tuple[str, ...] = tuple(_REGISTRY)
 
-# The global batches among the settings of generators.
+# The settings that are global batch sizes.
 _BATCHES = ("batch_size", "perturbation_batch_size")
 
 
@@ -96,7 +99,7 @@ class GeneratorSpec:
 
     Attributes:
       name: one of `NAMES`, or module:function.
-      config: its frozen settings, from `preset`.
+      config: its settings, a frozen dataclass, from `preset`.
 
     Example:
       >>> from miue_jax import generators
@@ -108,7 +111,7 @@ class GeneratorSpec:
     config: Any
 
     def to_plain(self) -> dict[str, Any]:
-        """The name and all settings as JSON can hold them."""
+        """The name and all settings, as values that JSON can hold."""
         return {"name": self.name, **_settings.to_plain(self.config, self.name)}
 
 
@@ -137,7 +140,7 @@ def preset(name: str, preset: str | None = None, **changes: Any) -> Any:
 
     Args:
       name: of the generator (`NAMES`, or module:function).
-      preset: of its settings; None for the generator's first.
+      preset: its name; None for the generator's first.
       **changes: settings that differ from the preset's.
 
     Returns:
@@ -198,22 +201,32 @@ def clip_batches(config: Any, data: DataSpec) -> Any:
 
     Args:
       config: a generator's settings.
-      data: the data.
+      data: the sizes of the data.
 
     Returns:
-      The settings with every global batch at most as large as the data can fill.
+      The settings with ``batch_size`` and ``perturbation_batch_size``, where there are
+      any, reduced to what the data can fill.
 
     Raises:
       ValueError: if there are fewer images than shards.
+
+    Example:
+      >>> from miue_jax import generators
+      >>> data = generators.DataSpec(
+      ...     num_examples=90, num_classes=2, image_shape=(8, 8, 3), num_shards=4
+      ... )
+      >>> config = generators.preset("mi_ue", batch_size=64)
+      >>> clipped = generators.clip_batches(config, data)
+      >>> clipped.batch_size, clipped.perturbation_batch_size
+      (64, 88)
     """
-    sizes = {
-        field: size
-        for field in _BATCHES
-        if isinstance(size := getattr(config, field, None), numbers.Integral)
-    }
+    # Interleaved min-min generators have no perturbation passes.
+    used = _BATCHES[: 1 if getattr(config, "schedule", None) == "interleaved" else 2]
+    given = {field: getattr(config, field, None) for field in used}
+    sizes = {k: int(v) for k, v in given.items() if isinstance(v, int | np.integer)}
     clipped = {
-        field: sampling.clip_batch_size(size, data.num_examples, data.num_shards)
-        for field, size in sizes.items()
+        k: sampling.clip_batch_size(size, data.num_examples, data.num_shards)
+        for k, size in sizes.items()
     }
     changed = {k: v for k, v in clipped.items() if v < sizes[k]}
     return dataclasses.replace(config, **changed) if changed else config
@@ -232,7 +245,7 @@ def create(name: str, config: Any, spec: DataSpec) -> Generator:
 
     Raises:
       ValueError: if the name is unknown, the data do not fit the settings, or a
-        user-defined generator fails or returns something else.
+        user-defined generator fails or does not return what it should.
 
     Example:
       >>> from miue_jax import generators
@@ -261,7 +274,7 @@ def _build(name: str, entry: _Entry, config: Any, spec: DataSpec) -> Generator:
 def _traced(generator: Generator, spec: DataSpec) -> Generator:
     """Traces a user-defined generator, so that its faults are found before a run."""
     steps = generator.num_steps
-    if not isinstance(steps, numbers.Integral) or steps < 1:
+    if not isinstance(steps, int | np.integer) or steps < 1:
         raise ValueError(f"num_steps must be a whole number > 0, got {steps!r:.100}")
     if not isinstance(generator.budget, Budget):
         raise ValueError(f"budget must be a Budget, got {generator.budget!r:.100}")
@@ -283,16 +296,17 @@ def _traced(generator: Generator, spec: DataSpec) -> Generator:
 
 def _shapes(spec: DataSpec) -> sampling.Shards:
     """The shapes of data, dealt to shards."""
-    shards = (spec.num_shards,)
-    rows = (*shards, -(-spec.num_examples // spec.num_shards))
-    shapes: dict[str, Any] = {
-        "images": ((*rows, *spec.image_shape), jnp.uint8),
-        "labels": (rows, jnp.int32),
-        "selected": (rows, jnp.bool_),
-        "count": (shards, jnp.int32),
-        "shard": (shards, jnp.int32),
-    }
-    return sampling.Shards(**{k: jax.ShapeDtypeStruct(*v) for k, v in shapes.items()})
+    shards = spec.num_shards
+    rows = (shards, -(-spec.num_examples // shards))
+    return jax.eval_shape(
+        lambda: sampling.Shards(
+            images=jnp.zeros((*rows, *spec.image_shape), jnp.uint8),
+            labels=jnp.zeros(rows, jnp.int32),
+            selected=jnp.zeros(rows, bool),
+            count=jnp.zeros(shards, jnp.int32),
+            shard=jnp.zeros(shards, jnp.int32),
+        )
+    )
 
 
 def _entry(name: object) -> _Entry:
@@ -301,7 +315,7 @@ def _entry(name: object) -> _Entry:
     return _user_defined(name, _checks.imported("generator", name))
 
 
-@functools.cache  # of one function the settings are of one class
+@functools.cache  # so that settings of one function are of one class, and comparable
 def _user_defined(name: str, function: Callable[..., Any]) -> _Entry:
     try:
         parameters = list(inspect.signature(function).parameters)

@@ -17,12 +17,13 @@ class AdversarialPoisoningConfig(SurrogateAttackConfig):
     """Settings of AP; those of the attack and the surrogate are inherited.
 
     Attributes:
-      restarts: attacks on the whole data set; the one of the lowest mean loss is kept.
+      restarts: attacks on the whole data set; the one with the lowest mean loss is
+        kept.
     """
 
     normalization: Normalization = "cifar10"
-    # The published 14, 24 and 35 of 40 epochs: a floor division took the place of the
-    # 15, 25 and 35 that were meant.
+    # The published 14, 24 and 35 of 40 epochs: 15, 25 and 35 were meant, but a floor
+    # division changed them.
     milestones: tuple[float, ...] = (0.35, 0.6, 0.875)
     nesterov: bool = True
     start: Start = "normal"
@@ -34,10 +35,10 @@ class AdversarialPoisoningConfig(SurrogateAttackConfig):
 
 
 # "robust_code" is the variant in the code of REM, from which several papers took their
-# AP: a longer training without Nesterov's momentum or normalization, one restart, and
-# steps a sixth as long. Of its 40,000 batches of training there are 102 epochs here;
-# its crops by whole pixels are the shifts of this file, and when its learning rate
-# drops is assumed: at the shares of that code's training of victims.
+# AP: longer training without Nesterov momentum or normalization, one restart, and steps
+# a sixth as long. Its 40,000 batches of training are 102 epochs here; its crops by
+# whole pixels are replaced by the shifts of the other presets, and when its learning
+# rate drops is assumed: at the shares of the training of victims in that code.
 PRESETS: dict[str, AdversarialPoisoningConfig] = {
     "targeted": AdversarialPoisoningConfig(),
     "untargeted": AdversarialPoisoningConfig(objective="other_class"),
@@ -67,14 +68,27 @@ def adversarial_poisoning(
     (targeted), or the maximum of the same with :math:`y_i` (untargeted).
 
     Args:
-      config: its settings.
+      config: the settings.
       spec: of the data.
 
     Returns:
       The generator.
 
     Raises:
-      ValueError: if the data do not fill a batch.
+      ValueError: if the data do not fill a batch, or the images do not fit the
+        settings.
+
+    Example:
+      >>> from miue_jax import generators
+      >>> from miue_jax.generators.adversarial_poisoning import adversarial_poisoning
+      >>> spec = generators.DataSpec(
+      ...     num_examples=64, num_classes=4, image_shape=(8, 8, 3)
+      ... )
+      >>> config = generators.preset(
+      ...     "adversarial_poisoning", batch_size=16, perturbation_batch_size=64
+      ... )
+      >>> adversarial_poisoning(config, spec).num_steps  # 40 epochs, 8 restarts
+      168
 
     References:
       Fowl et al., Adversarial Examples Make Strong Poisons, NeurIPS 2021,

@@ -1,4 +1,4 @@
-"""Images as an adversarially trained victim meets them: augmented, then attacked."""
+"""Images as an adversarially trained victim sees them: augmented, then attacked."""
 
 from collections.abc import Callable
 
@@ -27,27 +27,27 @@ def adversarial_views(
 ) -> tuple[jax.Array, jax.Array]:
     """Draws views of a batch and lets an adversary raise the loss of each.
 
-    A view is perhaps mirrored, padded with black and cropped. The adversary starts at
-    uniform noise in its ball, cut to [0, 1], and takes projected gradient steps. The
-    result is differentiable in the images: through the views, with what the adversary
-    adds as a constant.
+    A view is mirrored at random, padded with black and cropped. The adversary starts
+    from uniform noise in its ball, clipped to [0, 1], and takes projected-gradient
+    steps. The result is differentiable with respect to the images, through the views;
+    what the adversary adds is treated as a constant.
 
     Args:
       key: a PRNG key.
-      shard: (g,) int32, the indices of the device's shards, which draw by themselves.
+      shard: (g,) int32, the indices of the device's shards, which draw independently.
       images: (g, b, H, W, C) float in [0, 1].
       labels: (g, b) int32.
-      loss_fn: images (B, H, W, C) and labels (B,) -> the loss () that is raised.
-      views: views of each image.
-      crop: pixels by which a view is shifted at most.
-      mirror: whether views are mirrored, with probability one half.
-      radius: of the adversary's ball, per value, in [0, 1] units; 0 for no adversary.
+      loss_fn: images (B, H, W, C) and labels (B,) -> the () loss to raise.
+      views: views per image.
+      crop: largest shift of a view, in pixels.
+      mirror: whether to mirror views with probability 1/2.
+      radius: of the adversary's L-infinity ball, in [0, 1] units; 0 for no adversary.
       step_size: of its steps, in [0, 1] units.
-      num_steps: its steps; 0 leaves it at its start.
+      num_steps: number of its steps; 0 leaves it at its start.
 
     Returns:
-      The attacked views (views * g * b, H, W, C), the views of one draw after those of
-      another, and the labels beside them.
+      The attacked views (views * g * b, H, W, C), one draw of all images after another,
+      and their labels (views * g * b,).
 
     References:
       Fu, He, Liu, Shen, Tao, Robust Unlearnable Examples, ICLR 2022.
@@ -57,7 +57,7 @@ def adversarial_views(
     view_keys, start_keys = jnp.unstack(each, axis=2)  # (views, g) each
 
     def transform(key: jax.Array, images: jax.Array) -> jax.Array:
-        # One draw for all: threefry takes seconds to compile wherever it is called.
+        # A single draw: each call of threefry takes seconds to compile.
         draws = jax.random.uniform(key, (len(images), 3), jnp.float32)
         corners = jnp.floor(draws[:, 1:] * (2 * crop + 1)).astype(jnp.int32)
         if mirror:

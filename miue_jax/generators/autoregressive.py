@@ -1,4 +1,4 @@
-"""AR: noise that the linear recursion of its class grows from a random boundary."""
+"""AR: noise from the autoregressive process of the image's class."""
 
 import dataclasses
 from typing import Literal
@@ -28,14 +28,14 @@ class AutoregressiveConfig:
       norm: of an image's perturbation, "l2" or "linf".
       radius: that norm before the perturbation is shortened to the image box, in [0, 1]
         units for "l2", in gray levels for "linf".
-      burn_in: rows and columns of the process left out at the top and left, in pixels,
+      burn_in: rows and columns of the process cut off at the top and left, in pixels,
         at least the two that it starts from.
-      trials: signals that are drawn to judge a filter.
-      max_norm: largest Euclidean norm that a signal from a standard normal boundary may
-        grow to. A norm of 50 is a root mean square of 0.9 in images of 32x32x3.
-      min_response: smallest response of a class's signals of unit norm to the filters
-        of all classes before it. It grows with the side of the images.
-      max_draws: filters drawn for one class before the best of them has to do.
+      trials: signals drawn to test a filter.
+      max_norm: largest Euclidean norm allowed for a signal from a standard normal
+        boundary. A norm of 50 is a root mean square of 0.9 in 32x32x3 images.
+      min_response: smallest response allowed of a class's signals of unit norm to the
+        filters of earlier classes. Responses grow with the sides of the images.
+      max_draws: filters drawn for one class before the best of them is taken.
     """
 
     norm: Literal["l2", "linf"] = "l2"
@@ -63,12 +63,11 @@ class AutoregressiveConfig:
         check_number("max_draws", self.max_draws, "> 0", whole=True)
 
 
-# Of a hundred classes the published filters have to differ less than of ten. The
-# published search draws up to a million times and fails then; ours up to `max_draws`
-# for each class, and goes on with the best that it found, as `search` says. The
-# released search looks for values that are no numbers in the last trial only, and lets
-# processes through that grow without end, among them one of its hundred classes; here
-# all trials count.
+# The published filters of a hundred classes have to differ less than those of ten. The
+# published search draws up to a million times and then fails; ours draws up to
+# `max_draws` times per class and then takes the best candidate (see `process.search`).
+# The released search checks for NaN in the last trial only and lets diverging processes
+# pass, one of its hundred classes among them; here all trials count.
 PRESETS: dict[str, AutoregressiveConfig] = {
     "published": AutoregressiveConfig(),
     "published_100_classes": AutoregressiveConfig(min_response=3.0),
@@ -77,26 +76,38 @@ PRESETS: dict[str, AutoregressiveConfig] = {
 
 
 def autoregressive(config: AutoregressiveConfig, spec: DataSpec) -> Generator:
-    """Builds AR, autoregressive perturbations.
+    r"""Builds AR, autoregressive perturbations.
 
     Every class has a filter b for each channel. An image's signal is
 
-        z[i, j] = sum_{k, l in 0..2} b[k, l] z[i - 2 + k, j - 2 + l],    b[2, 2] = 0,
+    .. math:: z_{i,j} = \sum_{k=0}^2 \sum_{l=0}^2 b_{k,l}\, z_{i-2+k,\, j-2+l}, \qquad
+              b_{2,2} = 0,
 
-    from two rows and two columns of normal noise of its own, and its perturbation is
-    radius z / ||z||. The signal is linear in that noise: one matrix product a class.
+    from two rows and two columns of its own normal noise, and its perturbation is
+    :math:`r\, z / \lVert z \rVert`. The signal is linear in that noise: one matrix
+    product per class.
 
     Args:
-      config: its settings.
+      config: the settings.
       spec: of the data.
 
     Returns:
-      The generator. It measures "filters_found", the classes whose filters meet the
-      criterion of the search (see `process.search`); fewer than all mean
-      that `max_draws` were not enough for the others.
+      The generator. Its metric "filters_found" counts the classes whose filters meet
+      the criterion of the search (see `autoregressive_process.search`); for the others
+      `max_draws` was too small.
 
     Raises:
       ValueError: if the radius or the filters do not fit the images.
+
+    Example:
+      >>> from miue_jax import generators
+      >>> from miue_jax.generators.autoregressive import autoregressive
+      >>> spec = generators.DataSpec(
+      ...     num_examples=64, num_classes=4, image_shape=(8, 8, 3)
+      ... )
+      >>> config = generators.preset("autoregressive", "linf")
+      >>> str(autoregressive(config, spec).budget)
+      'linf 8 gray levels'
 
     References:
       Sandoval-Segura, Singla, Geiping, Goldblum, Goldstein, Jacobs, "Autoregressive
@@ -135,7 +146,7 @@ def autoregressive(config: AutoregressiveConfig, spec: DataSpec) -> Generator:
 
         def of_class(label: jax.Array) -> jax.Array:
             whole = process.linear_map(filters[label], height, width)
-            # Lower precision would hide the structure that the filters find.
+            # Lower precision would hide the structure that filters detect.
             return jnp.einsum(
                 "gnmc,hwmc->gnhwc",
                 boundaries,

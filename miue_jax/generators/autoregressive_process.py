@@ -1,8 +1,8 @@
-"""The processes of AR, and the search for filters that can be told apart.
+"""The processes of AR, and the search for filters that distinguish the classes.
 
-A process is linear: every value is a weighted sum of its upper left neighbors. It runs
-over a field of H x W pixels, from the field's first two rows and the first two columns
-of its other rows, the boundary: n = 2 W + 2 (H - 2) values.
+A process is linear: every value is a weighted sum of its neighbors above and to the
+left. It fills a field of H x W pixels from its boundary, the field's first two rows and
+the first two columns of its other rows: n = 2 W + 2 (H - 2) values.
 """
 
 from typing import NamedTuple
@@ -15,22 +15,21 @@ _Pair = tuple[jax.Array, jax.Array]
 
 
 def boundary_size(height: int, width: int) -> int:
-    """The number of values that a process of this field starts from."""
+    """The number of values in the boundary of a field."""
     return 2 * width + 2 * (height - 2)
 
 
 def run(filters: jax.Array, boundary: jax.Array, width: int) -> jax.Array:
-    """Runs processes in raster order.
+    r"""Runs processes in raster order.
 
-    Every value is a weighted sum of those to its left and above:
-
-        z[i, j] = sum_{k, l in 0..2} b[k, l] z[i - 2 + k, j - 2 + l],    b[2, 2] = 0.
+    .. math:: z_{i,j} = \sum_{k=0}^2 \sum_{l=0}^2 b_{k,l}\, z_{i-2+k,\, j-2+l}, \qquad
+              b_{2,2} = 0
 
     Args:
-      filters: (3, 3, ...) b, of as many processes as the trailing axes tell.
+      filters: (3, 3, ...) b; one process for each index of the trailing axes.
       boundary: (n, ...), the first two rows, then two values of every other row, of the
         same trailing shape.
-      width: W of the field, boundary included.
+      width: W of the field, including the boundary.
 
     Returns:
       (H - 2, W - 2, ...), the field without its first two rows and columns.
@@ -59,11 +58,11 @@ def run(filters: jax.Array, boundary: jax.Array, width: int) -> jax.Array:
 
 
 def linear_map(filters: jax.Array, height: int, width: int) -> jax.Array:
-    """The matrices that bring a boundary to the field, from the unit boundaries.
+    """The matrices that map a boundary to the field, by running the unit boundaries.
 
     Args:
-      filters: (3, 3, C), one process a channel.
-      height: H of the field, boundary included.
+      filters: (3, 3, C), one process per channel.
+      height: H of the field, including the boundary.
       width: W.
 
     Returns:
@@ -75,17 +74,17 @@ def linear_map(filters: jax.Array, height: int, width: int) -> jax.Array:
     return run(filters[:, :, None], units, width)
 
 
-# Candidates whose first trials run side by side: nearly all fail in it.
+# Candidates whose first trials run in parallel: nearly all fail there.
 _BATCH = 256
 
 
 class Filters(NamedTuple):
-    """What a search found.
+    """The result of a search.
 
     Attributes:
-      filters: (K, 3, 3, C) float32, of every class and channel; filters[:, 2, 2] is 0
+      filters: (K, 3, 3, C) float32, for every class and channel; filters[:, 2, 2] is 0
         and the sum of a filter is 1.
-      found: () int32, the classes whose filters meet the criterion.
+      found: () int32, the number of classes whose filters meet the criterion.
     """
 
     filters: jax.Array
@@ -93,20 +92,20 @@ class Filters(NamedTuple):
 
 
 class _Candidate(NamedTuple):
-    key: jax.Array  # of its trials but the first
+    key: jax.Array  # of its trials after the first
     filters: jax.Array  # (3, 3, C)
-    signal: jax.Array  # (H, W, C), of its first trial, of unit norm
+    signal: jax.Array  # (H, W, C), of its first trial, with unit norm
     passed: jax.Array  # () bool, whether that trial's norm was small enough
 
 
 class _Search(NamedTuple):
     batch: jax.Array  # () int32
     filters: jax.Array  # (K, 3, 3, C)
-    filled: jax.Array  # () int32, the classes that have their filters
-    found: jax.Array  # () int32, those of them that meet the criterion
-    best: jax.Array  # (3, 3, C), of this class's candidates so far
-    score: jax.Array  # () its smallest response
-    draws: jax.Array  # () int32, this class's candidates so far
+    filled: jax.Array  # () int32, classes that have their filters
+    found: jax.Array  # () int32, those of them whose filters meet the criterion
+    best: jax.Array  # (3, 3, C), of the current class's candidates so far
+    score: jax.Array  # (), its smallest response
+    draws: jax.Array  # () int32, the current class's candidates so far
 
 
 def search(
@@ -120,32 +119,34 @@ def search(
     min_response: float,
     max_draws: int,
 ) -> Filters:
-    """Draws filters until every class has those that meet the criterion.
+    r"""Draws filters until those of every class meet the criterion.
 
-    A candidate has eight normal weights divided by their sum in every channel. It is
-    taken if the norms of all its trial signals, from standard normal boundaries, are at
-    most `max_norm`, which neither NaN nor infinity is, and if the first of them, scaled
-    to unit norm, has a response of at least `min_response` to the filters of every
-    class before. The response of a signal to filters b is
+    A candidate has eight normal weights per channel, divided by their sum. It is
+    accepted if the norms of all its trial signals, from standard normal boundaries, are
+    at most `max_norm` (NaN and infinity are not), and if the first of them, scaled to
+    unit norm, has a response of at least `min_response` to the filters of every earlier
+    class. The response of a signal z to filters b is
 
-        sum over positions of max(0, sum over channels of (b with b[2, 2] = -1) * z),
+    .. math:: \sum_{i,j} \max\Bigl(0, \sum_c \sum_{k,l}
+              b_{k,l,c}\, z_{i-2+k,\, j-2+l,\, c}\Bigr),
+              \qquad b_{2,2,c} = -1,
 
-    which is 0 for signals of b itself. A class for which `max_draws` candidates fail
-    keeps the one with the largest of the smallest responses among those that do not
-    grow or, without any, the mean of the neighbors.
+    which is 0 for signals of b itself. A class whose `max_draws` candidates all fail
+    gets the one whose smallest response is largest, among those with small norms, or
+    the mean of the neighbors if there are none.
 
     Args:
       key: a PRNG key.
       num_classes: K.
       image_shape: (H, W, C).
-      burn_in: rows and columns of the process left out at the top and left, in pixels.
+      burn_in: rows and columns of the process cut off at the top and left, in pixels.
       trials: signals drawn for a candidate.
       max_norm: largest Euclidean norm of a signal from a standard normal boundary.
       min_response: smallest response.
-      max_draws: candidates of one class.
+      max_draws: candidates per class.
 
     Returns:
-      The filters, and for how many classes they meet the criterion.
+      The filters, and how many classes' filters meet the criterion.
 
     References:
       Sandoval-Segura, Singla, Geiping, Goldblum, Goldstein, Jacobs, "Autoregressive

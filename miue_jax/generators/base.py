@@ -1,4 +1,4 @@
-"""The interface of a generator, and what it knows about the data it protects."""
+"""The interface of a generator and the helpers that build one."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -19,13 +19,13 @@ from miue_jax.train.sampling import Shards
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataSpec:
-    """What a generator knows about the data before it sees them.
+    """The sizes of a data set, known before a generator sees it.
 
     Attributes:
-      num_examples: N, images in the data set.
+      num_examples: N, the number of images.
       num_classes: K.
       image_shape: (H, W, C).
-      num_shards: shards of the data over all devices.
+      num_shards: G, the number of shards over all devices.
       axis_name: the mesh axis over which the shards are split; None outside a mesh.
 
     Raises:
@@ -51,19 +51,19 @@ class DataSpec:
             raise ValueError(f"num_classes is {self.num_classes}; it must be >= 2")
 
     def share(self, batch_size: int) -> int:
-        """Images that each shard contributes to a global batch."""
+        """The number of images that each shard contributes to a global batch."""
         return batch_size // self.num_shards
 
     def steps_per_pass(self, batch_size: int) -> int:
-        """Batches that visit every image; a ValueError if the data do not fill one."""
+        """Batches in a pass over the data; a ValueError if they do not fill one."""
         return sampling.steps_per_pass(self.num_examples, self.num_shards, batch_size)
 
     def mean(self, tree: Any) -> Any:
-        """The mean over the devices of a pytree of per-device values."""
+        """Averages a pytree of per-device values over the devices."""
         return tree if self.axis_name is None else lax.pmean(tree, self.axis_name)
 
     def sum(self, tree: Any) -> Any:
-        """The sum over the devices of a pytree of per-device values."""
+        """Sums a pytree of per-device values over the devices."""
         return tree if self.axis_name is None else lax.psum(tree, self.axis_name)
 
 
@@ -82,8 +82,8 @@ class Generator(NamedTuple):
     By default the functions see the whole data set and need not know how it is split
     over devices: ``images`` are (N, H, W, C) float32 in [0, 1] and ``labels`` (N,)
     int32. With ``sharded=True`` they see one device's share instead, as a
-    `train.sampling.Shards`, and use collectives over `DataSpec.axis_name`. Either way
-    only the images that were selected for protection are perturbed in the end.
+    `train.sampling.Shards`, and use collectives over `DataSpec.axis_name`. Either way,
+    the perturbations of images that are not selected for protection are ignored.
 
     Attributes:
       init: ``(key, images, labels) -> state``, any pytree. Sharded: ``(key, data) ->
@@ -98,7 +98,7 @@ class Generator(NamedTuple):
         by default. Sharded: (G, n, H, W, C). With ``per_class``: (K, H, W, C).
       finished: ``state -> () bool``, whether it stopped early; further steps must then
         change nothing.
-      budget: what the perturbation of every image keeps to.
+      budget: the bound on every image's perturbation.
       per_class: whether the perturbation has one row per class.
       sharded: whether the functions see one device's share of the data.
 
@@ -126,18 +126,18 @@ class Generator(NamedTuple):
 
 
 def to_sharded(generator: Generator, spec: DataSpec) -> Generator:
-    """Adapts a generator that sees the whole data set to sharded data.
+    """Adapts a generator of whole arrays to sharded data.
 
     Every device gathers the images, computes the same step and keeps the same state, so
-    results do not depend on the number of devices.
+    results do not depend on the number of devices or shards.
 
     Args:
       generator: with ``sharded=False``; one with ``sharded=True`` is returned as it is.
       spec: of the data.
 
     Returns:
-      A generator with ``sharded=True``. Its functions raise a ValueError when they are
-      traced if what the given ones return does not fit.
+      A generator with ``sharded=True``. When traced, its functions raise a ValueError
+      if the given ones return arrays of the wrong structure, shape or dtype.
 
     Example:
       >>> from miue_jax import generators
@@ -197,9 +197,9 @@ def to_sharded(generator: Generator, spec: DataSpec) -> Generator:
 
 
 def _state_and_metrics(result: Any, before: Any) -> tuple[Any, Metrics]:
-    """Takes apart what a step of whole arrays returns, and checks it."""
+    """Splits and checks what a step of whole arrays returns."""
     structure, values = jax.tree.structure(before), {}
-    # A state may itself be a pair: its structure says what was returned.
+    # A state may itself be a pair, so its structure decides.
     if jax.tree.structure(result) != structure:
         if isinstance(result, tuple) and len(result) == 2:
             result, values = result
@@ -232,25 +232,27 @@ def _state_and_metrics(result: Any, before: Any) -> tuple[Any, Metrics]:
 
 def _check_perturbation(delta: Any, shape: tuple[int, ...]) -> jax.Array:
     """Checks the shape and the dtype of a perturbation; returns it as float32."""
-    found, dtype = getattr(delta, "shape", None), getattr(delta, "dtype", None)
-    if found != shape or not jnp.issubdtype(dtype, jnp.floating):
-        given = f"{delta!r:.100}" if dtype is None else f"{dtype} {found}"
-        raise ValueError(
-            f"the perturbation must be floating point of shape {shape}, got {given}"
-        )
-    return jnp.asarray(delta, jnp.float32)
+    if isinstance(delta, jax.Array | np.ndarray):
+        if delta.shape == shape and jnp.issubdtype(delta.dtype, jnp.floating):
+            return jnp.asarray(delta, jnp.float32)
+        given = f"{delta.dtype} {delta.shape}"
+    else:
+        given = f"{delta!r:.100}"
+    raise ValueError(
+        f"the perturbation must be floating point of shape {shape}, got {given}"
+    )
 
 
 def from_function(
     function: Callable[..., jax.Array], *, budget: Budget | None = None, **settings: Any
 ) -> Generator:
-    """Makes a one-step generator of a function that returns the whole perturbation.
+    """Makes a one-step generator from a function that returns the whole perturbation.
 
     Args:
       function: ``(key, images, labels, **settings) -> delta``: images (N, H, W, C)
         float32 in [0, 1], labels (N,) int32, delta of the shape of the images in [0, 1]
         units. It is traced.
-      budget: what delta keeps to; None for L-infinity 8.
+      budget: the bound on every image's perturbation; None for 8 gray levels.
       **settings: passed on to the function.
 
     Returns:
@@ -287,7 +289,7 @@ def single_step(
     Args:
       perturb: (key, data) -> the perturbation, (g, n, H, W, C) float32 in [0, 1] units,
         and metrics.
-      budget: what the perturbation of every image keeps to.
+      budget: the bound on every image's perturbation.
 
     Returns:
       The generator.
@@ -316,7 +318,7 @@ class Stage(NamedTuple):
 
     Attributes:
       step: (key, count, state, data) -> (state, metrics), where count is the () int32
-        number of steps that the stage has taken before. It leaves `State.step` alone.
+        number of steps the stage has taken before. It does not change `State.step`.
       num_steps: steps of the stage.
       metrics: names of the metrics that its steps return.
     """
@@ -363,7 +365,7 @@ def in_stages(
 
 
 def no_mean() -> Mean:
-    """The mean of no values; float32 also with x64 enabled."""
+    """The mean of no values, float32 even with x64 enabled."""
     return Mean(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
 
 
@@ -372,17 +374,17 @@ def by_class(
 ) -> jax.Array:
     """Evaluates a function of the class on all rows and keeps each row's own class.
 
-    Only one class's parameters and results are alive at a time, at the price of
+    Only the parameters and results of one class are alive at a time, at the cost of
     computing every row once per class.
 
     Args:
-      function: class, () integer -> (g, n, ...), as if every row were of this class.
+      function: () integer class -> (g, n, ...), as if every row were of this class.
       labels: (g, n) integer.
       num_classes: K.
 
     Returns:
-      (g, n, ...): for each row the function's result for the row's class, and 0 where
-      the label is not a class.
+      (g, n, ...): for each row the function's result for its class, and 0 where the
+      label is not a class.
     """
     result = jax.eval_shape(function, jnp.zeros((), jnp.int32))
 
@@ -397,11 +399,11 @@ def by_class(
 def per_example(
     generator: Generator, delta: np.ndarray, labels: np.ndarray, selected: np.ndarray
 ) -> np.ndarray:
-    """Brings a sharded perturbation into the order of the data set, on the host.
+    """Puts a sharded perturbation into the order of the data set, on the host.
 
     Args:
       generator: with ``sharded=True``.
-      delta: what `Generator.perturbation` returned for the whole mesh.
+      delta: from `Generator.perturbation`, for the whole mesh.
       labels: (N,) integer.
       selected: (N,) bool, the examples that may be perturbed.
 
@@ -409,7 +411,20 @@ def per_example(
       (N, H, W, C) float32 in [0, 1] units, 0 where nothing may change.
 
     Raises:
-      ValueError: if the perturbation has another shape than `Generator` says.
+      ValueError: if the perturbation does not have the shape that `Generator` says.
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax import generators
+      >>> spec = generators.DataSpec(
+      ...     num_examples=3, num_classes=2, image_shape=(1, 1, 1), num_shards=2
+      ... )
+      >>> config = generators.preset("random_noise")
+      >>> noise = generators.create("random_noise", config, spec)
+      >>> delta = np.arange(4.0).reshape(2, 2, 1, 1, 1)  # two shards with two rows each
+      >>> labels, selected = np.array([0, 1, 0]), np.array([True, True, False])
+      >>> generators.per_example(noise, delta, labels, selected).ravel().tolist()
+      [0.0, 2.0, 0.0]
     """
     labels = np.asarray(labels)
     rows = len(delta) if generator.per_class else delta.shape[0] * delta.shape[1]
@@ -439,7 +454,7 @@ def select(
     Args:
       labels: (N,) integer.
       fraction: share of the examples in (0, 1], drawn at random.
-      classes: the classes from which they are drawn; None for all.
+      classes: the classes to draw from; None for all.
       seed: of the draw, not negative.
 
     Returns:

@@ -1,4 +1,4 @@
-"""A gradient of many checkpoints of one training, averaged or with reduced variance."""
+"""Sign descent on many checkpoints of one training, averaged or variance-reduced."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,13 +14,13 @@ Cost = Callable[[Any, jax.Array], jax.Array]
 
 
 class Steps(NamedTuple):
-    """Steps on a perturbation.
+    """The steps on a perturbation.
 
     Attributes:
-      radius: of the ball in the maximum norm, in [0, 1] units.
-      step_size: of every value, in [0, 1] units.
-      num_steps: steps.
-      inner_steps: steps of variance reduction within each step; 0 averages alone.
+      radius: of the L-infinity ball, in [0, 1] units.
+      step_size: in [0, 1] units.
+      num_steps: number of steps.
+      inner_steps: steps of variance reduction within each step; 0 only averages.
     """
 
     radius: float
@@ -30,13 +30,13 @@ class Steps(NamedTuple):
 
 
 def save(stack: Any, index: jax.Array, checkpoint: Any, due: jax.Array) -> Any:
-    """Puts a checkpoint in its place.
+    """Stores a checkpoint in a stack of checkpoints.
 
     Args:
       stack: a pytree of leaves (n, ...).
-      index: () integer, its place, in [0, n).
+      index: () integer in [0, n), where to store it.
       checkpoint: a pytree of leaves (...).
-      due: () bool, whether it is to be saved at all.
+      due: () bool, whether to store it.
 
     Returns:
       The stack.
@@ -57,7 +57,7 @@ def descend(
     *,
     inner_stack: Any = None,
 ) -> tuple[jax.Array, jax.Array]:
-    r"""Moves a perturbation from 0 so that the checkpoints' mean loss falls.
+    r"""Moves a perturbation from 0 to lower the mean loss of the checkpoints.
 
     A step goes against the sign of :math:`\bar g = \frac1n \sum_k g_k`, where
     :math:`g_k` is the gradient of checkpoint k. With variance reduction it goes against
@@ -65,21 +65,22 @@ def descend(
 
     .. math:: S_j = S_{j-1} + \nabla_k(x_{j-1}) - (g_k - \bar g),
 
-    from :math:`S_0 = 0`, where k is drawn for every j, and :math:`x_j` is
-    :math:`x_{j-1}` moved against the sign of :math:`S_j`, from the images of the step.
+    starting from :math:`S_0 = 0`, where k is drawn for every j, and :math:`x_j` is
+    :math:`x_{j-1}` moved against the sign of :math:`S_j`; :math:`x_0` are the images of
+    the step.
 
     Args:
       key: a PRNG key, the same on all devices.
       cost: the loss of one checkpoint.
-      stack: the n checkpoints, leaves (n, ...), handed to `cost` one by one.
+      stack: the n checkpoints, leaves (n, ...), passed to `cost` one at a time.
       images: (B, H, W, C) float in [0, 1].
       steps: the settings.
-      inner_stack: the checkpoints as :math:`\nabla_k(x_{j-1})` takes them; None for
-        those of `stack`.
+      inner_stack: the checkpoints that :math:`\nabla_k(x_{j-1})` uses; None for those
+        of `stack`.
 
     Returns:
-      The perturbation (B, H, W, C), and the checkpoints' mean loss before the last
-      step.
+      The perturbation (B, H, W, C), and the mean loss of the checkpoints before the
+      last step.
 
     References:
       Chen et al., Self-Ensemble Protection, ICLR 2023, arXiv 2211.12005; Xiong et al.,
@@ -94,7 +95,7 @@ def descend(
         return projected_gradient.clip_to_images(images, delta)
 
     def step(delta: jax.Array, step_key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        # One after the other: the activations of all at once would not fit.
+        # One at a time: the activations of all at once would not fit in memory.
         losses, each = lax.map(
             lambda one: jax.value_and_grad(cost, argnums=1)(one, images + delta), stack
         )

@@ -1,4 +1,4 @@
-"""CUDA: every image is filtered with the random kernel of its class."""
+"""CUDA: filters every image with a random kernel of its class."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ class ConvolutionFilterConfig:
     """Settings of CUDA.
 
     Attributes:
-      blur: largest weight of a filter beside the one that is 1.
+      blur: largest weight of a filter, except for the one that is 1.
       filter_size: side of the filters, in pixels, an odd number.
     """
 
@@ -38,18 +38,32 @@ PRESETS: dict[str, ConvolutionFilterConfig] = {"published": ConvolutionFilterCon
 
 
 def convolution_filter(config: ConvolutionFilterConfig, spec: DataSpec) -> Generator:
-    """Builds CUDA, convolution-based unlearnable data sets.
+    r"""Builds CUDA, convolution-based unlearnable data sets.
 
-    An image x of class c becomes (w_c * x) / max(w_c * x). The weights of w_c are
-    uniform in (0, blur), one of them at random is 1; all channels share them, and
-    beyond the border the image is 0. The division also stretches the contrast.
+    An image x of class c becomes
+
+    .. math:: \frac{w_c * x}{\max(w_c * x)},
+
+    which also stretches the contrast. The weights of :math:`w_c` are uniform in
+    (0, `blur`), except for one at random that is 1. All channels share them, and images
+    are padded with zeros.
 
     Args:
-      config: its settings.
+      config: the settings.
       spec: of the data.
 
     Returns:
       The generator. Its perturbation is what the filter changes, without a budget.
+
+    Example:
+      >>> from miue_jax import generators
+      >>> from miue_jax.generators.convolution_filter import convolution_filter
+      >>> spec = generators.DataSpec(
+      ...     num_examples=64, num_classes=4, image_shape=(8, 8, 3)
+      ... )
+      >>> config = generators.preset("convolution_filter", blur=0.1)
+      >>> convolution_filter(config, spec).budget.norm
+      'unbounded'
 
     References:
       Sadasivan, Soltanolkotabi, Feizi, "CUDA: convolution-based unlearnable datasets",
@@ -75,7 +89,7 @@ def draw_filters(
     Args:
       key: the run's PRNG key.
       num_classes: K.
-      config: its blur and filter_size.
+      config: the settings.
 
     Returns:
       (K, S, S) float32 for filters of S x S pixels.
@@ -90,7 +104,7 @@ def draw_filters(
 
 
 def _correlate(images: jax.Array, filters: jax.Array) -> jax.Array:
-    """Filters (g, n, H, W, C), zero outside, by filters (g, n, S, S, 1, 1, 1)."""
+    """Correlates zero-padded (g, n, H, W, C) with filters (g, n, S, S, 1, 1, 1)."""
     height, width = images.shape[2:4]
     size = filters.shape[2]
     edge = (size // 2, size // 2)

@@ -1,4 +1,4 @@
-"""EM: perturbations that make the surrogate's cross-entropy vanish."""
+"""EM: perturbations that minimize the surrogate's training loss."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from miue_jax.train.classifier import cross_entropy
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ErrorMinimizingConfig(MinMinConfig):
-    """Settings of EM: those of its schedule, with the published ones as defaults."""
+    """Settings of EM: those of the min-min schedule, with the published defaults."""
 
     pgd_steps: int = 20
     epochs: int = 100
@@ -22,16 +22,15 @@ class ErrorMinimizingConfig(MinMinConfig):
 
 
 # "published" alternates 10 batches of training with 20 steps on every image until the
-# training error falls to 1 %; unlike the published script it shuffles the images, keeps
-# what is stored inside [0, 1]. The tables of 2021 are of perturbations that lost all
-# that darkens when they were loaded: the export "drop_negative". Of CIFAR-100 the
-# published rounds train on 20 batches. "class_wise" is the published one for a
-# perturbation of every class: one step on each batch of a random fifth of CIFAR-10,
-# until the training error falls to 10 % (so its README; its script says 1 %), here that
-# on this fifth; the published script takes the mean of the steps of the images, here
-# the step is that of the batch's gradient. "plain"
-# alternates whole epochs as MI-UE does, and "interleaved" is MI-UE's schedule of that
-# name with EM's objective.
+# training error falls to 1 %. Unlike the published script, it shuffles the images and
+# keeps perturbed images inside [0, 1]. The tables of 2021 used perturbations that lost
+# all negative values when they were loaded: the export "drop_negative". For CIFAR-100,
+# the published rounds train on 20 batches. "class_wise" is published too, with one
+# perturbation per class: one step on each batch of a random fifth of CIFAR-10, until
+# the training error falls to 10 % (says its README; its script says 1 %), measured here
+# on this fifth. The published script averages the steps of the images; here the step
+# follows the gradient of the batch. "plain" alternates whole epochs as MI-UE does, and
+# "interleaved" is MI-UE's schedule of that name with EM's objective.
 PRESETS: dict[str, ErrorMinimizingConfig] = {
     "published": ErrorMinimizingConfig(),
     "class_wise": ErrorMinimizingConfig(
@@ -57,14 +56,33 @@ PRESETS: dict[str, ErrorMinimizingConfig] = {
 
 
 def error_minimizing(config: ErrorMinimizingConfig, spec: DataSpec) -> Generator:
-    """Builds EM.
+    r"""Builds EM.
+
+    Surrogate f and perturbations both lower the cross-entropy,
+
+    .. math:: \min_f \min_{\lVert\delta_i\rVert_\infty \le r}
+              \frac1N \sum_i \mathrm{CE}(f(x_i + \delta_i), y_i).
 
     Args:
-      config: its settings.
+      config: the settings.
       spec: of the data.
 
     Returns:
       The generator.
+
+    Raises:
+      ValueError: if the data do not fill a batch, the images do not fit the settings,
+        or the model is unknown.
+
+    Example:
+      >>> from miue_jax import generators
+      >>> from miue_jax.generators.error_minimizing import error_minimizing
+      >>> spec = generators.DataSpec(
+      ...     num_examples=64, num_classes=4, image_shape=(8, 8, 3)
+      ... )
+      >>> config = generators.preset("error_minimizing", "interleaved", batch_size=16)
+      >>> error_minimizing(config, spec).num_steps
+      120
 
     References:
       Huang, Ma, Erfani, Bailey, Wang, Unlearnable Examples, ICLR 2021.

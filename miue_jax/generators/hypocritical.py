@@ -29,7 +29,7 @@ class HypocriticalConfig(SurrogateAttackConfig):
       train_pgd_steps: projected-gradient steps on each batch of that training.
     """
 
-    # Only the first 10 of 100 epochs are trained: the drops at 75 and 90 never come.
+    # Only the first 10 of 100 epochs are trained: the drops at 75 and 90 never happen.
     epochs: int = 10
     train_radius: float = 2.0
     train_pgd_steps: int = 10
@@ -63,14 +63,27 @@ def hypocritical(config: HypocriticalConfig, spec: DataSpec) -> Generator:
               \mathbb E_T\, \mathrm{CE}(f(T(x_i + \delta)), y_i).
 
     Args:
-      config: its settings.
+      config: the settings.
       spec: of the data.
 
     Returns:
       The generator.
 
     Raises:
-      ValueError: if the data do not fill a batch.
+      ValueError: if the data do not fill a batch, or the images do not fit the
+        settings.
+
+    Example:
+      >>> from miue_jax import generators
+      >>> from miue_jax.generators.hypocritical import hypocritical
+      >>> spec = generators.DataSpec(
+      ...     num_examples=64, num_classes=4, image_shape=(8, 8, 3)
+      ... )
+      >>> config = generators.preset(
+      ...     "hypocritical", batch_size=16, perturbation_batch_size=64
+      ... )
+      >>> hypocritical(config, spec).num_steps  # 10 epochs, one attack
+      41
 
     References:
       Tao et al., Can Adversarial Training Be Manipulated By Non-Robust Features?,

@@ -1,4 +1,4 @@
-"""LSP: patches of color, drawn around one point of a hypercube for every class."""
+"""LSP: patches of color, drawn around one vertex of a hypercube per class."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ from miue_jax.train.sampling import Shards
 # Keys of a run are folded with these, so that no two uses share a stream.
 _CENTERS, _SPREADS, _IMAGES = range(3)
 
-# Bits of a vertex that tell the classes apart; the others are drawn independently.
+# Bits of a vertex that distinguish the classes; the others are drawn independently.
 _DISTINCT_BITS = 16
 
 
@@ -27,10 +27,11 @@ class LinearSyntheticConfig:
     Attributes:
       radius: Euclidean norm of an image's perturbation before it is shortened to the
         image box, in [0, 1] units.
-      patch_size: side of the squares of one color, in pixels; it divides the height
-        and the width of the images.
-      class_separation: distance of a class's center from 0 in every feature, where the
-        features of F patches and channels scatter by about sqrt(F / 3) around it.
+      patch_size: side of the squares of one color, in pixels; it divides the height and
+        the width of the images.
+      class_separation: distance of a class's center from 0 in every feature. The
+        features, F in all patches and channels, have a standard deviation of about
+        sqrt(F / 3) around it.
     """
 
     radius: float = 6 / 255 * (32 * 32 * 3) ** 0.5
@@ -43,35 +44,48 @@ class LinearSyntheticConfig:
         check_number("class_separation", self.class_separation, "> 0")
 
 
-# The radius is a root mean square of 6 gray levels in images of 32x32x3, 1.304. For
-# other sizes, scale it with the square root of the number of values. The published
-# images are truncated to gray levels: the export "truncate".
+# The radius is a root mean square of 6 gray levels in 32x32x3 images, 1.304. For other
+# sizes, scale it with the square root of the number of values. The published images are
+# truncated to gray levels: the export "truncate".
 PRESETS: dict[str, LinearSyntheticConfig] = {"published": LinearSyntheticConfig()}
 
 
 def linear_synthetic(config: LinearSyntheticConfig, spec: DataSpec) -> Generator:
-    """Builds LSP, linearly separable perturbations.
+    r"""Builds LSP, linearly separable perturbations.
 
-    With F features, one for every patch and channel, an image of class c has
+    With F features, one per patch and channel, an image of class c gets
 
-        v = s mu_c + A_c' z,    delta = radius P(v) / ||P(v)||,
+    .. math:: v = s \mu_c + A_c^\top z, \qquad
+              \delta = r\, P(v) / \lVert P(v) \rVert_2,
 
-    where mu_c is a vertex of {-1, 1}^F, another one for every class, the entries of the
-    F x F matrix A_c are uniform in (-1, 1), z is normal noise of the image, and P gives
-    every patch its color. This is scikit-learn's `make_classification` with all
-    features informative and one cluster a class. Its random order of the features is
-    left out, since no feature is drawn differently from another.
+    where :math:`\mu_c` is a vertex of :math:`\{-1, 1\}^F`, a different one for each
+    class, s is `class_separation`, the entries of the F x F matrix :math:`A_c` are
+    uniform in (-1, 1), z is the image's own normal noise, and P paints every patch in
+    its color. This is scikit-learn's `make_classification` with all features
+    informative and one cluster per class. Its random order of the features is omitted:
+    all features have the same distribution.
 
     Args:
-      config: its settings.
+      config: the settings.
       spec: of the data.
 
     Returns:
       The generator.
 
     Raises:
-      ValueError: if the sides of the images are not multiples of the patch, or the
-        images have too few patches for so many classes.
+      ValueError: if the sides of the images are not multiples of the patch, the images
+        have too few patches for so many classes, or the radius exceeds any norm they
+        can have.
+
+    Example:
+      >>> from miue_jax import generators
+      >>> from miue_jax.generators.linear_synthetic import linear_synthetic
+      >>> spec = generators.DataSpec(
+      ...     num_examples=64, num_classes=4, image_shape=(8, 8, 3)
+      ... )
+      >>> config = generators.preset("linear_synthetic", radius=0.5)
+      >>> str(linear_synthetic(config, spec).budget)
+      'l2 0.5'
 
     References:
       Yu, Zhang, Chen, Yin, Liu, "Availability attacks create shortcuts", KDD 2022,

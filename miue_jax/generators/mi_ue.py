@@ -1,4 +1,4 @@
-"""MI-UE: pull the surrogate's features together within classes, apart between them."""
+"""MI-UE: pulls features together within classes and pushes classes apart."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ from miue_jax.losses import mi_ue_loss
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MIUEConfig(MinMinConfig):
-    """Settings of MI-UE; the schedule's and the surrogate's are inherited.
+    """Settings of MI-UE; those of the schedule and the surrogate are inherited.
 
     Attributes:
       temperature: of the similarity loss.
@@ -37,14 +37,15 @@ class MIUEConfig(MinMinConfig):
         check_number("distance_weight", self.distance_weight, ">= 0")
 
 
-# "paper" is the text's loss and step; it mirrors image and perturbation together, on
-# which the text is silent. "authors_code" is what the released command runs: no
-# distance loss, a step that grows to 4/(255 * 10), and a perturbation that stays put
-# while the image under it is mirrored. Which of the two the paper's tables come from is
-# not known. "interleaved" is ours: it perturbs each batch right before training on it,
-# mirrors image and perturbation together as victims do, and takes steps of a fifth of
-# the radius because it takes far fewer of them. It does not crop as victims do: in 15
-# epochs on 5,000 CIFAR-10 images cropping gave the weaker poison.
+# "paper" has the loss and the step of the text, which does not say how images are
+# mirrored: image and perturbation are, together. "authors_code" is what the released
+# command runs: no distance loss, a step that grows to 4 / (255 * 10), and a
+# perturbation that stays put while the image under it is mirrored. It is not known
+# which of the two the paper's tables come from. "interleaved" is ours: it perturbs each
+# batch right before training on it, mirrors image and perturbation together as victims
+# do, and takes steps of a fifth of the radius because it takes far fewer of them. It
+# does not crop as victims do: in 15 epochs on 5,000 CIFAR-10 images, cropping gave a
+# weaker poison.
 PRESETS: dict[str, MIUEConfig] = {
     "paper": MIUEConfig(flip="joint", distance_per_dimension=False),
     "authors_code": MIUEConfig(
@@ -64,14 +65,36 @@ PRESETS: dict[str, MIUEConfig] = {
 
 
 def mi_ue(config: MIUEConfig, spec: DataSpec) -> Generator:
-    """Builds MI-UE.
+    r"""Builds MI-UE.
+
+    With the features :math:`h_i` of the surrogate, the perturbations of a batch
+    minimize
+
+    .. math:: \mathcal L_{\mathrm{sim}}(h, y; T) + w\, \mathcal L_{\mathrm{dist}}(h, y),
+
+    the similarity loss at temperature T and the distance loss with its weight w (see
+    `losses.mi_ue_loss`), while the surrogate is trained on the perturbed images.
 
     Args:
-      config: its settings.
+      config: the settings.
       spec: of the data.
 
     Returns:
       The generator.
+
+    Raises:
+      ValueError: if the data do not fill a batch, the images do not fit the settings,
+        or the model is unknown.
+
+    Example:
+      >>> from miue_jax import generators
+      >>> from miue_jax.generators.mi_ue import mi_ue
+      >>> spec = generators.DataSpec(
+      ...     num_examples=64, num_classes=4, image_shape=(8, 8, 3)
+      ... )
+      >>> config = generators.preset("mi_ue", "interleaved", batch_size=16)
+      >>> mi_ue(config, spec).num_steps
+      120
 
     References:
       Zhu, Miao, Dong, Gao, ICLR 2026, arXiv 2603.03725.

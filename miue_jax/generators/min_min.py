@@ -1,8 +1,8 @@
 """Min-min generation: a surrogate and a perturbation that improve in turn.
 
-The surrogate is trained on perturbed images; the perturbation of each image is moved by
-projected gradient so that an objective of the surrogate's outputs decreases. EM and
-MI-UE differ in the objective and in how often they alternate.
+The surrogate is trained on perturbed images; the perturbations are moved by projected
+gradient so that an objective of the surrogate's outputs decreases. EM and MI-UE differ
+in the objective and in how often they alternate.
 """
 
 import dataclasses
@@ -44,14 +44,15 @@ class MinMinConfig(SurrogateConfig):
     Attributes:
       radius: largest change of a channel, in gray levels.
       step_size: of projected gradient in the first epoch, in gray levels.
-      step_size_end: approached linearly over the epochs, in gray levels.
+      step_size_end: approached linearly from `step_size` over the epochs, in gray
+        levels.
       pgd_steps: projected-gradient steps per batch each time it is perturbed.
       schedule: "alternating" trains for whole epochs, then perturbs every image once;
         "interleaved" perturbs each batch right before the surrogate trains on it.
       epochs: training epochs of the surrogate.
       perturb_every: training epochs between perturbation passes (alternating).
-      batches_per_epoch: batches that count as an epoch of training; None for all that
-        the data have (alternating).
+      batches_per_epoch: batches that count as an epoch of training; None for a pass
+        over the data (alternating).
       perturbation_batch_size: global batch of a perturbation pass (alternating).
       batches_per_visit: batches of a perturbation pass, in a new random order each
         time; None for all images (alternating).
@@ -64,9 +65,10 @@ class MinMinConfig(SurrogateConfig):
         victim's random crop; 0 for none.
       perturbation: "sample", one per image, or "class", one per class, moved by the
         gradient of the whole batch.
-      stop_error: error in [0, 1] on the images of a perturbation pass, each batch
-        measured once it is moved (perturbations of classes keep moving with later
-        batches), at which the generator stops early; None never stops (alternating).
+      stop_error: error in [0, 1] on the images of a perturbation pass at which the
+        generator stops early; None never stops (alternating). Each batch is measured
+        right after it is perturbed, although perturbations of classes keep moving with
+        later batches.
     """
 
     radius: float = 8.0
@@ -133,7 +135,7 @@ class Shared(NamedTuple):
       class_delta: (K, H, W, C) float32 in [0, 1] units if every class has a
         perturbation, else None.
       mistakes: of the surrogate, on the images of the current perturbation pass.
-      finished: () bool, whether the stopping rule was met.
+      finished: () bool, whether `stop_error` was reached.
     """
 
     learner: Learner
@@ -171,13 +173,17 @@ def min_min(config: MinMinConfig, objective: Objective, spec: DataSpec) -> Gener
     """Builds a min-min generator.
 
     Args:
-      config: its settings.
+      config: the settings.
       objective: what the perturbation minimizes, from a batch's features and logits.
       spec: of the data.
 
     Returns:
       The generator. A step is one batch: a training step, a perturbation step, or
       (interleaved) both.
+
+    Raises:
+      ValueError: if the data do not fill a batch, the images do not fit the settings,
+        or the model is unknown.
     """
     module = surrogate.create(config, spec, crop=config.crop)
     batches = spec.steps_per_pass(config.batch_size)
@@ -245,7 +251,7 @@ def _interleaved(engine: _Engine, batches: int) -> tuple[_Step, int]:
         state, batch, view = _next_train_batch(
             engine, key, state, data, state.step, batches
         )
-        # Images that fill up the last batch are trained on again, so they move again.
+        # Images that pad the last batch are trained on again, so they move again.
         movable = jnp.ones_like(batch.fresh)
         epoch = state.step // batches
         state, loss = _perturb(engine, state, batch, view, epoch, movable)
@@ -348,7 +354,7 @@ class View(NamedTuple):
     """A random view of a batch, the same each time it is used.
 
     Attributes:
-      carriers: (B, H, W, C), the images to which the perturbation is added.
+      carriers: (B, H, W, C), the images to which the perturbations are added.
       seen: perturbed carriers (B, H, W, C) -> the surrogate's input, differentiable.
     """
 
@@ -359,7 +365,7 @@ class View(NamedTuple):
 def _draw_view(
     key: jax.Array, shard: jax.Array, images: jax.Array, config: MinMinConfig
 ) -> View:
-    """Mirrors, shifts and normalizes a batch (g, b, H, W, C), shard by shard."""
+    """Draws how a batch (g, b, H, W, C) is mirrored and shifted, shard by shard."""
     size = images.shape[1]
     flat = images.reshape(-1, *images.shape[2:])
     both = jax.vmap(jax.random.split)(sampling.shard_keys(key, shard))
@@ -388,7 +394,7 @@ def _next_train_batch(
     count: jax.Array,
     batches: int,
 ) -> tuple[State, Batch, View]:
-    """Takes the training batch after `count` others."""
+    """Takes training batch number `count`."""
     config = engine.config
     number, position = jnp.divmod(count, batches)
     order_key = jax.random.fold_in(jax.random.fold_in(key, _TRAIN_ORDER), number)
@@ -429,7 +435,8 @@ def _perturb(
 ) -> tuple[State, jax.Array]:
     """Moves the perturbations of a batch; also returns the loss before the first step.
 
-    `movable` (g, b) says which images of the batch may move, if each has its own.
+    `movable` (g, b) says which perturbations of images may move; those of classes all
+    do.
     """
     config, axis_name = engine.config, engine.spec.axis_name
     labels = batch.labels.reshape(-1)
@@ -498,7 +505,7 @@ def _of_classes(delta: jax.Array, batch: Batch) -> jax.Array:
 
 
 def _add_clipped(carriers: jax.Array, delta: jax.Array) -> jax.Array:
-    """Adds perturbations of classes, which no single image's box bounds."""
+    """Adds perturbations of classes, which are not confined to an image's box."""
     return jnp.clip(carriers + delta, 0, 1)
 
 
@@ -521,7 +528,7 @@ def move_images(
       movable: (g, b) bool; the other images keep their perturbation.
       carriers: (g * b, H, W, C) in [0, 1], to which the perturbations are added.
       loss_fn: perturbed carriers -> () loss to minimize; images that are not selected
-        enter it unperturbed.
+        are passed to it unperturbed.
       radius: of the L-infinity ball, in [0, 1] units.
       step_size: in [0, 1] units.
       num_steps: projected-gradient steps.
@@ -568,12 +575,12 @@ def move_classes(
     Returns:
       The perturbations (K, H, W, C), and (num_steps,) the loss before every step.
     """
-    # They move around mid-gray: there is no single image in whose box they must stay.
+    # Around mid-gray, since they are not confined to the box of any single image.
     middle = jnp.full_like(delta, 0.5)
 
     def class_loss(moved: jax.Array) -> jax.Array:
         if axis_name is not None:
-            # The identity on copies, whose gradients it averages.
+            # The identity on replicated values; it averages their gradients.
             moved = lax.pmean(moved, axis_name)
         return loss_fn(_add_clipped(carriers, _of_classes(moved - middle, batch)))
 

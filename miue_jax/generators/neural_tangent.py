@@ -1,4 +1,4 @@
-"""NTGA: perturbations under which an infinitely wide network generalizes badly."""
+"""NTGA: perturbations on which an infinitely wide network generalizes poorly."""
 
 import dataclasses
 from typing import Literal
@@ -32,12 +32,12 @@ class NeuralTangentConfig:
         the error function.
       weight_variance: of the network at initialization, times the inputs of a neuron.
       bias_variance: of the network at initialization.
-      time: learning rate times steps of the gradient descent on a block whose result
-        is attacked.
+      time: learning rate times steps of gradient descent on a block.
       regularization: added to the diagonal of a block's kernel, relative to its mean.
       block_size: images that are perturbed together, as one training set.
-      validation_size: images on which that training is judged, for each block others.
-      rows_at_once: images compared with a block at a time, by each device: a matter of
+      validation_size: images on which the trained network is validated, different ones
+        for each block.
+      rows_at_once: images that each device compares with a block at a time; affects
         memory only.
     """
 
@@ -65,10 +65,11 @@ class NeuralTangentConfig:
 
 # "cnn" and "fnn" are what was published: the paper's ten steps of projected gradient
 # are, in the released code, ten times the same step of the whole radius from the clean
-# image. "pgd" takes the steps that the paper means. The published images are 40,000,
-# judged by 10,000 that stay clean, and only whole blocks are perturbed; here all are,
-# and those that follow a block in a random order judge it. The rate of the descent is
-# divided by n K entries of the targets, as in the library that the code calls.
+# image. "pgd" takes the steps that the paper describes. In the publication, only whole
+# blocks of 40,000 images are perturbed and validated on 10,000 that stay clean; here
+# all images are, and a block is validated on those that follow it in a random order.
+# The rate of the descent is divided by the n K entries of the targets, as in the
+# library that the code calls.
 PRESETS: dict[str, NeuralTangentConfig] = {
     "cnn": NeuralTangentConfig(),
     "fnn": NeuralTangentConfig(network="fnn"),
@@ -76,7 +77,7 @@ PRESETS: dict[str, NeuralTangentConfig] = {
 }
 
 
-_ORDER = 0  # the run's key is folded with it
+_ORDER = 0  # folded into the run's key
 
 
 def _kernel(
@@ -99,10 +100,11 @@ def validation_loss(
     labels: jax.Array,
     config: NeuralTangentConfig,
 ) -> jax.Array:
-    """Cross-entropy of an infinitely wide network trained on a block.
+    r"""Cross-entropy of an infinitely wide network trained on a block.
 
-    The network f starts from 0 and descends on the squared error of one-hot targets;
-    the loss is mean_v CE(f(x_v), y_v).
+    .. math:: \frac1V \sum_{v=1}^V \mathrm{CE}(f(x_v), y_v)
+
+    The network f starts from 0 and descends on the squared error of one-hot targets.
 
     Args:
       kernel: of the network.
@@ -126,8 +128,8 @@ def validation_loss(
         return classifier.cross_entropy(logits[None], label[None])
 
     def in_pieces(function, examples):
-        # Computed again for the gradient: a block's kernels of every layer and position
-        # are too large to keep.
+        # Recomputed for the gradient: a block's kernels for every layer and position do
+        # not fit in memory.
         again = jax.checkpoint(function, prevent_cse=False)
         return lax.map(again, examples, batch_size=config.rows_at_once)
 
@@ -141,19 +143,37 @@ def validation_loss(
 
 
 def neural_tangent(config: NeuralTangentConfig, spec: DataSpec) -> Generator:
-    """Builds NTGA.
+    r"""Builds NTGA.
+
+    With the infinitely wide network :math:`f_\delta` that gradient descent gives on a
+    perturbed block, and other images :math:`x_v`,
+
+    .. math:: \max_{\lVert\delta\rVert_\infty \le r}
+              \frac1V \sum_{v=1}^V \mathrm{CE}(f_\delta(x_v), y_v).
 
     Args:
-      config: its settings.
+      config: the settings.
       spec: of the data.
 
     Returns:
-      The generator. A step is one block, to which every shard gives an equal share; the
-      devices share the work on its validation images.
+      The generator. A step is one block, to which every shard contributes an equal
+      share; the devices share the work on its validation images.
 
     Raises:
       ValueError: if a block and its validation images do not split over the shards, or
         are more than the data have.
+
+    Example:
+      >>> from miue_jax import generators
+      >>> from miue_jax.generators.neural_tangent import neural_tangent
+      >>> spec = generators.DataSpec(
+      ...     num_examples=64, num_classes=4, image_shape=(8, 8, 3)
+      ... )
+      >>> config = generators.preset(
+      ...     "neural_tangent", "fnn", block_size=16, validation_size=32
+      ... )
+      >>> neural_tangent(config, spec).num_steps
+      4
 
     References:
       Yuan, Wu, Neural Tangent Generalization Attacks, ICML 2021.
@@ -192,27 +212,29 @@ def neural_tangent(config: NeuralTangentConfig, spec: DataSpec) -> Generator:
         order_key = jax.random.fold_in(key, _ORDER)
         order = sampling.order_of_pass(order_key, state.step, order, data)
         positions = state.step * share + jnp.arange(order.shape[1], dtype=jnp.int32)
-        turned = positions % data.count[:, None]
-        turned = jnp.take_along_axis(order, turned, axis=1)
-        # The block comes first, the images that judge it follow.
-        taken = sampling.take(data, turned, 0, share + held)
+        rotated = positions % data.count[:, None]
+        rotated = jnp.take_along_axis(order, rotated, axis=1)
+        # The block comes first, followed by its validation images.
+        taken = sampling.take(data, rotated, 0, share + held)
         own = jax.tree.map(lambda values: values[:, :share], taken)
         images, labels, selected = map(
             everywhere, (own.images, own.labels, own.selected)
         )
         changing = selected[:, None, None, None]
         targets = jax.nn.one_hot(labels, spec.num_classes, dtype=jnp.float32)
-        judges = taken.images[:, share:]
-        judges = judges.reshape(-1, *judges.shape[2:])
-        answers = taken.labels[:, share:].reshape(-1)
+        held_out = taken.images[:, share:]
+        held_out = held_out.reshape(-1, *held_out.shape[2:])
+        held_out_labels = taken.labels[:, share:].reshape(-1)
         kernel = _kernel(images.shape[1:], config)
 
         def loss_fn(perturbed: jax.Array) -> jax.Array:
             if spec.axis_name is not None:
-                # The identity on copies, whose gradients it averages.
+                # The identity on replicated values; it averages their gradients.
                 perturbed = lax.pmean(perturbed, spec.axis_name)
             block = jnp.where(changing, perturbed, images)
-            return validation_loss(kernel, block, targets, judges, answers, config)
+            return validation_loss(
+                kernel, block, targets, held_out, held_out_labels, config
+            )
 
         moved, losses = projected_gradient.pgd_with_losses(
             loss_fn,
@@ -225,7 +247,7 @@ def neural_tangent(config: NeuralTangentConfig, spec: DataSpec) -> Generator:
         )
         loss = spec.mean(losses[0])
         shares = moved.reshape(-1, share, *moved.shape[1:])[data.shard]
-        # The last block is filled up from the front, where images have been perturbed.
+        # The last block is padded from the front, where images have been perturbed.
         fresh = positions[:share] < data.count[:, None]
         delta = sampling.store(delta, own, fresh, shares)
         state = State(state.step + 1, None, (delta, order))

@@ -1,4 +1,4 @@
-"""OPS: the pixel and color that differ most steadily from the images of a class."""
+"""OPS: the pixel and color that differ most consistently from a class's images."""
 
 import dataclasses
 import itertools
@@ -21,9 +21,9 @@ class OnePixelConfig:
     """Settings of OPS.
 
     Attributes:
-      pixels: that are set in every image of a class: the best positions, each in its
-        best color. The released code takes the best pairs of a position and a color,
-        of which two may fall on one position.
+      pixels: number of pixels set in every image: the best positions, each in its best
+        color. The released code takes the best pairs of a position and a color, two of
+        which may share a position.
       spread: what the mean change of a pixel is divided by, its "deviation" or its
         "variance".
     """
@@ -44,37 +44,47 @@ PRESETS: dict[str, OnePixelConfig] = {
 }
 
 
-# Below every deviation and variance that 8-bit images of a class can have but 0.
+# Below every nonzero deviation and variance that a class of 8-bit images can have.
 _SMALLEST = 1e-7
 
 
 class _Moments(NamedTuple):
-    """Of the gray levels of every class, position and channel: (K, H, W, C) float32."""
+    """Moments of the gray levels by class, position, channel: (K, H, W, C) float32."""
 
     mean: jax.Array
     variance: jax.Array
 
 
 def one_pixel(config: OnePixelConfig, spec: DataSpec) -> Generator:
-    """Builds OPS, the one-pixel shortcut.
+    r"""Builds OPS, the one-pixel shortcut.
 
-    For a position p and a color t in {0, 1}^C the score of a class is
+    For a position p and a color t in :math:`\{0, 1\}^C`, the score of a class is
 
-        E |t - x_p| / spread |t - x_p|,
+    .. math:: \frac{\mathbb E\, |t - x_p|}{\operatorname{spread} |t - x_p|}
 
-    over all its images x, selected or not, and the channels. The classes choose one
-    after the other, and no two of them take the same color at the same position.
+    over all its images x, selected or not, and the channels. The classes choose in
+    turn, and no two of them take the same color at the same position.
 
     Args:
-      config: its settings.
+      config: the settings.
       spec: of the data.
 
     Returns:
-      The generator. For a perturbation on top of another one (CIFAR10-S), run it on
-      protected images.
+      The generator. It draws nothing. To perturb on top of another perturbation
+      (CIFAR10-S), run it on protected images.
 
     Raises:
       ValueError: if the images have fewer pixels and colors than the classes take.
+
+    Example:
+      >>> from miue_jax import generators
+      >>> from miue_jax.generators.one_pixel import one_pixel
+      >>> spec = generators.DataSpec(
+      ...     num_examples=64, num_classes=4, image_shape=(8, 8, 3)
+      ... )
+      >>> config = generators.preset("one_pixel", pixels=2)
+      >>> one_pixel(config, spec).budget.radius
+      2
 
     References:
       Wu, Chen, Xie, Huang, "One-pixel shortcut: on the learning preference of deep
@@ -82,7 +92,7 @@ def one_pixel(config: OnePixelConfig, spec: DataSpec) -> Generator:
     """
     shape, num_classes = spec.image_shape, spec.num_classes
     positions, num_colors = math.prod(shape[:2]), 2 ** shape[2]
-    # The positions that all classes but the last can have used up, and its own.
+    # The positions that the other classes can have used up, and those of the last one.
     taken = (num_classes - 1) * config.pixels // num_colors + config.pixels
     if taken > positions:
         raise ValueError(
@@ -101,7 +111,7 @@ def one_pixel(config: OnePixelConfig, spec: DataSpec) -> Generator:
         ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
             moments, present = own
             scores = jnp.where(used, -1, _scores(moments, colors, config.spread))
-            # A position can be set only once: its best color stands for it.
+            # A position can be set only once, to its best color.
             best = jnp.argmax(scores, axis=1)
             _, where = lax.top_k(jnp.max(scores, axis=1), config.pixels)
             chosen = jnp.zeros(positions, bool).at[where].set(True)
@@ -129,23 +139,21 @@ def _scores(moments: _Moments, colors: jax.Array, spread: str) -> jax.Array:
     variance = jnp.mean(moments.variance, axis=1, keepdims=True)
     variance += jnp.mean(jnp.square(change - overall[..., None]), axis=2)
     divisor = variance if spread == "variance" else jnp.sqrt(variance)
-    # Where the images agree the score is best, and the larger change the better one.
+    # Where all images agree the score is highest; the larger change then wins.
     return overall / jnp.maximum(divisor, _SMALLEST)
 
 
 def _moments(data: Shards, spec: DataSpec) -> tuple[_Moments, jax.Array]:
-    """Means and variances over all images, and the (K,) bool classes that have any.
+    """Moments over all images, and the (K,) bool classes that have any.
 
-    They are the same however the images are dealt.
-
-    All sums are of integers modulo 2^32, so no order of adding changes them. That of
-    the squares around the rounded mean k is found as S2 - 2 k S1 + n k^2: its value is
-    at most n 255^2 / 4, so below 2^32 for classes of up to 264,000 images, although its
-    terms are not.
+    The result does not depend on the shards. All sums are of integers modulo 2^32, so
+    their order does not matter. The sum of squares around the rounded mean k is
+    computed as S2 - 2 k S1 + n k^2: it is at most n 255^2 / 4, below 2^32 for classes
+    of up to 264,000 images, although its terms are not.
     """
     rows = jnp.arange(data.labels.shape[1])
     valid = rows < data.count[:, None]
-    # What no class has is left out of the sums.
+    # Labels that are not a class are left out of the sums.
     labels = jnp.where(valid, data.labels, spec.num_classes).reshape(-1)
     values = data.images.reshape(-1, *data.images.shape[2:]).astype(jnp.uint32)
 

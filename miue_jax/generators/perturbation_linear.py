@@ -1,4 +1,4 @@
-"""PIL: noise in which a linear classifier reads the label, taken off the image."""
+"""PIL: subtracts noise from which a linear classifier predicts the label."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -26,12 +26,12 @@ class PerturbationLinearConfig:
       radius: largest change of a channel, in gray levels.
       step_size: of a step of sign descent, in gray levels.
       pgd_steps: steps of sign descent on each image's noise.
-      noise_weight: in [0, 1], of the loss of the noise alone; what remains is the
-        weight of the loss of the image without the noise.
-      depth: matrices of the linear classifier, without bias; their product is one.
+      noise_weight: in [0, 1], of the loss of the noise alone; the rest is the weight of
+        the loss of the image without the noise.
+      depth: number of matrices, without biases, whose product is the linear classifier.
       epochs: passes of the classifier over the clean images.
-      batch_size: global batch, of training and of sign descent.
-      learning_rate: of the first epoch; a cosine over the epochs takes it to 0.
+      batch_size: global batch size, of training and of sign descent.
+      learning_rate: of the first epoch; it decays to 0 along a cosine over the epochs.
       momentum: of the classifier's SGD.
     """
 
@@ -55,7 +55,7 @@ class PerturbationLinearConfig:
         check_number("momentum", self.momentum, "in [0, 1)")
 
 
-# The last batch of a pass is filled up from the front; the published one is smaller.
+# The last batch of a pass is padded from its front; the published one is smaller.
 PRESETS: dict[str, PerturbationLinearConfig] = {"published": PerturbationLinearConfig()}
 
 
@@ -76,10 +76,12 @@ def noise_loss(
     *,
     noise_weight: float,
 ) -> jax.Array:
-    """What PIL minimizes over the noise n of an image x with label y.
+    r"""The loss that PIL minimizes over the noise n of an image x with label y.
 
-    w CE(g(n), y) + (1 - w) KL(uniform || softmax g(x - n)) with g(x) = x matrix, w the
-    weight of the noise.
+    .. math:: w\, \mathrm{CE}(g(n), y) + (1 - w)\,
+              \mathrm{KL}(\mathrm{uniform} \,\Vert\, \mathrm{softmax}\, g(x - n))
+
+    Here g(x) = x M for the classifier's matrix M, and w is the noise weight.
 
     Args:
       matrix: (D, K), of the linear classifier.
@@ -107,10 +109,12 @@ def noise_gradient(
     *,
     noise_weight: float,
 ) -> jax.Array:
-    """The gradient of `noise_loss` with respect to the noise, in closed form.
+    r"""The gradient of `noise_loss` with respect to the noise, in closed form.
 
-    (w (softmax g(n) - e_y) - (1 - w) (softmax g(x - n) - 1 / K)) matrix^T, where e_y is
-    the label as a one-hot row.
+    .. math:: \bigl(w\, (\mathrm{softmax}\, g(n) - e_y)
+              - (1 - w) (\mathrm{softmax}\, g(x - n) - 1 / K)\bigr) M^\top
+
+    Here :math:`e_y` is the one-hot label.
 
     Args:
       matrix: (D, K), of the linear classifier.
@@ -130,15 +134,33 @@ def noise_gradient(
 
 
 def perturbation_linear(config: PerturbationLinearConfig, spec: DataSpec) -> Generator:
-    """Builds PIL.
+    r"""Builds PIL.
+
+    A linear classifier is trained on clean images. Then sign descent lowers
+    `noise_loss` over the noise n of every image, in the L-infinity ball and from
+    uniform noise, and the perturbation is :math:`\delta = -n`, shortened to the image
+    box.
 
     Args:
-      config: its settings.
+      config: the settings.
       spec: of the data.
 
     Returns:
-      The generator. A step is one batch: of the classifier's training on clean images,
-      and after its last epoch of the sign descent that makes each image's noise.
+      The generator. A step is one batch: of the classifier's training, then of sign
+      descent.
+
+    Raises:
+      ValueError: if the data do not fill a batch.
+
+    Example:
+      >>> from miue_jax import generators
+      >>> from miue_jax.generators.perturbation_linear import perturbation_linear
+      >>> spec = generators.DataSpec(
+      ...     num_examples=64, num_classes=4, image_shape=(8, 8, 3)
+      ... )
+      >>> config = generators.preset("perturbation_linear", batch_size=16)
+      >>> perturbation_linear(config, spec).num_steps  # 30 epochs and the descent
+      124
 
     References:
       Liu, Chen, Zhang, Perturbation-Induced Linearization, ICLR 2026, arXiv 2601.19967.
@@ -150,7 +172,7 @@ def perturbation_linear(config: PerturbationLinearConfig, spec: DataSpec) -> Gen
         classifier.epochwise_cosine(config.learning_rate, 0.0, config.epochs, batches),
         momentum=config.momentum,
     )
-    # Uniform in +-1 / sqrt(fan in), as PyTorch initializes linear layers.
+    # Uniform in +-1 / sqrt(fan-in), as PyTorch initializes linear layers.
     initialize = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
     def init(key: jax.Array, data: sampling.Shards) -> State:
@@ -170,7 +192,7 @@ def perturbation_linear(config: PerturbationLinearConfig, spec: DataSpec) -> Gen
     def next_batch(
         data: sampling.Shards, count: jax.Array
     ) -> tuple[sampling.Batch, jax.Array, jax.Array]:
-        """The next images in the order of the data, also flat, and their labels."""
+        """The next batch in the order of the data, its flat images and its labels."""
         batch = sampling.take_in_order(data, count % batches, share)
         labels = batch.labels.reshape(-1)
         return batch, batch.images.reshape(len(labels), -1), labels
@@ -249,5 +271,5 @@ def perturbation_linear(config: PerturbationLinearConfig, spec: DataSpec) -> Gen
 
 
 def _product(rows: jax.Array, matrix: jax.Array) -> jax.Array:
-    # Only the gradient's sign is used, which products of few digits would turn.
+    # Only the gradient's sign is used, which low precision would flip.
     return jnp.matmul(rows, matrix, precision=lax.Precision.HIGHEST)

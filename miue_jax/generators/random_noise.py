@@ -1,4 +1,4 @@
-"""Random noise: the control that every generator has to beat."""
+"""Random noise: the baseline that every generator has to beat."""
 
 import dataclasses
 from typing import Literal
@@ -21,7 +21,7 @@ class RandomNoiseConfig:
 
     Attributes:
       radius: largest change of a channel, in gray levels.
-      perturbation: "sample", one draw for every image, or "class", one for every class.
+      perturbation: "sample", one draw per image, or "class", one per class.
     """
 
     radius: float = 8.0
@@ -36,14 +36,24 @@ PRESETS: dict[str, RandomNoiseConfig] = {"uniform": RandomNoiseConfig()}
 
 
 def random_noise(config: RandomNoiseConfig, spec: DataSpec) -> Generator:
-    """Builds uniform noise in the ball; one step draws it.
+    """Builds uniform noise in the L-infinity ball, drawn in one step.
 
     Args:
-      config: its settings.
+      config: the settings.
       spec: of the data.
 
     Returns:
       The generator.
+
+    Example:
+      >>> from miue_jax import generators
+      >>> from miue_jax.generators.random_noise import random_noise
+      >>> spec = generators.DataSpec(
+      ...     num_examples=64, num_classes=4, image_shape=(8, 8, 3)
+      ... )
+      >>> config = generators.preset("random_noise", radius=4)
+      >>> random_noise(config, spec).budget.radius
+      4
     """
     radius = to_unit(config.radius)
     per_class = config.perturbation == "class"

@@ -1,7 +1,7 @@
-"""REM: error-minimizing perturbations that outlast adversarial training, SEM and EM.
+"""REM, and its variants SEM and EM: perturbations that withstand adversarial training.
 
 The surrogate is trained as an adversarially trained victim would be, and the
-perturbation makes the loss small that the victim's adversary has made large.
+perturbation minimizes the loss that the victim's adversary has maximized.
 """
 
 import dataclasses
@@ -33,19 +33,19 @@ class RobustErrorMinimizingConfig(SurrogateConfig):
       radius: largest change of a channel, in gray levels.
       step_size: of the perturbation's projected gradient, in gray levels.
       pgd_steps: of the perturbation, from a random start at each visit.
-      transformations: random views over which each of these steps takes the mean. They
-        pass through the network together, as a batch that many times as large.
-      crop: pixels by which a view is shifted at most, as by a victim's random crop; 0
-        for none.
-      mirror: whether a view is mirrored with probability one half besides.
+      transformations: random views over which each of these steps averages. They pass
+        through the network together, as a batch that many times as large.
+      crop: largest shift of a view, in pixels, as by a victim's random crop; 0 for
+        none.
+      mirror: whether to mirror views with probability 1/2.
       adversarial_radius: largest change of a channel by the adversary, in gray levels;
         0 for no adversary.
       adversarial_step_size: of its projected gradient, in gray levels.
       adversarial_steps: of the adversary, from a random start on each view; 0 leaves
         it at the start, which is SEM's uniform noise.
       iterations: batches of training.
-      learning_rate_drop: factor of the learning rate at each of its drops.
-      learning_rate_drop_every: batches of training from one drop to the next.
+      learning_rate_drop: factor applied to the learning rate at each drop.
+      learning_rate_drop_every: batches of training between drops.
     """
 
     radius: float = 8.0
@@ -80,13 +80,13 @@ class RobustErrorMinimizingConfig(SurrogateConfig):
         check_number("learning_rate_drop", self.learning_rate_drop, "in (0, 1]")
 
 
-# "sem" replaces the adversary's steps by noise, in training and in generation, which
-# takes about a tenth of the time. Unlike the published script all visit every image
-# after training (the script leaves out the last, incomplete batch), and give the
+# "sem" replaces the adversary's steps with noise, in training and in generation, which
+# takes about a tenth of the time. Unlike the published script, all presets visit every
+# image after training (the script omits the last, incomplete batch) and give the
 # network values in [0, 1], not in [-0.5, 0.5]; perturbations stay in the image box
-# throughout. "em" is EM as in REM's code, from which several papers took theirs: the
-# images as they are, no adversary, and perturbations made from noise at each visit,
-# where EM's own code goes on with those of the visit before.
+# throughout. "em" is EM as in REM's code, from which several papers took theirs: no
+# augmentation, no adversary, and perturbations that start from noise at each visit,
+# where EM's own code continues from the visit before.
 PRESETS: dict[str, RobustErrorMinimizingConfig] = {
     "rem": RobustErrorMinimizingConfig(),
     "sem": RobustErrorMinimizingConfig(adversarial_steps=0),
@@ -108,29 +108,43 @@ class _PerExample(NamedTuple):
 def robust_error_minimizing(
     config: RobustErrorMinimizingConfig, spec: DataSpec
 ) -> Generator:
-    """Builds REM, SEM if the adversary takes no steps, or EM if there is none.
+    r"""Builds REM, SEM if the adversary takes no steps, or EM if there is none.
 
-    With views T, cross-entropy L of the surrogate f, and balls of the radii r and a,
-    surrogate and perturbations solve
+    With random views T and the L-infinity radii r and a, surrogate f and perturbations
+    solve
 
-        min_f min_{|d| <= r} E_T max_{|e| <= a} L(f(T(x + d) + e), y).
+    .. math:: \min_f \min_{\lVert\delta\rVert_\infty \le r} \mathbb E_T
+              \max_{\lVert\epsilon\rVert_\infty \le a}
+              \mathrm{CE}(f(T(x + \delta) + \epsilon), y).
 
-    A batch's d is made from noise by descent, of which each step draws new views and
-    lets the adversary find e on each of them. The gradient takes e as constant, and
-    passes T exactly. Rounded to gray levels, d then perturbs the batch for one step of
-    the surrogate, on one new view and its e. After the training every image is visited
-    once more, and its perturbation made anew with the final surrogate. Batch statistics
-    are the running ones in both attacks, and the batch's in the surrogate's step.
+    The :math:`\delta` of a batch descend from noise; each step draws new views and lets
+    the adversary find :math:`\epsilon` on each of them. The gradient treats
+    :math:`\epsilon` as constant and passes through T exactly. Rounded to gray levels,
+    :math:`\delta` then perturbs the batch for one step of the surrogate, on one new
+    view with its :math:`\epsilon`. After the training, every image is visited once
+    more, and its perturbation is recomputed with the final surrogate. Both attacks use
+    running batch statistics, the surrogate's step those of the batch.
 
     Args:
-      config: its settings.
+      config: the settings.
       spec: of the data.
 
     Returns:
       The generator. A step is one batch: of training, then of the last visit.
 
     Raises:
-      ValueError: if the data do not fill a batch, or it does not split over the shards.
+      ValueError: if the data do not fill a batch, it does not split over the shards, or
+        the images do not fit the settings.
+
+    Example:
+      >>> from miue_jax import generators
+      >>> from miue_jax.generators import robust_error_minimizing as rem
+      >>> spec = generators.DataSpec(
+      ...     num_examples=64, num_classes=4, image_shape=(8, 8, 3)
+      ... )
+      >>> config = generators.preset("robust_error_minimizing", "sem", batch_size=16)
+      >>> rem.robust_error_minimizing(config, spec).num_steps
+      5004
 
     References:
       Fu, He, Liu, Shen, Tao, Robust Unlearnable Examples, ICLR 2022. Liu, Xu, Chen,
@@ -200,7 +214,7 @@ def robust_error_minimizing(
     def defend(
         key: jax.Array, state: State, data: sampling.Shards, batch: sampling.Batch
     ) -> tuple[jax.Array, jax.Array]:
-        """Makes a batch's perturbations; also returns the loss before the last step."""
+        """Perturbs a batch; also returns the loss before the last step."""
         variables = state.shared.variables
         images = batch.images.reshape(-1, *batch.images.shape[2:])
 
@@ -264,7 +278,7 @@ def robust_error_minimizing(
     ) -> tuple[State, Metrics]:
         training = state.step < config.iterations
         number, position = jnp.divmod(state.step, batches)
-        # The last visit is a pass of its own, wherever the training has ended.
+        # The last visit is a new pass, wherever in a pass the training has ended.
         number = jnp.where(training, number, config.iterations // batches + 1)
         position = jnp.where(training, position, state.step - config.iterations)
         order_key = jax.random.fold_in(jax.random.fold_in(key, _ORDER), number)

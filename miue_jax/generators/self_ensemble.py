@@ -1,4 +1,4 @@
-"""SEP: adversarial examples of all the checkpoints of one training at once."""
+"""SEP: adversarial examples of an ensemble of checkpoints of one training."""
 
 import dataclasses
 from typing import Any, Literal, NamedTuple
@@ -25,25 +25,25 @@ from miue_jax.train.parallel import State
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SelfEnsembleConfig(SurrogateTrainingConfig):
-    """Settings of SEP; those of the protecting training are inherited.
+    """Settings of SEP; those of the surrogate's training are inherited.
 
     The published code keeps a checkpoint whenever the accuracy on test data improves,
-    and takes every so many-th of them. That takes test data, which a generator does not
-    have: here the checkpoints are those after evenly spaced epochs, the last included.
+    and uses every k-th of them. A generator does not have test data: here the
+    checkpoints are those after evenly spaced epochs, including the last.
 
     Attributes:
-      checkpoints: n, at most one an epoch. They are all held in memory, and saved with
+      checkpoints: n, at most one per epoch. They are all held in memory and saved with
         the state of a run.
-      objective: "cross_entropy" toward the class y + K // 2 (mod K), or "features",
-        the mean squared distance of the last layer's features from that class's mean
-        over the clean data, for each checkpoint its own.
+      objective: "cross_entropy" toward the class y + K // 2 (mod K), or "features", the
+        mean squared distance of the features before the last layer from that class's
+        mean over the clean data, computed separately for each checkpoint.
       radius: largest change of a channel, in gray levels.
       step_size: of a step, in gray levels.
       pgd_steps: steps on each image.
       inner_steps: steps of variance reduction within each of them; 0 for none.
-      inner_means: whose class means the inner steps aim at, the drawn checkpoint's
-        "own" or the "last" one's; the other steps take its own always. Of no effect
-        without inner steps, or toward no means.
+      inner_means: the class means that the inner steps move toward: the drawn
+        checkpoint's "own", or those of the "last" checkpoint; the outer steps always
+        use the checkpoint's own. It matters only for inner steps on "features".
       perturbation_batch_size: global batch of the visits.
     """
 
@@ -71,17 +71,16 @@ class SelfEnsembleConfig(SurrogateTrainingConfig):
         check_number("inner_steps", self.inner_steps, ">= 0", whole=True)
         if self.checkpoints > self.epochs:
             raise ValueError(
-                f"checkpoints ({self.checkpoints}) must be at most one an epoch, and "
+                f"checkpoints ({self.checkpoints}) must be at most one per epoch, and "
                 f"there are {self.epochs} epochs"
             )
 
 
-# Tables that say SEP mean the variant of reduced variance: "variance_reduced" as the
-# paper has it, "authors_code" as all released scripts of it have it, from which the
-# published figures presumably are: there the steps within a step aim at the means of
-# the last checkpoint, whichever is drawn. "sep" is the paper's plain ensemble. The
-# published commands have radius 2, the tables 8 too. Its images are truncated to gray
-# levels: the export "truncate".
+# Tables that say SEP mean the variance-reduced variant: "variance_reduced" as in the
+# paper, "authors_code" as in all released scripts, which presumably gave the published
+# figures: there the inner steps move toward the means of the last checkpoint, whichever
+# is drawn. "sep" is the paper's plain ensemble. The published commands have radius 2,
+# the tables 8 too. Its images are truncated to gray levels: the export "truncate".
 PRESETS: dict[str, SelfEnsembleConfig] = {
     "variance_reduced": SelfEnsembleConfig(checkpoints=15, inner_steps=15),
     "authors_code": SelfEnsembleConfig(
@@ -98,7 +97,7 @@ _ATTACK = 16
 
 class _Checkpoint(NamedTuple):
     variables: Any
-    sums: jax.Array | None  # (K, D) of each class's features, where they are aims
+    sums: jax.Array | None  # (K, D), each class's features; None for "cross_entropy"
 
 
 class _Shared(NamedTuple):
@@ -116,7 +115,7 @@ def self_ensemble(config: SelfEnsembleConfig, spec: DataSpec) -> Generator:
     r"""Builds SEP.
 
     With the checkpoints :math:`f_k` of one training on clean images, the features
-    :math:`h_k` before their last layer and the means :math:`\mu_{k,c}` of class c,
+    :math:`h_k` before their last layer and their means :math:`\mu_{k,c}` over class c,
 
     .. math:: \delta_i = \arg\min_{\lVert\delta\rVert_\infty \le r} \frac1n \sum_k
               \frac1D \lVert h_k(x_i + \delta) - \mu_{k, y_i + \lfloor K/2 \rfloor}
@@ -125,7 +124,7 @@ def self_ensemble(config: SelfEnsembleConfig, spec: DataSpec) -> Generator:
     or the same with the cross-entropy of :math:`f_k` toward that class.
 
     Args:
-      config: its settings.
+      config: the settings.
       spec: of the data.
 
     Returns:
@@ -133,18 +132,27 @@ def self_ensemble(config: SelfEnsembleConfig, spec: DataSpec) -> Generator:
       steps of the attack.
 
     Raises:
-      ValueError: if the data do not fill a batch.
+      ValueError: if the data do not fill a batch, or the images do not fit the
+        settings.
+
+    Example:
+      >>> from miue_jax import generators
+      >>> from miue_jax.generators.self_ensemble import self_ensemble
+      >>> spec = generators.DataSpec(
+      ...     num_examples=64, num_classes=4, image_shape=(8, 8, 3)
+      ... )
+      >>> config = generators.preset(
+      ...     "self_ensemble", batch_size=16, perturbation_batch_size=64
+      ... )
+      >>> self_ensemble(config, spec).num_steps  # 120 epochs, the means, the attack
+      482
 
     References:
       Chen et al., Self-Ensemble Protection: Training Checkpoints Are Good Data
       Protectors, ICLR 2023, arXiv 2211.12005.
     """
     module = surrogate.create(config, spec, crop=surrogate.PADDING)
-    trainer = surrogate.trainer(
-        config,
-        module,
-        spec,
-    )
+    trainer = surrogate.trainer(config, module, spec)
     size = config.perturbation_batch_size
     visits = spec.steps_per_pass(size)
     share = spec.share(size)
@@ -203,7 +211,7 @@ def self_ensemble(config: SelfEnsembleConfig, spec: DataSpec) -> Generator:
     def sum_features(
         key: jax.Array, count: jax.Array, state: State, data: sampling.Shards
     ) -> tuple[State, Metrics]:
-        """Adds one batch to the features' sums by class, for every checkpoint."""
+        """Adds the features of one batch to each checkpoint's sums per class."""
         del key
         batch = sampling.take_in_order(data, count, share)
         images = batch.images.reshape(-1, *batch.images.shape[2:])
@@ -232,15 +240,18 @@ def self_ensemble(config: SelfEnsembleConfig, spec: DataSpec) -> Generator:
         """Takes all steps on one batch."""
         batch = sampling.take_in_order(data, count, share)
         chosen = batch.fresh & batch.selected
-        aims = (batch.labels.reshape(-1) + spec.num_classes // 2) % spec.num_classes
+        labels = batch.labels.reshape(-1)
+        targets = (labels + spec.num_classes // 2) % spec.num_classes
 
         def cost(one: _Checkpoint, images: jax.Array) -> jax.Array:
             features, logits = forward(one.variables, images)
             if one.sums is None:
-                values = optax.softmax_cross_entropy_with_integer_labels(logits, aims)
+                values = optax.softmax_cross_entropy_with_integer_labels(
+                    logits, targets
+                )
             else:
                 means = one.sums / jnp.maximum(state.shared.counts, 1)[:, None]
-                values = jnp.mean(jnp.square(features - means[aims]), axis=-1)
+                values = jnp.mean(jnp.square(features - means[targets]), axis=-1)
             return jnp.sum(jnp.where(chosen.reshape(-1), values, 0))
 
         stack = state.shared.stack

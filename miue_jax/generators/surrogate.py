@@ -1,4 +1,4 @@
-"""The surrogate of a generator: its settings, its network and its training."""
+"""The surrogate of a generator: its settings, network and training."""
 
 import dataclasses
 import numbers
@@ -42,9 +42,9 @@ class SurrogateConfig:
       model: architecture (`models.NAMES`, or module:function).
       width: its width; None for the architecture's own.
       dtype: compute dtype.
-      normalization: of the network's input: none, or by the mean and standard deviation
-        of the channels of ImageNet or CIFAR-10.
-      batch_size: global batch of its training.
+      normalization: of the network's input: none, or by the channel means and standard
+        deviations of ImageNet or CIFAR-10.
+      batch_size: global batch size of its training.
       learning_rate: of the first epoch.
       momentum: of its SGD.
       weight_decay: of its SGD.
@@ -74,9 +74,9 @@ def create(config: SurrogateConfig, spec: DataSpec, *, crop: int = 0) -> nn.Modu
     """Creates the surrogate's network, which takes normalized images.
 
     Args:
-      config: its settings.
+      config: the settings.
       spec: of the data.
-      crop: pixels by which images are shifted at most.
+      crop: largest shift of the images, in pixels.
 
     Returns:
       The module.
@@ -107,11 +107,11 @@ def create(config: SurrogateConfig, spec: DataSpec, *, crop: int = 0) -> nn.Modu
 
 
 def normalize(images: jax.Array, config: SurrogateConfig) -> jax.Array:
-    """Scales images as the surrogate takes them.
+    """Normalizes images for the surrogate.
 
     Args:
       images: (..., C) float in [0, 1].
-      config: its `normalization`.
+      config: the settings; only `normalization` matters.
 
     Returns:
       An array of the same shape.
@@ -123,7 +123,7 @@ def normalize(images: jax.Array, config: SurrogateConfig) -> jax.Array:
 
 
 def check_radius(radius: float) -> None:
-    """Checks a budget per value: published images are 8-bit, so levels are whole.
+    """Checks an L-infinity budget: published images are 8-bit, so levels are whole.
 
     Args:
       radius: largest change of a channel, in gray levels.
@@ -148,7 +148,7 @@ class SurrogateTrainingConfig(SurrogateConfig):
         rate drops to a tenth.
       warmup_epochs: first epochs, over which the learning rate rises linearly from a
         hundredth.
-      nesterov: whether the momentum is Nesterov's.
+      nesterov: whether to use Nesterov momentum.
     """
 
     epochs: int = 40
@@ -165,7 +165,7 @@ class SurrogateTrainingConfig(SurrogateConfig):
                 f"warmup_epochs ({self.warmup_epochs}) must be at most epochs "
                 f"({self.epochs})"
             )
-        # JSON has lists only, and a config must be hashable.
+        # JSON has only lists, and a config must be hashable.
         milestones = classifier.check_milestones("milestones", self.milestones)
         object.__setattr__(self, "milestones", milestones)
 
@@ -177,13 +177,13 @@ Attack = Callable[
 
 
 class Trainer(NamedTuple):
-    """The training of a surrogate, as a part of a generator's state.
+    """The training of a surrogate, as part of a generator.
 
     Attributes:
       init: (key, data) -> learner.
       step: (key, count, learner, order, data) -> (learner, order, metrics), one batch;
-        count is the () int32 number of batches before and order (g, n) int32 that of
-        the rows in the current pass, with any value before the first batch.
+        count is the () int32 number of batches before it, and order the (g, n) int32
+        order of the rows in the current pass, arbitrary before the first batch.
       epoch_steps: batches in a pass over the data.
     """
 
@@ -205,17 +205,17 @@ def trainer(
     """Builds the training of a surrogate on cropped and mirrored images.
 
     Args:
-      config: its settings.
+      config: the settings.
       module: the network, from `create`.
       spec: of the data.
-      attack: what it is trained to withstand, applied to every batch with the network
-        in evaluation mode and one key per image; None for nothing.
+      attack: applied to each batch, with the network in evaluation mode and one key per
+        image; None for none.
 
     Returns:
       The training.
 
     Raises:
-      ValueError: if the data do not fill a batch, or the crop leaves nothing.
+      ValueError: if the data do not fill a batch.
     """
     share = spec.share(config.batch_size)
     steps = spec.steps_per_pass(config.batch_size)
@@ -275,7 +275,7 @@ def learning_rate(config: SurrogateTrainingConfig, epoch_steps: int) -> optax.Sc
     """The surrogate's learning rate: a linear warmup, then drops to a tenth.
 
     Args:
-      config: its learning_rate, epochs, milestones and warmup_epochs.
+      config: the settings.
       epoch_steps: batches in an epoch.
 
     Returns:

@@ -1,9 +1,9 @@
-"""Perturbations from a surrogate that was trained before: adversarial, or the reverse.
+"""Adversarial perturbations of a surrogate that is trained first: AP and HYPO.
 
-A surrogate is trained on the images as they are. Then every image is visited, batch by
-batch in a fixed order, and its perturbation moved by projected gradient so that the
-finished surrogate takes shifted and mirrored views of it for what the objective says.
-AP and HYPO differ in the objective and in how the surrogate is trained.
+A surrogate is trained on the clean images. Then each batch is visited once, in the
+order of the data, and its perturbations are moved by projected gradient so that the
+finished surrogate classifies shifted and mirrored views as the objective says. AP and
+HYPO differ in the objective and in how the surrogate is trained.
 """
 
 import dataclasses
@@ -34,14 +34,14 @@ class SurrogateAttackConfig(SurrogateTrainingConfig):
     """The attack on a finished surrogate; the surrogate's settings are inherited.
 
     Attributes:
-      objective: "next_class" makes the surrogate take an image of class y for one of
-        y + 1 (mod K), "own_class" for one of y even more surely, "other_class" for
-        anything but y.
+      objective: "next_class" makes the surrogate assign images of class y to y + 1
+        (mod K), "own_class" to y with more confidence, "other_class" to any class but
+        y.
       radius: largest change of a channel, in gray levels.
       step_size: of a projected-gradient step, in gray levels.
       pgd_steps: projected-gradient steps on each image.
       start: of a perturbation: "zero"; "uniform" in the ball; "normal" with the radius
-        as deviation, cut off at the radius.
+        as standard deviation, clipped to the ball.
       shift: largest shift of the views, see `shift_and_flip`.
       perturbation_batch_size: global batch of the visits.
     """
@@ -96,12 +96,16 @@ def surrogate_attack(
     Args:
       config: its settings.
       spec: of the data.
-      restarts: attacks on the whole data set, of which the one is kept whose loss,
-        averaged over all protected images before the last step, is lowest.
-      train_attack: what the surrogate is trained to withstand, None for nothing.
+      restarts: attacks on the whole data set; the one is kept whose loss before the
+        last step, averaged over all protected images, is lowest.
+      train_attack: applied to each batch of the surrogate's training; None for none.
 
     Returns:
       The generator. A step is one batch: of training, or all steps of an attack.
+
+    Raises:
+      ValueError: if the data do not fill a batch, or the images do not fit the
+        settings.
     """
     module = surrogate.create(config, spec, crop=surrogate.PADDING)
     trainer = surrogate.trainer(config, module, spec, attack=train_attack)
@@ -145,9 +149,9 @@ def surrogate_attack(
 
     def costs(variables: Any, seen: jax.Array, labels: jax.Array) -> jax.Array:
         outputs: Any = module.apply(variables, seen, train=False)
-        away = 1 if config.objective == "next_class" else 0
-        aims = (labels + away) % spec.num_classes
-        values = optax.softmax_cross_entropy_with_integer_labels(outputs[1], aims)
+        offset = 1 if config.objective == "next_class" else 0
+        targets = (labels + offset) % spec.num_classes
+        values = optax.softmax_cross_entropy_with_integer_labels(outputs[1], targets)
         return -values if config.objective == "other_class" else values
 
     def visit(
@@ -164,7 +168,7 @@ def surrogate_attack(
             return sampling.shard_keys(key, data.shard, count)
 
         def total_cost(keys: jax.Array, perturbed: jax.Array) -> jax.Array:
-            # As published, what a shift brings in is 0 in the surrogate's own scale.
+            # As published, shifts fill in zeros after the normalization.
             seen = surrogate.normalize(perturbed, config).reshape(shape)
             views = jax.vmap(lambda k, x: shift_and_flip(k, x, shift=config.shift))
             seen = views(keys, seen).reshape(images.shape)
@@ -242,9 +246,9 @@ def shift_and_flip(key: jax.Array, images: jax.Array, *, shift: float) -> jax.Ar
     """Shifts every image, mirrors it with probability 1/2, and interpolates bilinearly.
 
     Coordinates run from -1 at the center of an axis's first pixel to 1 at that of the
-    last, so a shift of s moves an axis of n pixels by s (n - 1) / 2 of them. Each image
-    is shifted along either axis by a uniform draw from [-shift, shift]; what comes in
-    from outside is 0.
+    last, so a shift of s moves an axis of n pixels by s (n - 1) / 2 pixels. Each image
+    is shifted along both axes by uniform draws from [-shift, shift]; zeros come in from
+    outside.
 
     Args:
       key: a PRNG key.
@@ -274,7 +278,7 @@ def shift_and_flip(key: jax.Array, images: jax.Array, *, shift: float) -> jax.Ar
 
 
 def _source(key: jax.Array, size: int, length: int, shift: float) -> jax.Array:
-    """Where each place of an axis reads from, in pixels: (size, length, 1)."""
+    """The pixel that each position of an axis reads from: (size, length, 1)."""
     draws = jax.random.uniform(key, (size, 1, 1), jnp.float32, -shift, shift)
     place = jnp.arange(length, dtype=jnp.float32)[:, None]
     return place + draws * (length - 1) / 2

@@ -1,9 +1,9 @@
-"""Neural tangent kernels in closed form, and what gradient descent makes of them.
+r"""Neural tangent kernels in closed form, and gradient descent with them.
 
-A kernel goes through its network layer by layer, with two covariances of each pair of
-images: that of the outputs at initialization and, as the tangent kernel, that of the
-outputs' gradients. Weights have the scale of the tangent parametrization: a layer is
-sigma_w / sqrt(inputs) W x + sigma_b b with W and b standard normal.
+A kernel is computed layer by layer, from two covariances of each pair of images: that
+of the outputs at initialization and, as the tangent kernel, that of the outputs'
+gradients. Weights have the NTK parametrization: a layer with d inputs is
+:math:`\sigma_w W x / \sqrt d + \sigma_b b` with standard normal W and b.
 """
 
 from collections.abc import Callable
@@ -22,9 +22,9 @@ class TangentKernel(NamedTuple):
     """The tangent kernel of an infinitely wide network, as pure functions.
 
     Attributes:
-      patches: (B, H, W, C) images -> (B, P, D), what its first layer sees of them.
+      patches: (B, H, W, C) images -> (B, P, D), the inputs of its first layer.
       compare: patches (A, P, D) and (B, P, D) -> (A, B), the kernel of every pair. Its
-        gradient is finite, also where images or patches coincide.
+        gradient is finite, even where images or patches coincide.
     """
 
     patches: Callable[[jax.Array], jax.Array]
@@ -41,15 +41,23 @@ class _Pairs(NamedTuple):
 def fully_connected(
     *, weight_variance: float, bias_variance: float, layers: int = 5
 ) -> TangentKernel:
-    """The kernel of layers that each end in the error function.
+    r"""The kernel of dense layers that each end in the error function.
 
     Args:
-      weight_variance: sigma_w^2.
-      bias_variance: sigma_b^2.
-      layers: their number.
+      weight_variance: :math:`\sigma_w^2`.
+      bias_variance: :math:`\sigma_b^2`.
+      layers: number of layers.
 
     Returns:
       The kernel; an image is one patch.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from miue_jax.generators import tangent_kernel
+      >>> kernel = tangent_kernel.fully_connected(weight_variance=1, bias_variance=0)
+      >>> patches = kernel.patches(jnp.ones((2, 4, 4, 3)))
+      >>> kernel.compare(patches, patches).shape
+      (2, 2)
 
     References:
       Williams, Computing with Infinite Networks, NIPS 1996 (covariance of Erf).
@@ -71,18 +79,28 @@ def fully_connected(
 def convolutional(
     image_shape: tuple[int, ...], *, weight_variance: float, bias_variance: float
 ) -> TangentKernel:
-    """The kernel of two 5x5 convolutions of stride 2, then three dense layers.
+    r"""The kernel of two 5x5 convolutions of stride 2, then three dense layers.
 
-    A ReLU follows each convolution and none the dense layers. Since the positions are
-    flattened, not averaged, only covariances at equal positions matter.
+    A ReLU follows each convolution; the dense layers are linear. Since the positions
+    are flattened, not averaged, only covariances at equal positions matter.
 
     Args:
       image_shape: (H, W, C).
-      weight_variance: sigma_w^2.
-      bias_variance: sigma_b^2, > 0, or the covariances of black patches have no angle.
+      weight_variance: :math:`\sigma_w^2`.
+      bias_variance: :math:`\sigma_b^2`, > 0: otherwise the angle between black patches
+        is undefined.
 
     Returns:
       The kernel; the patches are those of the first convolution.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from miue_jax.generators import tangent_kernel
+      >>> kernel = tangent_kernel.convolutional(
+      ...     (8, 8, 3), weight_variance=1, bias_variance=0.1
+      ... )
+      >>> kernel.patches(jnp.ones((2, 8, 8, 3))).shape  # 4x4 positions, 5x5x3 values
+      (2, 16, 75)
 
     References:
       Cho, Saul, Kernel Methods for Deep Learning, NIPS 2009 (covariance of ReLU).
@@ -129,21 +147,33 @@ def convolutional(
 def descent_coefficients(
     kernel: jax.Array, targets: jax.Array, *, time: float, regularization: float
 ) -> jax.Array:
-    """The coefficients a of what gradient descent learns, f(x) = k(x, X) a.
+    r"""The coefficients a of what gradient descent learns, f(x) = k(x, X) a.
 
-    a = A^-1 (I - exp(-t A / (n K))) Y with A = kernel + r mean(diag kernel) I: gradient
-    flow from f = 0 on mean((f - Y)^2) / 2 over the n K values, for time t. It is
-    computed for a billionth of the time and doubled, which takes no inverse and no
-    eigenvectors, whose gradient has poles where eigenvalues coincide.
+    .. math:: a = A^{-1} \bigl(I - e^{-t A / (n K)}\bigr) Y, \qquad
+              A = k(X, X) + r\, \mathrm{mean}(\operatorname{diag} k(X, X))\, I
+
+    This is gradient flow from f = 0 on mean((f - Y)^2) / 2 over the n K values, for
+    time t. The coefficients are computed for a billionth of the time and doubled: this
+    needs no inverse and no eigenvectors, whose gradient has poles where eigenvalues
+    coincide.
 
     Args:
-      kernel: (n, n) tangent kernel of the training images.
-      targets: (n, K), what is learned, Y.
-      time: t, the learning rate times the steps.
+      kernel: (n, n), k(X, X), the tangent kernel of the training images.
+      targets: (n, K), Y.
+      time: t, the learning rate times the number of steps.
       regularization: r, relative to the mean of the diagonal.
 
     Returns:
       (n, K).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from miue_jax.generators import tangent_kernel
+      >>> coefficients = tangent_kernel.descent_coefficients(
+      ...     2 * jnp.eye(3), jnp.ones((3, 1)), time=1e4, regularization=0.0
+      ... )
+      >>> [round(float(a), 3) for a in coefficients[:, 0]]  # Y / 2
+      [0.5, 0.5, 0.5]
 
     References:
       Lee et al., Wide Neural Networks of Any Depth Evolve as Linear Models Under
@@ -159,7 +189,7 @@ def descent_coefficients(
     def double(
         carry: tuple[jax.Array, jax.Array], _: None
     ) -> tuple[tuple[jax.Array, jax.Array], None]:
-        # What has been learned, 1 - exp: what is left, exp, is 1 up to rounding.
+        # It holds 1 - exp, because exp is at first 1 up to rounding.
         learned, coefficients = carry
         coefficients = 2 * coefficients - dot(learned, coefficients)
         return (2 * learned - dot(learned, learned), coefficients), None
@@ -176,7 +206,7 @@ def _padding(size: int) -> tuple[int, int]:
 
 
 def _windows(size: int) -> np.ndarray:
-    """Which of the inputs each output of a convolution sees, (outputs, inputs)."""
+    """The inputs that each output of a convolution depends on, (outputs, inputs)."""
     starts = _STRIDE * np.arange(-(-size // _STRIDE)) - _padding(size)[0]
     offsets = np.arange(size) - starts[:, None]
     return ((offsets >= 0) & (offsets < _WINDOW)).astype(float)
@@ -190,7 +220,7 @@ def _inputs(a: jax.Array, b: jax.Array) -> _Pairs:
 
 
 def _linear(pairs: _Pairs, weight_variance: float, bias_variance: float) -> _Pairs:
-    """One layer's weights and biases, after what they connect to has been averaged."""
+    """Applies the weights and biases of a layer to averages over its inputs."""
     cross, left, right = (
         weight_variance * x + bias_variance
         for x in (pairs.cross, pairs.left, pairs.right)
@@ -230,7 +260,7 @@ def _covariance(cosine: jax.Array) -> jax.Array:
 
 @_covariance.defjvp
 def _covariance_jvp(primals, tangents):
-    # By the rules it would be the difference of two poles.
+    # Differentiated term by term it would be the difference of two poles.
     (cosine,), (change,) = primals, tangents
     return _covariance(cosine), _slope(cosine) * change
 
@@ -245,8 +275,8 @@ def _slope(cosine: jax.Array) -> jax.Array:
 def _slope_jvp(primals, tangents):
     (cosine,), (change,) = primals, tangents
     sine = _angle(cosine)[1]
-    # An image has no angle to itself whatever is done to it: where the derivative has
-    # its pole it counts as 0.
+    # The angle of an image to itself stays 0 however it changes, so the derivative is
+    # taken as 0 at its pole.
     derivative = jnp.where(sine > 0, 1 / jnp.where(sine > 0, sine, 1), 0)
     return _slope(cosine), derivative / (2 * np.pi) * change
 

@@ -167,7 +167,7 @@ def center(
 
     Args:
       samples: (N, D) or (N,), as the caller passed them, already checked.
-      dtype: of the result.
+      dtype: type of the result.
       labels: (N,) integers from 0; None for one class.
       num_classes: number of classes.
       standardize: divide each column by its standard deviation after centering, within

@@ -123,14 +123,14 @@ def subsample_interval(
     Assumes independent pairs and an estimator that is asymptotically linear.
 
     Args:
-      key: random key of the splits.
+      key: random key for the splits.
       estimator: pure function (x, y) -> (), the same object in repeated calls so that
         it is compiled once; must work on N / max(num_parts) samples.
       x: (N, dx) or (N,) numbers.
       y: (N, dy) or (N,) numbers.
       num_parts: distinct numbers of parts, each from 2 to N / 2.
       num_splits: random splits for each number of parts.
-      level: of the interval, between 0 and 1.
+      level: confidence level of the interval, between 0 and 1.
 
     Returns:
       The interval.
@@ -159,8 +159,8 @@ def subsample_interval(
     if not 0 < level < 1:
         raise ValueError(f"level is {level}; it must be between 0 and 1")
     x, y, parts = _check_parts(estimator, x, y, num_parts, num_splits)
-    level = jnp.asarray(level, x.dtype)
-    return _subsample_interval(key, x, y, level, estimator, parts, num_splits)
+    covered = jnp.asarray(level, x.dtype)
+    return _subsample_interval(key, x, y, covered, estimator, parts, num_splits)
 
 
 def extrapolate(
@@ -180,7 +180,7 @@ def extrapolate(
     at high information, remains in part. Neither a lower nor an upper bound.
 
     Args:
-      key: random key of the splits.
+      key: random key for the splits.
       estimator: as for `subsample_interval`.
       x: (N, dx) or (N,) numbers.
       y: (N, dy) or (N,) numbers.

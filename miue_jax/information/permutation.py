@@ -60,7 +60,7 @@ def permutation_test(
     and does not bound it.
 
     Args:
-      key: random key of the permutations.
+      key: random key for the permutations.
       estimator: pure function (x, y) -> (), the same object in repeated calls so that
         it is compiled once; with a fixed key if it is random.
       x: (N, dx) or (N,) numbers.

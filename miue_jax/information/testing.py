@@ -87,7 +87,8 @@ def check_estimator(
     again = functools.partial(_check_equal, value, tolerance=tolerance)
     again(estimate_fn(x, y, *classes).value, "when it is called again")
     if jit:
-        again(_jitted(estimate_fn)(x, y, *classes).value, "under jax.jit")
+        jitted = jax.jit(lambda *samples: estimate_fn(*samples))
+        again(jitted(x, y, *classes).value, "under jax.jit")
     if permutable:
         order = rng.permutation(_SIZE)
         permuted = estimate_fn(*(each[order] for each in (x, y, *classes)))
@@ -178,11 +179,6 @@ def check_bound(
         ((features, labels, np.float32(-1)), "a negative noise_variance"),
     ):
         _check_refused(bound_fn, (*arguments, _CLASSES), what)
-
-
-def _jitted(estimate_fn: Callable[..., Estimate]) -> Callable[..., Estimate]:
-    # A lambda: jax.jit would take names of arguments from the function.
-    return jax.jit(lambda *samples: estimate_fn(*samples))
 
 
 def _require(holds: Any, message: str) -> None:

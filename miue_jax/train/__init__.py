@@ -1,1 +1,1 @@
-"""TODO."""
+"""Training over a device mesh: sampling, loops, classifiers, checkpoints, run files."""

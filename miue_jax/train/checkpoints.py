@@ -1,4 +1,4 @@
-"""Checkpoints of a state, through Orbax: a step either is there whole or is not."""
+"""Checkpoints of a state, written by Orbax: each is complete or not there at all."""
 
 import contextlib
 import hashlib
@@ -14,27 +14,40 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
-# Orbax writes a step under its name with this and renames it.
+# Orbax writes a step under such a name and then renames it.
 _UNFINISHED = "*.orbax-checkpoint-tmp*"
 
 
 class Checkpoints:
-    """A directory of checkpoints, the newest two kept.
+    """A directory of checkpoints that keeps the newest two.
 
-    Use it as a context manager; leaving it waits for what is being written.
+    Use it as a context manager; on exit it waits for pending writes.
 
     Args:
-      directory: their folder; it is created if missing.
-      config: what the states depend on, as JSON; a state that was saved with another
-        one is not restored. None asks for nothing.
-      read_only: leaves the directory as it is, what an interrupted save left there
+      directory: the folder; created if missing.
+      config: everything the states depend on, as JSON; a state that was saved with
+        another configuration is not restored. None for no check.
+      read_only: whether to leave the folder as it is, the remains of interrupted saves
         included; it must exist.
 
     Attributes:
-      directory: where they are.
+      directory: the absolute path of the folder.
 
     Raises:
-      ValueError: if `directory` is not a folder, or missing where it is only read.
+      ValueError: if `directory` is not a folder, or is missing and `read_only` is set.
+
+    Example:
+      >>> import tempfile
+      >>> import jax.numpy as jnp
+      >>> from miue_jax.train import checkpoints
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     with checkpoints.Checkpoints(folder) as saved:
+      ...         saved.save(3, {"w": jnp.ones(2)}, notes={"loss": 0.5})
+      ...         state, notes = saved.restore({"w": jnp.zeros(2)})
+      ...         saved.latest_step
+      3
+      >>> state["w"].tolist(), notes
+      ([1.0, 1.0], {'loss': 0.5})
     """
 
     def __init__(
@@ -65,7 +78,7 @@ class Checkpoints:
             with _silent():
                 self._checkpointer.close()
         except Exception:
-            # A save that failed fails here once more, and has been reported.
+            # A failed save fails here once more; it has been reported.
             if error is None:
                 raise
 
@@ -79,16 +92,16 @@ class Checkpoints:
         """Writes a state and waits until it is on disk.
 
         Args:
-          step: steps taken so far; a step already saved is left as it is.
+          step: steps taken so far; a step that is saved already is left as it is.
           state: a pytree of arrays.
-          notes: what else belongs to the step, as JSON.
+          notes: anything else that belongs to the step, as JSON.
 
         Raises:
-          ValueError: if the directory is only read.
+          ValueError: if the directory was opened read-only.
           OSError: if it cannot be written; earlier checkpoints stay as they were.
         """
         if self._read_only:
-            raise ValueError(f"{self.directory} was opened to be read only")
+            raise ValueError(f"{self.directory} was opened read only")
         if step == self.latest_step:
             return
         about = {"config": self._config, "notes": notes}
@@ -96,7 +109,7 @@ class Checkpoints:
             with _silent():
                 self._checkpointer.save(step, state, force=True, custom_metadata=about)
                 self._checkpointer.wait()
-        except Exception as error:  # a full disk arrives here as an error of any kind
+        except Exception as error:  # Orbax reports a full disk in many ways
             if jax.process_index() == 0:
                 for left in self.directory.glob(_UNFINISHED):
                     shutil.rmtree(left, ignore_errors=True)
@@ -109,14 +122,14 @@ class Checkpoints:
         """Reads the newest state.
 
         Args:
-          like: a pytree of arrays or `jax.ShapeDtypeStruct` with the shapes, types and
-            shardings that are expected.
+          like: a pytree of arrays or `jax.ShapeDtypeStruct` with the expected shapes,
+            dtypes and shardings.
 
         Returns:
           The same pytree with the saved values, and the notes saved with it.
 
         Raises:
-          ValueError: if there is none, it is damaged, or it is of another configuration
+          ValueError: if there is none, it is damaged, or it has another configuration
             or shape.
         """
         step = self.latest_step
@@ -135,7 +148,7 @@ class Checkpoints:
                 raise ValueError("its description is missing")
         about: Any = found.custom_metadata or {}
         saved_for = about.get("config")
-        # The first checkpoints of this library did not say what they were of.
+        # A checkpoint saved without a configuration fits all of them.
         if None not in (saved_for, self._config) and saved_for != self._config:
             raise ValueError(f"{where} is of another configuration")
         with _readable(where):
@@ -148,7 +161,7 @@ def _digest(config: Mapping[str, Any]) -> str:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Keeps Orbax from logging what is raised here anyway, from each of its threads."""
+    """Keeps Orbax's threads from logging errors that are raised here anyway."""
     logger = logging.getLogger("absl")
 
     def refuse(record: logging.LogRecord) -> bool:
@@ -174,7 +187,7 @@ def _readable(where: str) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """The operating system's reason where there is one, or the first line."""
+    """Returns the operating system's reason if there is one, or the first line."""
     code = re.search(r"os_error_code='(\d+)'", str(error))
     if code:
         return os.strerror(int(code[1]))

@@ -1,4 +1,10 @@
-"""Compiled loops of steps over a mesh, which stop on a signal and resume exactly."""
+"""The run loop: compiled steps over a mesh, stopped by a signal and resumed exactly.
+
+`start`, `advance` and `evaluation` compile the functions of a procedure for a mesh.
+`resume` and `run_until` drive them from one mark to the next, with `stop_signals` and
+`progress` around them. However a run is cut into calls, every step is computed by the
+same compiled code, so that the results are equal to the last bit.
+"""
 
 import contextlib
 import signal
@@ -16,7 +22,7 @@ from tqdm import tqdm
 
 from miue_jax.train import checkpoints, metrics, parallel
 from miue_jax.train.metrics import Mean, Metrics
-from miue_jax.train.parallel import COPIED_SPEC, DATA_SPEC, STATE_SPEC, State
+from miue_jax.train.parallel import DATA_SPEC, REPLICATED_SPEC, STATE_SPEC, State
 from miue_jax.train.sampling import Shards
 
 Start = Callable[[jax.Array, Shards], State]
@@ -24,7 +30,7 @@ Evaluate = Callable[[State, Shards], Metrics]
 
 
 class Advance(Protocol):
-    """What `advance` compiles."""
+    """The type of what `advance` returns."""
 
     def __call__(
         self,
@@ -34,7 +40,7 @@ class Advance(Protocol):
         stop: int,
         totals: Metrics | None = None,
     ) -> tuple[State, Metrics]:
-        """Runs from the state's step up to stop, adding to the totals if given."""
+        """Runs from the state's step up to `stop`, adding to `totals` if given."""
         ...
 
 
@@ -46,13 +52,26 @@ def start(init: Callable[[jax.Array, Shards], State], mesh: Mesh) -> Start:
       mesh: the devices.
 
     Returns:
-      A function (key, data) -> state of global arrays. It raises a ValueError for a
-      state that is not a `parallel.State`.
+      A function (key, data) -> state of global arrays. It raises a ValueError if the
+      state is not a `parallel.State`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, numpy as np
+      >>> from miue_jax.train import loop, parallel, sampling
+      >>> data = sampling.deal(np.zeros((4, 8, 8, 3), np.uint8), np.arange(4) % 2, 1)
+      >>> def init(key, data):
+      ...     return parallel.State(jnp.int32(0), jax.random.normal(key, (3,)), None)
+      >>> mesh = parallel.data_mesh(jax.devices()[:1])
+      >>> loop.start(init, mesh)(jax.random.key(0), data).shared.shape
+      (3,)
     """
 
     def make(key: jax.Array, data: Shards) -> State:
         shape = jax.eval_shape(init, key, data)
-        _check_state("init", shape)
+        if not isinstance(shape, State):
+            raise ValueError(
+                f"init must return a parallel.State, got a {type(shape).__name__}"
+            )
         placed = parallel.shardings(mesh, STATE_SPEC, shape)
         return jax.jit(init, out_shardings=placed)(key, data)
 
@@ -64,9 +83,8 @@ def advance(
 ) -> Advance:
     """Compiles a step function into a loop of any number of steps.
 
-    The number is an argument of the compiled program, not a part of it: however a run
-    is cut into calls, every step is computed by the same code, and the results are
-    equal to the last bit.
+    The number is an argument of the compiled program, so that one program serves all
+    calls.
 
     Args:
       step: (key, state, data) -> (state, metrics), for one device's share.
@@ -74,10 +92,23 @@ def advance(
 
     Returns:
       A function (key, state, data, stop, totals=None) -> (state, metrics) that runs
-      from the state's step up to stop. The metrics are means over these steps and those
-      of the totals, if given: what an earlier call returned, so that sums too are equal
-      to the last bit however a run is cut. The input state is donated. A
-      ValueError is raised for a step whose metrics are not `metrics.Mean`.
+      from the state's step up to `stop`. The metrics are means over these steps and
+      those of `totals`, the metrics of an earlier call, so that sums too are equal to
+      the last bit however a run is cut. The input state is donated. It raises a
+      ValueError if the metrics of a step are not `metrics.Mean`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, numpy as np
+      >>> from miue_jax.train import loop, metrics, parallel, sampling
+      >>> data = sampling.deal(np.zeros((4, 8, 8, 3), np.uint8), np.arange(4) % 2, 1)
+      >>> def step(key, state, data):
+      ...     mean = {"step": metrics.mean_of(state.step)}
+      ...     return state._replace(step=state.step + 1), mean
+      >>> state = parallel.State(jnp.int32(0), None, None)
+      >>> advance = loop.advance(step, parallel.data_mesh(jax.devices()[:1]))
+      >>> state, means = advance(jax.random.key(0), state, data, 5)
+      >>> int(state.step), metrics.values(means)
+      (5, {'step': 2.0})
     """
 
     def loop(
@@ -90,18 +121,19 @@ def advance(
 
         return lax.fori_loop(state.step, stop, body, (state, totals))
 
+    inputs = (REPLICATED_SPEC, STATE_SPEC, DATA_SPEC)
     compiled = parallel.parallelize(
         loop,
         mesh,
-        in_specs=(COPIED_SPEC, STATE_SPEC, DATA_SPEC, COPIED_SPEC, COPIED_SPEC),
-        out_specs=(STATE_SPEC, COPIED_SPEC),
+        in_specs=(*inputs, REPLICATED_SPEC, REPLICATED_SPEC),
+        out_specs=(STATE_SPEC, REPLICATED_SPEC),
         donate_argnums=1,
     )
     measured = parallel.parallelize(
         lambda key, state, data: step(key, state, data)[1],
         mesh,
-        in_specs=(COPIED_SPEC, STATE_SPEC, DATA_SPEC),
-        out_specs=COPIED_SPEC,
+        in_specs=inputs,
+        out_specs=REPLICATED_SPEC,
     )
 
     def run(
@@ -113,31 +145,24 @@ def advance(
     ) -> tuple[State, Metrics]:
         if totals is None:
             shapes = jax.eval_shape(measured, key, state, data)
-            _check_metrics("step", shapes)
+            _check_metrics(shapes)
             totals = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-        # From the host, wherever they were: another placement would compile anew.
+        # Always from the host: another placement would compile another program.
         totals = jax.device_get(totals)
         return compiled(key, state, data, jnp.int32(stop), totals)
 
     return run
 
 
-def _check_state(name: str, state: object) -> None:
-    if not isinstance(state, State):
-        raise ValueError(
-            f"{name} must return a parallel.State, got a {type(state).__name__}"
-        )
-
-
-def _check_metrics(name: str, metrics: object) -> None:
-    """Anything else would be summed over the steps, and taken for a mean."""
+def _check_metrics(metrics: object) -> None:
+    # Anything else would be summed over the steps and reported as a mean.
     means = isinstance(metrics, dict) and all(
         isinstance(value, Mean) for value in metrics.values()
     )
     if not means:
         raise ValueError(
-            f"{name} must return its metrics as a dictionary of metrics.Mean, as "
-            f"metrics.mean_of gives them, got {metrics}"
+            "step must return its metrics as a dictionary of metrics.Mean (see "
+            f"metrics.mean_of), got {metrics}"
         )
 
 
@@ -149,59 +174,57 @@ def evaluation(evaluate: Evaluate, mesh: Mesh) -> Evaluate:
       mesh: the devices.
 
     Returns:
-      The function of global arrays.
+      The same function of global arrays.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, numpy as np
+      >>> from miue_jax.train import loop, metrics, parallel, sampling
+      >>> data = sampling.deal(np.zeros((4, 8, 8, 3), np.uint8), np.arange(4) % 2, 1)
+      >>> state = parallel.State(jnp.int32(0), None, None)
+      >>> evaluate = loop.evaluation(
+      ...     lambda state, data: {"label": metrics.mean_of(jnp.mean(data.labels))},
+      ...     parallel.data_mesh(jax.devices()[:1]),
+      ... )
+      >>> metrics.values(evaluate(state, data))
+      {'label': 0.5}
     """
     return parallel.parallelize(
-        evaluate, mesh, in_specs=(STATE_SPEC, DATA_SPEC), out_specs=COPIED_SPEC
+        evaluate, mesh, in_specs=(STATE_SPEC, DATA_SPEC), out_specs=REPLICATED_SPEC
     )
 
 
-# Target duration of a call of the compiled loop, between which signals are handled.
+# Target duration of a call of the compiled loop; signals are handled between calls.
 _SECONDS_A_CALL = 2.0
 
 
 class Stopped(SystemExit):
-    """Raised after a signal, once the state is saved."""
+    """Raised after a signal, once the state is saved.
 
-
-def progress(
-    total: int, done: int, *, label: str = "", quiet: bool = False, delay: float = 0
-) -> tqdm:
-    """Makes a progress bar with the time left; in a log file, an occasional line.
-
-    Args:
-      total: steps in all.
-      done: steps before the first update.
-      label: text in front of the bar.
-      quiet: whether to draw no bar.
-      delay: seconds before it is drawn; if closed earlier, it never is.
-
-    Returns:
-      The bar.
+    Example:
+      >>> from miue_jax.train import loop
+      >>> issubclass(loop.Stopped, SystemExit)
+      True
     """
-    return tqdm(
-        total=total,
-        initial=done,
-        desc=label or None,
-        disable=quiet,
-        delay=delay,
-        file=sys.stderr,
-        mininterval=0.5 if sys.stderr.isatty() else 30,
-    )
 
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[list[int]]:
     """Collects SIGTERM and SIGINT in a list instead of terminating.
 
-    A second signal of the same kind terminates: the first may never be handled where a
-    process waits for others that are gone.
+    A second signal of the same kind terminates, since the first may never be handled
+    where a process waits for others that are gone.
 
     Yields:
       The signals received so far.
 
     Raises:
-      Stopped: at the end, if a signal was received and not handled.
+      Stopped: on exit, if a signal was received and not handled.
+
+    Example:
+      >>> from miue_jax.train import loop
+      >>> with loop.stop_signals() as received:
+      ...     print(received)
+      []
     """
     received: list[int] = []
     signals = (signal.SIGTERM, signal.SIGINT)
@@ -214,41 +237,81 @@ def stop_signals() -> Iterator[list[int]]:
     try:
         yield received
         if received:
-            # It came after the last call: the run must not continue as if it had not.
+            # It came after the last call: the run must not continue regardless.
             raise Stopped(128 + received[0])
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def go_on(
+def progress(
+    total: int, done: int, *, label: str = "", quiet: bool = False, delay: float = 0
+) -> tqdm:
+    """Returns a progress bar with the time left; in a log file, an occasional line.
+
+    Args:
+      total: steps in all.
+      done: steps before the first update.
+      label: text in front of the bar.
+      quiet: whether to draw nothing.
+      delay: seconds before the bar is drawn; it never is if closed earlier.
+
+    Returns:
+      The bar.
+
+    Example:
+      >>> from miue_jax.train import loop
+      >>> with loop.progress(10, 4, quiet=True) as bar:
+      ...     bar.total
+      10
+    """
+    return tqdm(
+        total=total,
+        initial=done,
+        desc=label or None,
+        disable=quiet,
+        delay=delay,
+        file=sys.stderr,
+        mininterval=0.5 if sys.stderr.isatty() else 30,
+    )
+
+
+def resume(
     saved: checkpoints.Checkpoints, state: State
 ) -> tuple[int, State, Metrics | None]:
-    """Resumes a run from its newest checkpoint, if there is one.
+    """Restores a run from its newest checkpoint, if there is one.
 
     Args:
       saved: the checkpoints of the run.
       state: the state before the first step.
 
     Returns:
-      The steps taken, the state after them, and the totals that `run_until` had saved
-      where it was stopped between two marks.
+      The steps taken, the state after them, and the totals for `run_until` if the run
+      was stopped between two marks.
+
+    Example:
+      >>> import tempfile
+      >>> import jax.numpy as jnp
+      >>> from miue_jax.train import checkpoints, loop, parallel
+      >>> state = parallel.State(jnp.int32(0), None, None)
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     with checkpoints.Checkpoints(folder) as saved:
+      ...         step, state, totals = loop.resume(saved, state)
+      >>> step, totals
+      (0, None)
     """
     step = saved.latest_step or 0
     if not step:
         return 0, state, None
-    state, totals = saved.restore(state)
-    if not totals:
+    state, notes = saved.restore(state)
+    if not notes:
         return step, state, None
     as_saved: Any = np.float32
-    return (
-        step,
-        state,
-        {
-            name: Mean(as_saved(total), as_saved(weight))
-            for name, (total, weight) in totals.items()
-        },
-    )
+    totals = {
+        name: Mean(as_saved(total), as_saved(weight))
+        for name, (total, weight) in notes.items()
+    }
+    return step, state, totals
 
 
 def run_until(
@@ -272,20 +335,44 @@ def run_until(
       state: the state at `step`; donated.
       data: the data on the mesh.
       step: the steps taken so far.
-      totals: of the steps since the mark before, from `go_on`.
+      totals: metrics of the steps since the last mark, from `resume`.
       saved: where to save on a signal.
-      received: signals, from `stop_signals`.
+      received: the signals, from `stop_signals`.
 
     Returns:
-      The state at the mark and the means over the steps since the mark before.
+      The state at the mark, and the means over the steps since the last one.
 
     Raises:
       Stopped: after a signal, once the state and the totals are saved.
+
+    Example:
+      >>> import tempfile
+      >>> import jax, jax.numpy as jnp, numpy as np
+      >>> from miue_jax.train import checkpoints, loop, metrics, parallel, sampling
+      >>> data = sampling.deal(np.zeros((4, 8, 8, 3), np.uint8), np.arange(4) % 2, 1)
+      >>> def step(key, state, data):
+      ...     mean = {"step": metrics.mean_of(state.step)}
+      ...     return state._replace(step=state.step + 1), mean
+      >>> state = parallel.State(jnp.int32(0), None, None)
+      >>> advance = loop.advance(step, parallel.data_mesh(jax.devices()[:1]))
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     with (
+      ...         checkpoints.Checkpoints(folder) as saved,
+      ...         loop.stop_signals() as received,
+      ...     ):
+      ...         state, means = loop.run_until(
+      ...             *(5, advance, jax.random.key(0), state, data),
+      ...             step=0,
+      ...             saved=saved,
+      ...             received=received,
+      ...         )
+      >>> int(state.step), means
+      (5, {'step': 2.0})
     """
     size = 1
     while step < mark:
-        # Clocks and signals differ between hosts; what they run must not.
-        size, stopping = parallel.largest(size, max(received, default=0))
+        # Clocks and signals differ between hosts, but all must run the same calls.
+        size, stopping = parallel.process_max(size, max(received, default=0))
         if stopping:
             notes = {k: [float(x) for x in mean] for k, mean in (totals or {}).items()}
             saved.save(step, state, notes=notes)
@@ -298,7 +385,7 @@ def run_until(
         state, totals = advance(key, state, data, stop, totals)
         totals = jax.device_get(totals)
         seconds = max(time.perf_counter() - began, 1e-4) / (stop - step)
-        # The first call compiles and says nothing of the speed.
+        # The first call compiles and says nothing about the speed.
         size = min(max(1, int(_SECONDS_A_CALL / seconds)), 4 * size)
         step = stop
     return state, metrics.values(totals or {})

@@ -1,5 +1,6 @@
-"""Measured means that can be added: over steps, over calls, over parts of data."""
+"""Metrics as means that can be added: over steps, over calls, over parts of data."""
 
+import statistics
 from typing import Any, NamedTuple
 
 import jax
@@ -12,8 +13,15 @@ class Mean(NamedTuple):
     """A mean kept as a total and a weight, so that means of parts can be added.
 
     Attributes:
-      total: () float32.
-      weight: () float32; 0 says that nothing was measured.
+      total: () float32, the weighted sum.
+      weight: () float32; 0 if nothing was measured.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from miue_jax.train.metrics import Mean, values
+      >>> one, three = Mean(jnp.array(1.0), 1.0), Mean(jnp.array(9.0), 3.0)
+      >>> values({"loss": jax.tree.map(jnp.add, one, three)})
+      {'loss': 2.5}
     """
 
     total: jax.Array
@@ -24,29 +32,39 @@ Metrics = dict[str, Mean]
 
 
 def mean_of(value: jax.Array, weight: float | jax.Array = 1.0) -> Mean:
-    """A measured value as a mean of the given weight.
+    """Returns a measured value as a `Mean`.
+
+    Args:
+      value: () float, the value.
+      weight: its weight.
+
+    Returns:
+      The mean.
 
     Example:
-      >>> import jax, jax.numpy as jnp
+      >>> import jax.numpy as jnp
       >>> from miue_jax.train import metrics
-      >>> both = jax.tree.map(
-      ...     jnp.add, metrics.mean_of(jnp.array(1.0)), metrics.mean_of(jnp.array(3.0))
-      ... )
-      >>> metrics.values({"loss": both})
-      {'loss': 2.0}
+      >>> float(metrics.mean_of(jnp.array(0.5), weight=4).total)
+      2.0
     """
     weight = jnp.asarray(weight, jnp.float32)
     return Mean(value.astype(jnp.float32) * weight, weight)
 
 
 def values(metrics: Any) -> dict[str, float]:
-    """The means that were measured, as plain numbers.
+    """Returns the means that were measured, as Python floats.
 
     Args:
-      metrics: a dictionary of `Mean`, or several added together.
+      metrics: a dictionary of `Mean`.
 
     Returns:
       A float for every name whose weight is positive.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from miue_jax.train import metrics
+      >>> metrics.values({"loss": metrics.mean_of(jnp.array(0.5), weight=4)})
+      {'loss': 0.5}
     """
     host: Metrics = parallel.to_host(metrics)
     return {
@@ -54,3 +72,22 @@ def values(metrics: Any) -> dict[str, float]:
         for name, mean in host.items()
         if mean.weight > 0
     }
+
+
+def mean_and_std(values: list[float]) -> dict[str, Any]:
+    """Summarizes a result over several seeds.
+
+    Args:
+      values: one value per seed.
+
+    Returns:
+      Their ``mean``, their sample standard deviation ``std`` (None for a single seed),
+      and the ``values``.
+
+    Example:
+      >>> from miue_jax.train import metrics
+      >>> metrics.mean_and_std([0.25, 0.75])["mean"]
+      0.5
+    """
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.mean(values), "std": deviation, "values": values}

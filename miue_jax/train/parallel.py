@@ -1,7 +1,7 @@
-"""One mesh axis, two kinds of arrays: copies on every device, and rows split over them.
+"""Data parallelism over one mesh axis: arrays are replicated, or split by rows.
 
 A step is written for one device's share of the data, with explicit collectives over
-the axis ``AXIS``; `parallelize` runs it on a mesh. One device is a mesh of one.
+the axis ``AXIS``; `parallelize` runs it on a mesh. A single device is a mesh of one.
 """
 
 import os
@@ -21,13 +21,20 @@ _COUNT, _INDEX = "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 
 
 class State(NamedTuple):
-    """State of an iterative procedure, separated by where it lives.
+    """State of an iterative procedure, grouped by placement.
 
     Attributes:
       step: () int32, steps taken so far.
-      shared: a pytree with the same value on every device (parameters, optimizer).
+      shared: a pytree that is replicated on every device (parameters, optimizer).
       per_example: a pytree whose leaves have the shard axis first, (G, ...), split over
         the devices (perturbations, the order of the data).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from miue_jax.train.parallel import State
+      >>> state = State(step=jnp.int32(0), shared=None, per_example=None)
+      >>> int(state._replace(step=state.step + 1).step)
+      1
     """
 
     step: jax.Array
@@ -35,40 +42,60 @@ class State(NamedTuple):
     per_example: Any
 
 
-# Prefixes of the pytrees above, as `jax.shard_map` takes them.
+# Prefixes of the pytrees above, for `jax.shard_map`.
 _STATE_SPECS: Any = (P(), P(), P(AXIS))
 STATE_SPEC = State(*_STATE_SPECS)
 DATA_SPEC = P(AXIS)
-COPIED_SPEC = P()
+REPLICATED_SPEC = P()
 
 
 def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Returns a one-axis mesh over the given devices, by default all there are.
+    """Returns a one-axis mesh.
 
     Args:
-      devices: the devices, or None for all devices of all processes.
+      devices: the devices; None for all devices of all processes.
 
     Returns:
       A mesh with the single axis ``AXIS``.
+
+    Example:
+      >>> from miue_jax.train import parallel
+      >>> parallel.data_mesh().axis_names
+      ('data',)
     """
     return Mesh(np.asarray(jax.devices() if devices is None else devices), (AXIS,))
 
 
-def check_shards(num_shards: int, mesh: Mesh) -> None:
-    """Checks that shards split over devices.
+def resolve_num_shards(num_shards: int | None, mesh: Mesh) -> int:
+    """Returns the number of shards of a run: as given, or one per device.
 
     Args:
-      num_shards: shards of the data.
+      num_shards: the setting; None for one shard per device.
       mesh: the devices.
 
+    Returns:
+      A positive multiple of the number of devices.
+
     Raises:
-      ValueError: if the division leaves a remainder.
+      ValueError: if the setting is not such a multiple.
+
+    Example:
+      >>> import jax
+      >>> from miue_jax.train import parallel
+      >>> mesh = parallel.data_mesh(jax.devices()[:1])
+      >>> parallel.resolve_num_shards(None, mesh), parallel.resolve_num_shards(4, mesh)
+      (1, 4)
     """
+    if num_shards is None:
+        return mesh.size
+    if type(num_shards) is not int or num_shards <= 0:
+        raise ValueError(f"num_shards is {num_shards!r}; it must be positive and whole")
     if num_shards % mesh.size:
         raise ValueError(
-            f"{num_shards} shards do not split over {mesh.size} devices: the number of "
-            "shards must be a multiple of the number of devices"
+            f"{num_shards} shards do not split over {mesh.size} devices; set "
+            f"num_shards to a multiple of {mesh.size}"
         )
+    return num_shards
 
 
 def place(tree: Any, mesh: Mesh, spec: Any) -> Any:
@@ -81,31 +108,60 @@ def place(tree: Any, mesh: Mesh, spec: Any) -> Any:
 
     Returns:
       The same tree of global arrays.
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax.train import parallel
+      >>> mesh = parallel.data_mesh()
+      >>> placed = parallel.place(np.ones(3), mesh, parallel.REPLICATED_SPEC)
+      >>> placed.sharding.is_fully_replicated
+      True
     """
     return jax.device_put(tree, shardings(mesh, spec, tree))
 
 
 def run_key(seed: int, purpose: str, mesh: Mesh) -> jax.Array:
-    """Makes the key of a run, the same on every device of every process.
+    """Returns the PRNG key of a run, replicated over the mesh.
 
     Args:
       seed: any integer.
-      purpose: what runs. Runs of one seed share no draws if their purposes differ: a
-        victim must not start from the weights of the surrogate.
+      purpose: what the key is for. Keys of one seed and different purposes share no
+        draws: a victim must not start from the weights of the surrogate.
       mesh: the devices.
 
     Returns:
       () PRNG key.
+
+    Example:
+      >>> from miue_jax.train import parallel
+      >>> parallel.run_key(0, "victim", parallel.data_mesh()).shape
+      ()
     """
-    # Keys are the one kind of array that cannot be put on other processes' devices.
-    everywhere = NamedSharding(mesh, COPIED_SPEC)
+    # Typed keys cannot be put on the devices of other processes, so it is computed.
+    everywhere = NamedSharding(mesh, REPLICATED_SPEC)
     stream = zlib.crc32(purpose.encode())
     make = lambda: jax.random.fold_in(jax.random.key(seed), stream)  # noqa: E731
     return jax.jit(make, out_shardings=everywhere)()
 
 
 def shardings(mesh: Mesh, spec: Any, tree: Any) -> Any:
-    """Spreads a prefix of partition specs over a whole tree, as named shardings."""
+    """Broadcasts a prefix of partition specs over a pytree, as named shardings.
+
+    Args:
+      mesh: the devices.
+      spec: a partition spec, or a prefix of the tree that holds specs.
+      tree: the pytree.
+
+    Returns:
+      The same tree of `jax.sharding.NamedSharding`.
+
+    Example:
+      >>> from miue_jax.train import parallel
+      >>> mesh = parallel.data_mesh()
+      >>> placed = parallel.shardings(mesh, parallel.REPLICATED_SPEC, {"w": 0, "b": 0})
+      >>> sorted(placed), placed["w"].is_fully_replicated
+      (['b', 'w'], True)
+    """
     broadcast = jax.tree.broadcast(spec, tree, is_leaf=lambda leaf: isinstance(leaf, P))
     return jax.tree.map(
         lambda leaf: NamedSharding(mesh, leaf),
@@ -133,8 +189,21 @@ def parallelize(
 
     Returns:
       The jit-compiled function of global arrays.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from miue_jax.train import parallel
+      >>> mesh = parallel.data_mesh()
+      >>> mean = parallel.parallelize(
+      ...     lambda rows: jax.lax.pmean(jnp.mean(rows), parallel.AXIS),
+      ...     mesh,
+      ...     in_specs=parallel.DATA_SPEC,
+      ...     out_specs=parallel.REPLICATED_SPEC,
+      ... )
+      >>> float(mean(jnp.full(4 * mesh.size, 2.0)))
+      2.0
     """
-    # Without replication checking a psum transposes to a psum, as under pmap: the mean
+    # Without replication checks a psum transposes to a psum, as under pmap: the mean
     # over devices of the gradients of replicated parameters is the global gradient.
     mapped = jax.shard_map(
         function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
@@ -143,7 +212,20 @@ def parallelize(
 
 
 def to_host(tree: Any) -> Any:
-    """Gathers a pytree of global arrays into NumPy arrays on every process."""
+    """Gathers a pytree of global arrays into NumPy arrays on every process.
+
+    Args:
+      tree: a pytree of arrays.
+
+    Returns:
+      The same tree of NumPy arrays.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from miue_jax.train import parallel
+      >>> parallel.to_host({"a": jnp.arange(3)})["a"].tolist()
+      [0, 1, 2]
+    """
 
     def fetch(leaf: Any) -> Any:
         split = isinstance(leaf, jax.Array) and not leaf.is_fully_replicated
@@ -154,14 +236,19 @@ def to_host(tree: Any) -> Any:
     return jax.tree.map(fetch, tree)
 
 
-def largest(*values: int) -> list[int]:
-    """The largest of each number over all processes, the same in every one.
+def process_max(*values: int) -> list[int]:
+    """Takes the maximum of each number over all processes.
 
     Args:
       *values: this process's numbers.
 
     Returns:
-      As many numbers.
+      As many numbers, the same in every process.
+
+    Example:
+      >>> from miue_jax.train import parallel
+      >>> parallel.process_max(3, 1)
+      [3, 1]
     """
     if jax.process_count() == 1:
         return list(values)
@@ -170,21 +257,32 @@ def largest(*values: int) -> list[int]:
 
 
 def barrier(name: str) -> None:
-    """Waits until every process has come here; of a single process nothing is asked.
+    """Waits until every process has reached this point.
 
     Args:
-      name: of the place, the same in every process.
+      name: name of the point, the same in every process.
+
+    Example:
+      >>> from miue_jax.train import parallel
+      >>> parallel.barrier("results written")
     """
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 def initialize_processes() -> None:
-    """Joins a multi-process run where the environment describes one.
+    """Joins a multi-process run if the environment describes one.
 
     TPU pods, Slurm and others describe themselves; elsewhere set
     JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. Call it before
     anything touches a device. On a single host it does nothing.
+
+    Raises:
+      ValueError: if JAX_COORDINATOR_ADDRESS is set without the other two.
+
+    Example:
+      >>> from miue_jax.train import parallel
+      >>> parallel.initialize_processes()  # doctest: +SKIP
     """
     if jax.distributed.is_initialized():
         return
@@ -202,6 +300,6 @@ def initialize_processes() -> None:
     try:
         jax.distributed.initialize()
     except ValueError as error:
-        # Without a cluster that JAX knows there is nothing to join.
+        # JAX detects no cluster, so there is nothing to join.
         if "coordinator_address" not in str(error):
             raise

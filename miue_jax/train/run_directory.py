@@ -1,11 +1,15 @@
-"""Run directories: one configuration each, locked while in use; their files."""
+"""Run directories: one configuration each, locked while in use, and their files.
+
+A run directory holds ``config.json``, all that its results depend on. A run may be
+resumed with the same configuration only, by one process at a time (or several that
+share it).
+"""
 
 import contextlib
 import fcntl
 import json
 import math
 import pathlib
-import statistics
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -16,7 +20,33 @@ from miue_jax.train import parallel
 
 
 class Busy(ValueError):
-    """Raised where another process works in a run directory."""
+    """Raised if another process is working in a run directory.
+
+    Example:
+      >>> from miue_jax.train import run_directory
+      >>> issubclass(run_directory.Busy, ValueError)
+      True
+    """
+
+
+class Failed(ValueError):
+    """Raised if a run ends without a result, as it would again.
+
+    Example:
+      >>> from miue_jax.train import run_directory
+      >>> issubclass(run_directory.Failed, ValueError)
+      True
+    """
+
+
+class Diverged(Failed):
+    """Raised if a metric is not finite.
+
+    Example:
+      >>> from miue_jax.train import run_directory
+      >>> issubclass(run_directory.Diverged, run_directory.Failed)
+      True
+    """
 
 
 @contextlib.contextmanager
@@ -30,27 +60,36 @@ def open_directory(
     """Claims a run directory for a configuration while the context lasts.
 
     Args:
-      workdir: the directory; it is created if missing.
+      workdir: the directory; created if missing.
       config: everything the results depend on, as JSON.
-      resume: whether to resume a run that is in the directory.
-      shared: whether other processes that share it may work in it meanwhile.
+      resume: whether a run that is in the directory may be resumed.
+      shared: whether other processes that share the directory may work in it meanwhile.
 
     Yields:
       Nothing.
 
     Raises:
-      ValueError: if it holds another configuration or something else, or a setting is
-        not finite.
-      Busy: if another process works in it.
+      ValueError: if the directory holds another configuration or something else, or a
+        setting is not finite.
+      Busy: if another process is working in it.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> from miue_jax.train import run_directory
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     workdir = pathlib.Path(folder) / "run"
+      ...     with run_directory.open_directory(workdir, {"seed": 0}, resume=True):
+      ...         run_directory.read_json(workdir / "config.json")
+      {'seed': 0}
     """
     config = json.loads(json.dumps(config))
     for key, value in _flatten(config).items():
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{key} is {value}; it must be finite")
     file = workdir / "config.json"
-    # Checked first: another process may write its configuration meanwhile, which is the
-    # first file of a run.
-    occupied = workdir.exists() and (not workdir.is_dir() or any(_contents(workdir)))
+    # Checked first: another process may write its configuration, the first file of a
+    # run, meanwhile.
+    occupied = workdir.exists() and (not workdir.is_dir() or any(_visible(workdir)))
     if file.exists():
         check_same(workdir, read_json(file), config)
         if not resume:
@@ -64,8 +103,8 @@ def open_directory(
     first = jax.process_index() == 0
     with contextlib.ExitStack() as stack:
         busy = first and not _lock(workdir, stack, shared=shared)
-        # All give way if the first one must.
-        if any(parallel.largest(int(busy))):
+        # All processes raise if the first one must.
+        if any(parallel.process_max(int(busy))):
             raise Busy(f"another process is working in {workdir}")
         if first:
             _claim(workdir, config)
@@ -73,7 +112,7 @@ def open_directory(
                 atomic.remove_unfinished(workdir)
         parallel.barrier("run directory claimed")
         # All processes raise, or those that see the file would wait for the others.
-        if any(parallel.largest(int(not file.exists()))):
+        if any(parallel.process_max(int(not file.exists()))):
             raise ValueError(
                 f"{workdir} is not one and the same for all processes: choose one on a "
                 "file system that they share"
@@ -81,19 +120,13 @@ def open_directory(
         yield
 
 
-def _claim(workdir: pathlib.Path, config: dict[str, Any]) -> None:
-    """Writes the configuration if there is none; one of several processes does."""
-    file = workdir / "config.json"
-    with (workdir / ".config.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if file.exists():
-            check_same(workdir, read_json(file), config)
-        else:
-            write_json(file, config)
+def _visible(workdir: pathlib.Path) -> list[pathlib.Path]:
+    # A run that was killed while writing its configuration leaves only hidden files.
+    return [path for path in workdir.iterdir() if not path.name.startswith(".")]
 
 
 def _lock(workdir: pathlib.Path, stack: contextlib.ExitStack, *, shared: bool) -> bool:
-    """Tries to lock a directory until the stack is closed; returns whether it did."""
+    """Tries to lock a directory until the stack closes; returns whether it did."""
     workdir.mkdir(parents=True, exist_ok=True)
     file = stack.enter_context((workdir / ".lock").open("a+"))
     try:
@@ -103,15 +136,21 @@ def _lock(workdir: pathlib.Path, stack: contextlib.ExitStack, *, shared: bool) -
     return True
 
 
-def _contents(workdir: pathlib.Path) -> list[pathlib.Path]:
-    # A run that was killed while writing its configuration leaves only hidden files.
-    return [path for path in workdir.iterdir() if not path.name.startswith(".")]
+def _claim(workdir: pathlib.Path, config: dict[str, Any]) -> None:
+    """Writes the configuration, unless another process that shares it has."""
+    file = workdir / "config.json"
+    with (workdir / ".config.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if file.exists():
+            check_same(workdir, read_json(file), config)
+        else:
+            write_json(file, config)
 
 
 def check_same(
     path: pathlib.Path, old: dict[str, Any], new: dict[str, Any], *, whole: bool = True
 ) -> None:
-    """Checks that a file or folder in a run directory is of this configuration.
+    """Checks that a file or folder in a run directory has this configuration.
 
     Args:
       path: the file or folder.
@@ -121,6 +160,11 @@ def check_same(
 
     Raises:
       ValueError: naming the path and the first setting that differs.
+
+    Example:
+      >>> import pathlib
+      >>> from miue_jax.train import run_directory
+      >>> run_directory.check_same(pathlib.Path("run"), {"seed": 0}, {"seed": 0})
     """
     before, now = _flatten(old), _flatten(json.loads(json.dumps(new)))
     keys = {**before, **now} if whole else now
@@ -143,16 +187,29 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     return items
 
 
-class Failed(ValueError):
-    """Raised where a run ends without a result, as it would again."""
-
-
-class Diverged(Failed):
-    """Raised where a metric is not finite."""
-
-
 class MetricsFile:
-    """A file of JSON lines, written by the first process only."""
+    """A file of JSON lines, one per measured step, written by the first process only.
+
+    Args:
+      path: the file.
+      keep_until: the step of the checkpoint to resume from; later lines are dropped.
+
+    Attributes:
+      path: the file.
+
+    Raises:
+      ValueError: naming the file, if it is damaged.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> from miue_jax.train import run_directory
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     path = pathlib.Path(folder) / "metrics.jsonl"
+      ...     metrics = run_directory.MetricsFile(path, keep_until=0)
+      ...     metrics.write(1, {"loss": 0.5})
+      ...     metrics.read()
+      [{'step': 1, 'loss': 0.5}]
+    """
 
     def __init__(self, path: pathlib.Path, *, keep_until: int):
         self.path = path
@@ -160,7 +217,7 @@ class MetricsFile:
         if jax.process_index() == 0:
             with atomic.write_file(path) as file:
                 file.writelines(f"{json.dumps(line)}\n".encode() for line in kept)
-        # Other processes read it, and must not see the dropped lines.
+        # Other processes read the file, and must not see the dropped lines.
         parallel.barrier("metrics cut back")
 
     def read(self) -> list[dict[str, Any]]:
@@ -170,7 +227,7 @@ class MetricsFile:
           One dictionary per line.
 
         Raises:
-          ValueError: naming the file, if another line is not one of metrics.
+          ValueError: naming the file, if another line does not hold metrics.
         """
         if not self.path.exists():
             return []
@@ -191,14 +248,14 @@ class MetricsFile:
         return lines
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        """Appends a line; a metric that is not finite is an error.
+        """Appends a line.
 
         Args:
           step: steps taken so far.
-          values: what was measured.
+          values: the metrics.
 
         Raises:
-          Diverged: if a value is not finite; the line is written with null in its
+          Diverged: if a metric is not finite; the line is written with null in its
             place.
           OSError: naming the file, if it cannot be written.
         """
@@ -223,7 +280,25 @@ class MetricsFile:
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes JSON whole or not at all."""
+    """Writes a JSON file atomically.
+
+    Args:
+      path: the file.
+      value: what JSON can hold.
+
+    Raises:
+      ValueError: if JSON cannot hold a number; nothing is written.
+      OSError: naming the file, if it cannot be written.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> from miue_jax.train import run_directory
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     path = pathlib.Path(folder) / "results.json"
+      ...     run_directory.write_json(path, {"accuracy": 0.5})
+      ...     run_directory.read_json(path)
+      {'accuracy': 0.5}
+    """
     text = json.dumps(value, indent=1, allow_nan=False) + "\n"
     with atomic.write_file(path) as file:
         file.write(text.encode())
@@ -234,13 +309,22 @@ def read_json(path: pathlib.Path, *, needed: Iterable[str] = ()) -> dict[str, An
 
     Args:
       path: the file.
-      needed: keys that it must have.
+      needed: keys that the object must have.
 
     Returns:
       The object.
 
     Raises:
-      ValueError: naming the file, if it is damaged or something else.
+      ValueError: naming the file, if it is damaged or holds something else.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> from miue_jax.train import run_directory
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     path = pathlib.Path(folder) / "results.json"
+      ...     size = path.write_text('{"accuracy": 0.5}')
+      ...     run_directory.read_json(path, needed=["accuracy"])
+      {'accuracy': 0.5}
     """
     try:
         value = json.loads(path.read_text())
@@ -252,66 +336,3 @@ def read_json(path: pathlib.Path, *, needed: Iterable[str] = ()) -> dict[str, An
     if missing:
         raise ValueError(f"{path} is damaged: it has no {', '.join(missing)}")
     return value
-
-
-def spread(values: list[float]) -> dict[str, Any]:
-    """Summarizes the values of several seeds.
-
-    Args:
-      values: one per seed.
-
-    Returns:
-      Their `mean`, `std` (None for a single one) and the `values`.
-
-    Example:
-      >>> from miue_jax.train.run_directory import spread
-      >>> spread([0.25, 0.75])["mean"]
-      0.5
-    """
-    deviation = statistics.stdev(values) if len(values) > 1 else None
-    return {"mean": statistics.mean(values), "std": deviation, "values": values}
-
-
-def check_seeds(name: str, seeds: Any) -> None:
-    """Checks the seeds of runs that must differ.
-
-    Args:
-      name: their name in messages.
-      seeds: of the runs, in a list or tuple.
-
-    Raises:
-      ValueError: if there are none, one is not an integer that can seed a key, or two
-        are equal.
-    """
-    if not isinstance(seeds, list | tuple):
-        raise ValueError(f"{name} is {seeds!r}; it must be a list of integers")
-    if not seeds:
-        raise ValueError(f"{name} is empty; name at least one")
-    for seed in seeds:
-        # A key takes only the lowest 32 bits of a larger number.
-        if type(seed) is not int or not 0 <= seed < 2**32:
-            raise ValueError(
-                f"{name} holds {seed!r}; allowed: integers from 0 to 2**32 - 1"
-            )
-    if len(set(seeds)) < len(seeds):
-        raise ValueError(f"{name} is {tuple(seeds)}; they must differ")
-
-
-def number_of_shards(given: int | None, mesh: jax.sharding.Mesh) -> int:
-    """Returns the given number of shards, or one per device.
-
-    Args:
-      given: `num_shards` of the configuration.
-      mesh: the devices.
-
-    Returns:
-      A positive number.
-
-    Raises:
-      ValueError: if it is not a positive integer.
-    """
-    if given is None:
-        return mesh.size
-    if not isinstance(given, int) or given <= 0:
-        raise ValueError(f"num_shards is {given!r}; it must be positive")
-    return given

@@ -1,8 +1,9 @@
 """Epochs of shuffled batches from data that never leave their device.
 
-The data set is dealt to G shards in turn. Each shard shuffles its own rows and gives an
-equal share of each global batch. All randomness is a function of the key, the pass over
-the data and the shard, so G shards on one device give the batches of G devices.
+`deal` splits a data set over G shards in turn. Each shard shuffles its own rows and
+contributes an equal share of each global batch. All randomness is a function of the
+key, the pass over the data and the shard, so that G shards on one device give the
+batches of G devices.
 """
 
 import math
@@ -14,6 +15,8 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
+from miue_jax.budget import to_unit
+
 
 class Shards(NamedTuple):
     """A data set dealt to shards; row r of shard g is example g + G r.
@@ -22,8 +25,16 @@ class Shards(NamedTuple):
       images: (G, n, H, W, C) uint8.
       labels: (G, n) int32.
       selected: (G, n) bool, the examples that may be perturbed.
-      count: (G,) int32, the rows of each shard that hold an example; the rest pad.
+      count: (G,) int32, the rows of each shard that hold an example; the rest is
+        padding.
       shard: (G,) int32, the index of the shard.
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax.train import sampling
+      >>> images, labels = np.zeros((5, 8, 8, 3), np.uint8), np.arange(5)
+      >>> sampling.deal(images, labels, num_shards=2).images.shape
+      (2, 3, 8, 8, 3)
     """
 
     images: jax.Array
@@ -41,8 +52,16 @@ class Batch(NamedTuple):
       images: (g, b, H, W, C) float32 in [0, 1].
       labels: (g, b) int32.
       selected: (g, b) bool.
-      fresh: (g, b) bool, whether the pass has not met the row before; the last batch of
-        a pass is filled up from its front.
+      fresh: (g, b) bool, whether the row is new in this pass; the last batch of a pass
+        is filled up with rows from its start.
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax.train import sampling
+      >>> images, labels = np.zeros((5, 8, 8, 3), np.uint8), np.arange(5)
+      >>> shards = sampling.deal(images, labels, num_shards=1)
+      >>> sampling.take_in_order(shards, 1, share=3).fresh.tolist()
+      [[True, True, False]]
     """
 
     rows: jax.Array
@@ -65,14 +84,14 @@ def deal(
       images: (N, H, W, C) uint8.
       labels: (N,) integer.
       num_shards: G.
-      selected: (N,) bool, the examples that may be perturbed, by default all.
+      selected: (N,) bool, the examples that may be perturbed; None for all.
 
     Returns:
       NumPy arrays in the layout of `Shards`.
 
     Raises:
-      ValueError: if there are fewer examples than shards, if the images are not 8-bit,
-        or if there is not one label (and one bool of `selected`) for each.
+      ValueError: if there are fewer examples than shards, the images are not 8-bit, or
+        there is not one label (and one bool in `selected`) per image.
 
     Example:
       >>> import numpy as np
@@ -93,8 +112,7 @@ def deal(
             f"labels must be integers of shape ({size},), one per image, got "
             f"{labels.dtype} {labels.shape}"
         )
-    if size < num_shards:
-        raise ValueError(f"{size} images cannot be dealt to {num_shards} shards")
+    _check_filled(size, num_shards)
     selected = np.ones(size, bool) if selected is None else np.asarray(selected)
     if selected.shape != (size,) or selected.dtype != bool:
         raise ValueError(
@@ -116,7 +134,14 @@ def deal(
 
 
 def collect(array: np.ndarray, size: int) -> np.ndarray:
-    """Undoes `deal` for one array: (G, n, ...) to (size, ...) in the original order.
+    """Undoes `deal` for one array.
+
+    Args:
+      array: (G, n, ...), one row per row of the data.
+      size: N, examples in the data set.
+
+    Returns:
+      (N, ...), in the original order.
 
     Example:
       >>> import numpy as np
@@ -134,11 +159,11 @@ def clip_batch_size(batch_size: int, size: int, num_shards: int) -> int:
 
     Args:
       batch_size: images in a global batch.
-      size: examples in the data set.
+      size: N, examples in the data set.
       num_shards: G.
 
     Returns:
-      The batch size, at most the largest multiple of G that the data fill.
+      `batch_size`, or the largest multiple of G that the data fill if that is less.
 
     Raises:
       ValueError: if there are fewer images than shards.
@@ -148,19 +173,23 @@ def clip_batch_size(batch_size: int, size: int, num_shards: int) -> int:
       >>> sampling.clip_batch_size(128, 90, 4)
       88
     """
+    _check_filled(size, num_shards)
+    return min(batch_size, size // num_shards * num_shards)
+
+
+def _check_filled(size: int, num_shards: int) -> None:
     if size < num_shards:
         raise ValueError(
             f"{size} images cannot be dealt to {num_shards} shards; set num_shards to "
             f"at most {size}"
         )
-    return min(batch_size, size // num_shards * num_shards)
 
 
 def steps_per_pass(size: int, num_shards: int, batch_size: int) -> int:
-    """Steps in which every example is met at least once.
+    """Returns the number of steps in which every example occurs at least once.
 
     Args:
-      size: examples in the data set.
+      size: N, examples in the data set.
       num_shards: G.
       batch_size: images in a global batch, a multiple of G.
 
@@ -168,8 +197,8 @@ def steps_per_pass(size: int, num_shards: int, batch_size: int) -> int:
       The number of steps.
 
     Raises:
-      ValueError: if a batch holds more images than the data set can fill, or does not
-        split over the shards.
+      ValueError: if a batch holds more images than the data can fill, or does not split
+        over the shards.
 
     Example:
       >>> from miue_jax.train import sampling
@@ -182,25 +211,33 @@ def steps_per_pass(size: int, num_shards: int, batch_size: int) -> int:
             "shards; set batch_size to a multiple of the number of devices (of "
             "num_shards, if set)"
         )
-    share = batch_size // num_shards
-    if share > size // num_shards:
+    most = clip_batch_size(batch_size, size, num_shards)
+    if most < batch_size:
         raise ValueError(
             f"a batch of {batch_size} images from {num_shards} shards is larger than "
-            f"the data set, which has {size} images; set batch_size to at most "
-            f"{size // num_shards * num_shards}"
+            f"the data set, which has {size} images; set batch_size to at most {most}"
         )
-    return math.ceil(math.ceil(size / num_shards) / share)
+    return math.ceil(math.ceil(size / num_shards) / (batch_size // num_shards))
 
 
 def shuffled(key: jax.Array, data: Shards) -> jax.Array:
     """Draws a new order of every shard's rows.
 
     Args:
-      key: a PRNG key of this pass over the data.
+      key: the PRNG key of this pass over the data.
       data: the device's shards.
 
     Returns:
       (g, n) int32: a permutation of the rows that hold examples, then the padding.
+
+    Example:
+      >>> import jax, numpy as np
+      >>> from miue_jax.train import sampling
+      >>> images, labels = np.zeros((5, 8, 8, 3), np.uint8), np.arange(5)
+      >>> shards = sampling.deal(images, labels, num_shards=2)
+      >>> order = sampling.shuffled(jax.random.key(0), shards)
+      >>> order.shape, int(order[1, 2])
+      ((2, 3), 2)
     """
 
     def permute(shard: jax.Array, count: jax.Array) -> jax.Array:
@@ -216,31 +253,50 @@ def shuffled(key: jax.Array, data: Shards) -> jax.Array:
 def order_of_pass(
     key: jax.Array, position: jax.Array, order: jax.Array, data: Shards
 ) -> jax.Array:
-    """The order of the pass under way, drawn anew where one begins.
+    """Returns the order of the current pass, drawn anew in its first step.
 
     Args:
-      key: a PRNG key of this pass over the data.
+      key: the PRNG key of this pass over the data.
       position: () int32, the step within the pass.
-      order: (g, n) int32, of the pass so far; of any value in its first step.
+      order: (g, n) int32, the order so far; ignored in the first step.
       data: the device's shards.
 
     Returns:
       (g, n) int32, as from `shuffled`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, numpy as np
+      >>> from miue_jax.train import sampling
+      >>> images, labels = np.zeros((5, 8, 8, 3), np.uint8), np.arange(5)
+      >>> shards = sampling.deal(images, labels, num_shards=1)
+      >>> order = jnp.arange(5, dtype=jnp.int32)[None]
+      >>> key, position = jax.random.key(0), jnp.int32(1)
+      >>> sampling.order_of_pass(key, position, order, shards).tolist()
+      [[0, 1, 2, 3, 4]]
     """
     return lax.cond(position == 0, lambda: shuffled(key, data), lambda: order)
 
 
 def take(data: Shards, order: jax.Array, step: ArrayLike, share: int) -> Batch:
-    """Takes the next rows of every shard, starting again at the front at the end.
+    """Takes the next rows of every shard, wrapping around at the end.
 
     Args:
       data: the device's shards.
       order: (g, n) int32, from `shuffled`.
       step: the step within the pass over the data, below `steps_per_pass`.
-      share: b, images of each shard in a batch.
+      share: b, images per shard in a batch.
 
     Returns:
       A batch of g times b images.
+
+    Example:
+      >>> import jax.numpy as jnp, numpy as np
+      >>> from miue_jax.train import sampling
+      >>> images, labels = np.zeros((5, 8, 8, 3), np.uint8), np.arange(5)
+      >>> shards = sampling.deal(images, labels, num_shards=1)
+      >>> order = jnp.array([[4, 3, 2, 1, 0]])
+      >>> sampling.take(shards, order, 0, share=2).labels.tolist()
+      [[4, 3]]
     """
     places = (jnp.asarray(step) * share + jnp.arange(share))[None]
     rows = jnp.take_along_axis(order, places % data.count[:, None], axis=1)
@@ -250,7 +306,7 @@ def take(data: Shards, order: jax.Array, step: ArrayLike, share: int) -> Batch:
 
     return Batch(
         rows=rows,
-        images=gather(data.images).astype(jnp.float32) / 255,
+        images=to_unit(gather(data.images).astype(jnp.float32)),
         labels=gather(data.labels),
         selected=gather(data.selected),
         fresh=places < data.count[:, None],
@@ -263,7 +319,7 @@ def take_in_order(data: Shards, step: ArrayLike, share: int) -> Batch:
     Args:
       data: the device's shards.
       step: the step within the pass over the data, below `steps_per_pass`.
-      share: b, images of each shard in a batch.
+      share: b, images per shard in a batch.
 
     Returns:
       A batch of g times b images.
@@ -283,16 +339,25 @@ def take_in_order(data: Shards, step: ArrayLike, share: int) -> Batch:
 def store(
     array: jax.Array, batch: Batch, chosen: jax.Array, values: jax.Array
 ) -> jax.Array:
-    """Writes some rows of a batch.
+    """Writes values to some of the rows of a batch.
 
     Args:
-      array: (g, n, ...), one row for every row of the data.
+      array: (g, n, ...), one row per row of the data.
       batch: from `take`.
-      chosen: (g, b) bool, the rows to write; the others keep what they hold.
+      chosen: (g, b) bool, the rows to write; the others keep their values.
       values: (g * b, ...) or (g, b, ...), in the order of the batch.
 
     Returns:
       The array with these rows replaced.
+
+    Example:
+      >>> import jax.numpy as jnp, numpy as np
+      >>> from miue_jax.train import sampling
+      >>> images, labels = np.zeros((5, 8, 8, 3), np.uint8), np.arange(5)
+      >>> shards = sampling.deal(images, labels, num_shards=1)
+      >>> batch = sampling.take_in_order(shards, 1, share=3)  # wraps around to row 0
+      >>> sampling.store(jnp.zeros((1, 5)), batch, batch.fresh, jnp.ones(3)).tolist()
+      [[0.0, 0.0, 0.0, 1.0, 1.0]]
     """
     values = values.reshape(*chosen.shape, *array.shape[2:])
 
@@ -306,15 +371,21 @@ def store(
 
 
 def shard_keys(key: jax.Array, shard: jax.Array, *numbers: ArrayLike) -> jax.Array:
-    """A key for each of a device's shards.
+    """Returns a PRNG key for each of a device's shards.
 
     Args:
       key: the run's key.
       shard: (g,) int32, the indices of the shards.
-      *numbers: () int32 each, what the keys are for: a use, a step.
+      *numbers: () int32 each, folded into the key: a use, a step.
 
     Returns:
       (g,) keys.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from miue_jax.train import sampling
+      >>> sampling.shard_keys(jax.random.key(0), jnp.arange(2), 7).shape
+      (2,)
     """
     for number in numbers:
         key = jax.random.fold_in(key, number)
@@ -322,13 +393,20 @@ def shard_keys(key: jax.Array, shard: jax.Array, *numbers: ArrayLike) -> jax.Arr
 
 
 def image_keys(keys: jax.Array, share: int) -> jax.Array:
-    """A key for each image of a batch.
+    """Returns a PRNG key for each image of a batch.
 
     Args:
-      keys: (g,) keys.
-      share: b, images of each shard in a batch.
+      keys: (g,) keys, from `shard_keys`.
+      share: b, images per shard in a batch.
 
     Returns:
       (g * b,) keys, in the order of the batch.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from miue_jax.train import sampling
+      >>> keys = sampling.shard_keys(jax.random.key(0), jnp.arange(2), 7)
+      >>> sampling.image_keys(keys, share=3).shape
+      (6,)
     """
     return jax.vmap(lambda key: jax.random.split(key, share))(keys).ravel()

@@ -1,4 +1,8 @@
-"""Victims: classifiers trained from scratch on what was published, by protocol."""
+"""Victims: classifiers trained from scratch on protected data, by published protocols.
+
+A `VictimConfig` is a protocol; `preset` returns a published one by name, and `victim`
+builds the training as pure functions.
+"""
 
 import dataclasses
 from typing import Any
@@ -13,17 +17,18 @@ NAMES: tuple[str, ...] = tuple(PROTOCOLS)
 
 
 def preset(name: str, **changes: Any) -> VictimConfig:
-    """Returns the settings of a protocol.
+    """Returns a published protocol.
 
     Args:
-      name: one of `NAMES`.
-      **changes: settings that differ.
+      name: one of ``NAMES``.
+      **changes: settings that differ from the protocol's.
 
     Returns:
       The settings.
 
     Raises:
-      ValueError: if the name is unknown or a setting is not allowed.
+      ValueError: if the name or a setting is unknown (with the nearest ones), or a
+        value is not allowed.
 
     Example:
       >>> from miue_jax import victims

@@ -1,4 +1,4 @@
-"""How victims are trained, by the names of the experiments that were published."""
+"""Protocols of victims, named after the publications that they are from."""
 
 import dataclasses
 
@@ -10,22 +10,26 @@ from miue_jax.train import classifier
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VictimConfig:
-    """Protocol of a victim: training from scratch on what was published.
+    """Protocol of a victim: how a classifier is trained from scratch.
 
     Attributes:
-      model: name of the architecture (`models.NAMES`).
-      width: its width; None for the architecture's own.
+      model: the architecture, one of ``models.NAMES`` or ``module:function``.
+      width: width of the architecture; None for its default.
       epochs: passes over the training data.
       batch_size: images in a global batch.
-      learning_rate: of the first epoch.
-      schedule: "cosine" takes it to 0 and changes it once an epoch, "steps" lets it
-        drop at the milestones.
-      milestones: shares of the training, in (0, 1], of "steps"; none for a constant.
-      drop: factor of the learning rate at each of them, in (0, 1].
-      momentum: of SGD.
-      weight_decay: of SGD, for all parameters.
-      clip_norm: largest norm of the gradient; None for no limit.
-      dtype: compute type, "float32" or "bfloat16".
+      learning_rate: learning rate of the first epoch.
+      schedule: "cosine" decays the learning rate to 0, changing once per epoch; "steps"
+        drops it at the milestones.
+      milestones: for "steps", fractions of the training in (0, 1]; none for a constant
+        learning rate.
+      drop: factor of the learning rate at each milestone, in (0, 1].
+      momentum: momentum of SGD.
+      weight_decay: weight decay of SGD, for all parameters.
+      clip_norm: largest global norm of the gradient; None for no limit.
+      dtype: dtype of computations, "float32" or "bfloat16".
+
+    Raises:
+      ValueError: if a setting is not allowed.
 
     Example:
       >>> from miue_jax import victims
@@ -51,7 +55,7 @@ class VictimConfig:
             check_number(f"victim {name}", getattr(self, name), "> 0", whole=True)
         check_number("victim learning_rate", self.learning_rate, "> 0")
         check_choice("victim schedule", self.schedule, ("cosine", "steps"))
-        # JSON has lists only, and a config is to be hashable.
+        # JSON has lists only, and a config must be hashable.
         milestones = classifier.check_milestones("victim milestones", self.milestones)
         object.__setattr__(self, "milestones", milestones)
         if milestones and self.schedule == "cosine":
@@ -69,15 +73,15 @@ class VictimConfig:
         check_choice("victim dtype", self.dtype, ("float32", "bfloat16"))
 
 
-# The adversarial ones go with the attacks in `defenses.adversarial_training` of the
-# same names, "authors_adversarial" with "miue". "ueraser" is its script's; its authors
-# write of a learning rate of 0.1 beside it. "orthogonal_projection" is that of victims
-# behind this defense, without their augmentations (CutMix of every second image,
-# rotation, shear, scale and jitter). What was not found is assumed: a weight decay of
-# 5e-4 for APBench, HYPO and UEraser, batches of 128 but for APBench. The 40,000 batches
-# of REM are 102 epochs of CIFAR-10.
+# The adversarial protocols belong to the attacks of the same names in
+# `defenses.adversarial_training`, "authors_adversarial" to "miue". "ueraser" is that of
+# its script; its authors also mention a learning rate of 0.1. "orthogonal_projection"
+# is that of victims with this defense, without their augmentations (CutMix of every
+# second image, rotation, shear, scale and jitter). Assumed, because not found: a weight
+# decay of 5e-4 for APBench, HYPO and UEraser, and batches of 128 except for APBench.
+# The 40,000 batches of REM are 102 epochs of CIFAR-10.
 PROTOCOLS: dict[str, VictimConfig] = {
-    # MI-UE's own.
+    # The protocol of MI-UE.
     "authors": VictimConfig(epochs=200, learning_rate=0.5, weight_decay=1e-4),
     "em": VictimConfig(epochs=60, clip_norm=5.0),
     "iss": VictimConfig(epochs=60),
@@ -111,14 +115,14 @@ PROTOCOLS: dict[str, VictimConfig] = {
 
 
 def learning_rate(config: VictimConfig, steps_per_epoch: int) -> optax.Schedule:
-    """The learning rate of a protocol.
+    """Returns the learning rate schedule of a protocol.
 
     Args:
       config: the protocol.
       steps_per_epoch: optimizer steps in an epoch.
 
     Returns:
-      An Optax schedule: () number of steps before -> () float.
+      An Optax schedule.
 
     Example:
       >>> from miue_jax import victims

@@ -1,4 +1,4 @@
-"""The victim: a classifier trained from scratch on what was published."""
+"""The training of a victim, as pure functions."""
 
 import functools
 from collections.abc import Callable
@@ -21,19 +21,19 @@ from miue_jax.train.metrics import Metrics, mean_of
 from miue_jax.train.parallel import State
 from miue_jax.victims.presets import VictimConfig, learning_rate
 
-# Keys of a run are folded with these, so that no two uses share a stream.
+# Folded into the run's key, so that no two uses share a stream.
 _INIT, _ORDER, _AUGMENT, _DEFENSE, _LOSS, _ATTACK = range(6)
 
 
 class Victim(NamedTuple):
-    """A victim's training as pure functions of one device's share of the data.
+    """The training of a victim, as pure functions of one device's share of the data.
 
     Attributes:
       init: (key, data) -> state.
-      step: (key, state, data) -> (state, metrics), one batch.
-      evaluate: (state, data) -> metrics, all of a data set, without augmentation.
-      evaluate_robust: (state, data) -> metrics, as `evaluate` under the defense's
-        attack; None where it has none.
+      step: (key, state, data) -> (state, metrics), for one batch.
+      evaluate: (state, data) -> metrics on a whole data set, without augmentation.
+      evaluate_robust: (state, data) -> metrics, like ``evaluate`` but under the
+        defense's attack; None if it has none.
       num_steps: steps in all.
       steps_per_epoch: steps in a pass over the training data.
 
@@ -62,19 +62,23 @@ def victim(
     axis_name: str | None = None,
     defense: defenses.Defense = defenses.NONE,
 ) -> Victim:
-    """Builds the training of a victim with random crops and flips.
+    """Builds the training of a victim, with random crops and flips.
 
     Args:
       config: the protocol.
       num_examples: images in the training data.
-      num_classes: classes.
+      num_classes: classes in the training data.
       num_shards: shards of the data over all devices.
       axis_name: the mesh axis over which the shards are split.
-      defense: what the victim does against protection in its steps; purifying the
-        training images is up to the caller.
+      defense: its augmentation, loss and attack are used; purifying the training images
+        is up to the caller.
 
     Returns:
       The victim.
+
+    Raises:
+      ValueError: if the model is unknown, or a batch is larger than the data or does
+        not split over the shards.
 
     Example:
       >>> import jax, numpy as np
@@ -168,7 +172,7 @@ def victim(
             return outputs[1]
 
         def change(step: jax.Array, batch: sampling.Batch) -> jax.Array:
-            # The attack is the same in every evaluation: of no run's key.
+            # The attack draws the same in every evaluation, whatever the run's key.
             keys = sampling.shard_keys(jax.random.key(0), data.shard, _ATTACK, step)
             return attack(
                 sampling.image_keys(keys, batch.images.shape[1]),

@@ -9,11 +9,10 @@ import jax
 import numpy as np
 
 from miue_jax import data, detection, models
-from miue_jax._checks import check_number, unknown
+from miue_jax._checks import check_number, check_seeds, unknown
 from miue_jax.data import DataSource, artifact
 from miue_jax.data.artifact import Protected
 from miue_jax.detection import SimpleNetworkConfig
-from miue_jax.train import run_directory
 from miue_jax.workflows.protect import report_clipped
 
 
@@ -64,7 +63,7 @@ def detect(
         protected, or a network does not fit the data.
     """
     config = dataclasses.replace(config or DetectConfig(), **settings)
-    run_directory.check_seeds("seed", [config.seed])
+    check_seeds("seed", [config.seed])
     check_number("steps", config.steps, "> 0", whole=True)
     networks = _networks(config)
     made = protected if isinstance(protected, Protected) else artifact.load(protected)
@@ -75,21 +74,21 @@ def detect(
     changed = (given.images != source.images).any(axis=(1, 2, 3))
     if not changed.any():
         raise ValueError("the protected images equal the clean ones: nothing to detect")
-    for i, network in enumerate(networks):
+    fitted = len(source.labels) - round(networks[0].validation * len(source.labels))
+    batch_size = max(1, min(config.batch_size, fitted))
+    clipped = {"batch_size": batch_size} if batch_size < config.batch_size else {}
+    for network in networks:
         # A width that a network does not have is found before anything is trained.
         models.create(network.model, num_classes=num_classes, width=network.width)
-        fitted = len(source.labels) - round(network.validation * len(source.labels))
-        networks[i] = dataclasses.replace(
-            network, batch_size=max(1, min(network.batch_size, fitted))
-        )
-    if any(network.batch_size < config.batch_size for network in networks):
-        report_clipped({"batch_size": networks[0].batch_size}, fitted)
+    networks = [dataclasses.replace(x, batch_size=batch_size) for x in networks]
     key = jax.random.key(config.seed)
     delta = given.images[changed].astype(np.int16) - source.images[changed]
     # First, as it finds too little data before the networks are trained.
     separability = detection.linear_separability(
         key, delta, source.labels[changed], num_classes, steps=config.steps
     )
+    if clipped:
+        report_clipped(clipped, fitted)
     found = {
         network.model: {
             name: detection.simple_network(

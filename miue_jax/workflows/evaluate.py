@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from miue_jax import data, defenses, detection, victims
-from miue_jax._checks import check_number
+from miue_jax._checks import check_number, check_seeds
 from miue_jax.data import Dataset, DataSource, atomic
 from miue_jax.data.artifact import Protected
 from miue_jax.train import checkpoints, loop, parallel, run_directory, sampling
@@ -166,10 +166,10 @@ def run(
         or the contents of the directory are damaged.
     """
     job = prepare(config)
-    report_clipped(job.identity["clipped"], len(job.train_set.labels))
     train_set, test_set = job.train_set, job.test_set
     mesh, num_shards = job.mesh, job.identity["num_shards"]
     with run_directory.open_directory(workdir, job.identity, resume=resume):
+        report_clipped(job.identity["clipped"], len(train_set.labels))
         results_file = workdir / RESULTS
         if results_file.exists():
             (workdir / _PURIFIED).unlink(missing_ok=True)
@@ -254,10 +254,9 @@ def prepare(
     """
     for name in ("evaluate_every", "checkpoint_every"):
         check_number(name, getattr(config, name), "> 0", whole=True)
-    run_directory.check_seeds("seeds", config.seeds)
+    check_seeds("seeds", config.seeds)
     mesh = parallel.data_mesh()
-    num_shards = run_directory.number_of_shards(config.num_shards, mesh)
-    parallel.check_shards(num_shards, mesh)
+    num_shards = parallel.resolve_num_shards(config.num_shards, mesh)
     if train_set is None:
         train_set = _load(config.train)
     if test_set is None:
@@ -285,12 +284,12 @@ def prepare(
         "train": data_settings(config.train),
         "test": data_settings(config.test),
         "victim": dataclasses.asdict(config.victim),
-        "clipped": clipped_fields(config.victim, settings),
         "defense": defenses.settings_of(config.defense),
         "seeds": list(config.seeds),
         "evaluate_every": config.evaluate_every,
         "num_shards": num_shards,
         "fingerprints": [data.fingerprint(train_set), data.fingerprint(test_set)],
+        "clipped": clipped_fields(config.victim, settings),
     }
     # A network that does not take these images is found before anything is written.
     jax.eval_shape(
@@ -411,7 +410,7 @@ def _train(
         ) as saved,
         loop.stop_signals() as received,
     ):
-        step, state, totals = loop.go_on(saved, state)
+        step, state, totals = loop.resume(saved, state)
         metrics = run_directory.MetricsFile(workdir / "metrics.jsonl", keep_until=step)
         _check_curve(job, metrics, step // victim.steps_per_epoch)
         began = time.perf_counter()
@@ -483,9 +482,9 @@ def _summary(curves: Mapping[int, list[dict[str, Any]]]) -> dict[str, Any]:
     peaks = [detection.early_stopping(curve, epochs) for curve in tests]
     robust = [c[-1]["robust_accuracy"] for c in lines if "robust_accuracy" in c[-1]]
     return {
-        **({"robust": run_directory.spread(robust)} if robust else {}),
-        "final": run_directory.spread([curve[-1] for curve in tests]),
-        "best": run_directory.spread([peak.accuracy for peak in peaks]),
+        **({"robust": means.mean_and_std(robust)} if robust else {}),
+        "final": means.mean_and_std([curve[-1] for curve in tests]),
+        "best": means.mean_and_std([peak.accuracy for peak in peaks]),
         "best_epoch": [peak.epoch for peak in peaks],
         "epochs_tested": epochs,
         "test_accuracy": tests,
@@ -508,8 +507,9 @@ def describe(results: Mapping[str, Any]) -> str:
     final, best, robust = results["final"], results["best"], results.get("robust")
     spread = "" if final["std"] is None else f" +- {100 * final['std']:.2f}"
     count = len(final["values"])
+    seeds = f"{count} seed{'s' * (count > 1)}"
     return (
         f"clean test accuracy {100 * final['mean']:.2f}{spread} % after the last "
-        f"epoch, {100 * best['mean']:.2f} % at its best, {count} seed{'s' * (count > 1)}"
+        f"epoch, {100 * best['mean']:.2f} % at its best, {seeds}"
         + (f", robust {100 * robust['mean']:.2f} %" if robust else "")
     )

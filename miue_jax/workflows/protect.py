@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from miue_jax import data, generators
-from miue_jax._checks import check_number
+from miue_jax._checks import check_number, check_seeds
 from miue_jax.budget import check_export
 from miue_jax.data import Dataset, DataSource, artifact
 from miue_jax.generators import GeneratorSpec
@@ -162,8 +162,8 @@ def run(
         or no image changes, and no artifact is written then.
     """
     job = prepare(config)
-    report_clipped(job.identity["clipped"], len(job.clean.labels))
     with run_directory.open_directory(workdir, job.identity, resume=resume):
+        report_clipped(job.identity["clipped"], len(job.clean.labels))
         path = workdir / ARTIFACT
         if path.exists() and artifact.delta_path(path).exists():
             finished = artifact.load(path)
@@ -227,11 +227,10 @@ def prepare(config: ProtectConfig, clean: Dataset | None = None) -> Job:
       ValueError: if an input is bad.
     """
     check_number("checkpoint_every", config.checkpoint_every, "> 0", whole=True)
-    run_directory.check_seeds("seed", (config.seed,))
+    check_seeds("seed", (config.seed,))
     check_export(config.export)
     mesh = parallel.data_mesh()
-    num_shards = run_directory.number_of_shards(config.num_shards, mesh)
-    parallel.check_shards(num_shards, mesh)
+    num_shards = parallel.resolve_num_shards(config.num_shards, mesh)
     if clean is None:
         clean = (
             data.load(config.data)
@@ -258,12 +257,12 @@ def prepare(config: ProtectConfig, clean: Dataset | None = None) -> Job:
     identity = {
         "data": data_settings(config.data),
         "generator": config.generator.to_plain(),
-        "clipped": clipped_fields(settings, clipped),
         "select": dataclasses.asdict(select),
         "export": config.export,
         "seed": config.seed,
         "num_shards": num_shards,
         "source": data.fingerprint(clean),
+        "clipped": clipped_fields(settings, clipped),
     }
     shards = sampling.deal(clean.images, clean.labels, num_shards, selected=selected)
     # A network that does not take these images is found before anything is written.
@@ -322,7 +321,7 @@ def _generate(
         checkpoints.Checkpoints(workdir / "checkpoints", config=job.identity) as saved,
         loop.stop_signals() as received,
     ):
-        step, state, totals = loop.go_on(saved, state)
+        step, state, totals = loop.resume(saved, state)
         metrics = run_directory.MetricsFile(workdir / "metrics.jsonl", keep_until=step)
         began = time.perf_counter()
         with loop.progress(generator.num_steps, step, quiet=not progress) as bar:

@@ -68,4 +68,11 @@ def table(path: str | os.PathLike[str]) -> str:
         results = run_directory.read_json(path.parent / match[2])
         return f"{match[1]}\n{render(results)}\n{match[3]}"
 
-    return _TABLE.sub(fill, path.read_text())
+    try:
+        text = path.read_text()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not a text; allowed: results (.json), the folder of a run, or "
+            f"Markdown"
+        ) from error
+    return _TABLE.sub(fill, text)

@@ -294,6 +294,39 @@ def test_equal_content_gives_equal_bytes(tmp_path, monkeypatch):
     assert first.read_bytes() == third.read_bytes()
 
 
+def test_nothing_is_hashed_twice(tmp_path, monkeypatch):
+    clean, delta = _clean(), _delta(_clean())
+    whole = _build(clean)
+    artifact.save(tmp_path / "a.npz", whole, delta=delta)
+    hashed = []
+
+    def counted(function):
+        def call(given):
+            hashed.append(function.__name__)
+            return function(given)
+
+        return call
+
+    for function in (artifact.fingerprint, artifact.delta_digest):
+        monkeypatch.setattr(artifact, function.__name__, counted(function))
+    source = whole.metadata["source_fingerprint"]
+    made = artifact.build(
+        clean,
+        delta,
+        budget=Budget("linf", 8.0),
+        metadata={"method": "random_noise", "seed": 3},
+        source_fingerprint=source,
+    )
+    artifact.save(tmp_path / "b.npz", made, delta=delta, verify=False)
+    artifact.check_source(made, clean, source_fingerprint=source)
+    assert hashed == ["fingerprint", "delta_digest"]
+    for name in ("npz", "delta.npy"):
+        a, b = tmp_path / f"a.{name}", tmp_path / f"b.{name}"
+        assert a.read_bytes() == b.read_bytes()
+    with pytest.raises(ValueError, match="another source"):
+        artifact.check_source(made, clean, source_fingerprint="0" * 64)
+
+
 def test_a_stale_perturbation_does_not_stay(tmp_path):
     path = tmp_path / "a.npz"
     artifact.save(path, _build(), delta=_delta(_clean()))

@@ -29,6 +29,7 @@ def test_validate_returns_a_good_data_set():
         (lambda d: d._replace(images=d.images[:0], labels=d.labels[:0]), "no images"),
         (lambda d: d._replace(labels=d.labels[1:]), r"shape \(60,\)"),
         (lambda d: d._replace(labels=d.labels.astype(np.int64)), "int32"),
+        (lambda d: d._replace(class_names=("a", 1, "b")), "must be strings"),
         (lambda d: d._replace(class_names=("a",)), "two classes"),
         (lambda d: d._replace(class_names=("a", "b", "a")), "must differ"),
         (lambda d: d._replace(class_names=("a", "b")), r"\[0, 1\], got 2 at index"),
@@ -101,3 +102,28 @@ def test_fingerprint_is_what_artifacts_already_written_hold():
     assert dataset.fingerprint(tiny) == (
         "9b06a974a85b009c72cabf1a635ee07950dde9bd712711c4b3b4fb4ddb878ea0"
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [(["dog", "cat"], (1, 0)), ([1, "0"], (1, 0)), (["7"], (2,)), ((), ())],
+)
+def test_classes_are_found_by_name_and_number(given, expected):
+    assert dataset.class_indices(("cat", "dog", "7"), given) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["dgo"], "unknown class 'dgo'; did you mean 'dog'"),
+        ([3], "class 3 is not in the data; allowed: 0 to 2, or a name: cat, dog, 7"),
+        ([-1], "class -1 is not in the data"),
+        ([True], "class True is not in the data"),
+        (["9"], "class '9' is not in the data"),
+        ([1.5], "class 1.5 is not in the data"),
+        ([None], "class None is not in the data"),
+    ],
+)
+def test_unknown_classes_are_named(given, message):
+    with pytest.raises(ValueError, match=message):
+        dataset.class_indices(("cat", "dog", "7"), given)

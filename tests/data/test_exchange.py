@@ -190,7 +190,9 @@ def test_an_empty_root_is_filled_and_a_full_one_refused(tmp_path):
         (("a/b", "b", "c"), ["a_b", "b", "c"]),
         (("", "_", "c"), ["_", "__2", "c"]),
         (("B", "b", "c"), ["B", "b_2", "c"]),
-        (("con", "Lpt1.x", "metadata.json"), ["con_2", "Lpt1.x_2", "metadata.json_2"]),
+        (("con", "Lpt1.x", "metadata.json"), ["_con", "_Lpt1.x", "_metadata.json"]),
+        (("con", "_CON", "aux.a.b"), ["_con", "_CON_2", "_aux.a.b"]),
+        (("\u00e9", "e\u0301", "E\u0301"), ["\u00e9", "e\u0301_2", "E\u0301_3"]),
         (("b.", "b ", "b_2"), ["b", "b_2", "b_2_2"]),
         (("\x00\n", "ä" * 300, "c"), ["__", "ä" * 100, "c"]),
     ],
@@ -302,7 +304,7 @@ def test_as_many_images_as_classes(tmp_path):
     clean = Dataset(clean.images[:3], np.array([2, 0, 1], np.int32), NAMES)
     delta = _delta(clean)
     np.save(tmp_path / "delta.npy", delta)
-    with pytest.raises(ValueError, match="say class_wise"):
+    with pytest.raises(ValueError, match="set class_wise"):
         exchange.import_perturbation(tmp_path / "delta.npy", clean)
     for class_wise, expected in ((False, delta), (True, delta[[2, 0, 1]])):
         result = exchange.import_perturbation(
@@ -416,7 +418,10 @@ def test_missing_files(tmp_path, name):
         (lambda r: (r / "bee/00002.png").rename(r / "bee/x.png"), "index of the image"),
         (lambda r: (r / "bee/00002.png").rename(r / "ant/2.png"), "class 'bee'"),
         (lambda r: (r / "bee/00002.png").rename(r / "bee/7.png"), "only 7 images"),
-        (lambda r: shutil.copy(r / "bee/00002.png", r / "bee/2.png"), "index is that"),
+        (
+            lambda r: shutil.copy(r / "bee/00002.png", r / "bee/2.png"),
+            "the same index",
+        ),
         (lambda r: (r / "bee/00002.png").write_bytes(b"x"), "cannot identify"),
         (
             lambda r: Image.new("RGB", (12, 11)).save(r / "bee/00002.png"),

@@ -211,3 +211,15 @@ def test_missing_splits_and_foreign_classes_are_named(tmp_path, root):
     write(split / "test/z/0.png", color())
     with pytest.raises(ValueError, match="class 'z' is not in"):
         folder.load(split, "test")
+
+
+@pytest.mark.parametrize("name", ["val", "validation"])
+def test_a_validation_folder_is_the_test_split(tmp_path, name):
+    for split, level in (("train", 10), (name, 20)):
+        for label in ("a", "b"):
+            image = np.full((8, 8, 3), level, np.uint8)
+            write(tmp_path / split / label / "0.png", image)
+    assert (folder.load(tmp_path).images == 10).all()
+    assert (folder.load(tmp_path, "test").images == 20).all()
+    write(tmp_path / "test" / "a" / "0.png", np.full((8, 8, 3), 30, np.uint8))
+    assert (folder.load(tmp_path, "test").images == 30).all()

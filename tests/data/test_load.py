@@ -1,3 +1,5 @@
+import dataclasses
+import pathlib
 import types
 
 import numpy as np
@@ -124,3 +126,39 @@ def test_a_name_that_cannot_be_a_path_is_named(name):
 def test_an_unknown_split_is_refused():
     with pytest.raises(ValueError, match="one of train, test, got 'valid'"):
         data.load("shapes", "valid")
+
+
+def test_a_data_set_passes_through_and_is_checked():
+    whole = shapes.generate(50)
+    assert data.load(whole) is whole
+    assert data.load(whole, per_class=2).labels.shape == (20,)
+    with pytest.raises(ValueError, match="labels must lie in"):
+        data.load(whole._replace(labels=whole.labels + 7))
+
+
+def test_a_source_loads_what_it_names(tmp_path):
+    save_arrays(tmp_path / "data.npz")
+    source = data.DataSource(tmp_path / "data.npz")
+    assert source.name == str(tmp_path / "data.npz"), "JSON has no paths"
+    assert source.load().labels.tolist() == [0, 1, 0, 1]
+    assert dataclasses.replace(source, per_class=1).load().labels.tolist() == [0, 1]
+    test = data.DataSource("shapes", split="test", per_class=2, seed=3)
+    expected = data.load("shapes", "test", per_class=2, seed=3)
+    assert data.fingerprint(test.load()) == data.fingerprint(expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": None}, "data name is None; it must be a string"),
+        ({"data_dir": 3}, "data data_dir is 3; it must be a string"),
+        ({"split": "valid"}, "one of train, test, got 'valid'"),
+        ({"per_class": 0}, "per_class is 0; allowed"),
+        ({"seed": -1}, "seed is -1; allowed"),
+        ({"seed": 0.5}, "seed is 0.5; allowed"),
+    ],
+)
+def test_a_source_checks_its_fields(changes, message):
+    with pytest.raises(ValueError, match=message):
+        data.DataSource(**{"name": "shapes", **changes})
+    assert data.DataSource("x", data_dir=pathlib.Path("y")).data_dir == "y"

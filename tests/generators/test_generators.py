@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 from typing import Any, NamedTuple
 
 import jax
@@ -472,6 +473,54 @@ def test_numbers_of_numpy_and_the_ends_of_the_ranges_are_allowed():
             "distance_weight": np.float64(0),
         },
     )
+
+
+def test_batches_larger_than_the_data_are_clipped_to_what_fills_the_shards():
+    spec = dataclasses.replace(SPEC, num_examples=50, num_shards=8)
+    config = generators.preset("mi_ue", "paper")
+    clipped = generators.clip_batches(config, spec)
+    assert (clipped.batch_size, clipped.perturbation_batch_size) == (48, 48)
+    assert clipped == dataclasses.replace(
+        config, batch_size=48, perturbation_batch_size=48
+    )
+    generators.create("mi_ue", clipped, spec)
+    # What fits stays, and so does what has no batches.
+    small = dataclasses.replace(config, batch_size=16, perturbation_batch_size=48)
+    assert generators.clip_batches(small, spec) is small
+    noise = generators.preset("random_noise")
+    assert generators.clip_batches(noise, spec) is noise
+    one = generators.clip_batches(small, dataclasses.replace(spec, num_shards=1))
+    assert one is small
+    few = dataclasses.replace(spec, num_examples=7)
+    with pytest.raises(ValueError, match="7 images cannot be dealt to 8 shards; set"):
+        generators.clip_batches(config, few)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Optional:
+    batch_size: int | None = None
+
+
+def test_a_batch_that_is_not_a_number_is_left_as_it_is():
+    config = _Optional()
+    assert generators.clip_batches(config, SPEC) is config
+    assert generators.clip_batches(_Optional(500), SPEC) == _Optional(SIZE)
+
+
+def test_names_and_settings_survive_as_plain_values():
+    for name in generators.NAMES:
+        for preset in generators.presets(name):
+            spec = generators.spec(f"{name}/{preset}")
+            assert spec.config == generators.preset(name, preset)
+            plain = json.loads(json.dumps(spec.to_plain()))
+            assert plain["name"] == name
+            assert generators.spec(plain) == spec
+        assert generators.spec(name) == generators.spec(
+            f"{name}/{generators.presets(name)[0]}"
+        )
+    changed = generators.spec("mi_ue/interleaved", radius=4)
+    assert changed.config == generators.preset("mi_ue", "interleaved", radius=4)
+    assert generators.spec(changed, radius=8.0) == generators.spec("mi_ue/interleaved")
 
 
 @pytest.mark.parametrize("num_shards", [3, 7, 200])

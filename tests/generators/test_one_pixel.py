@@ -140,7 +140,7 @@ def test_a_pixel_that_never_changes_is_the_best(level, color):
 
 def test_a_pixel_that_has_the_color_already_is_no_choice():
     # All but one position agree with the color, and no other color is better there.
-    images = np.full((20, 2, 2, 1), 255, np.uint8)
+    images = np.full((20, 2, 2, 3), 255, np.uint8)
     images[::2, 1, 0] = 250
     labels = np.zeros(20, np.int32)
     config = OnePixelConfig(pixels=4)

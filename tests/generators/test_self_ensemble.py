@@ -216,7 +216,7 @@ def test_presets_state_the_published_settings():
     ("changes", "message"),
     [
         ({"checkpoints": 0}, "checkpoints is 0"),
-        ({"epochs": 20}, r"checkpoints \(30\) must be at most one an epoch.* 20"),
+        ({"epochs": 20}, r"checkpoints \(30\) must be at most one per epoch.* 20"),
         ({"objective": "logits"}, "objective is 'logits'; allowed: cross_entropy"),
         ({"inner_means": "first"}, "inner_means is 'first'; allowed: own, last"),
         ({"inner_steps": -1}, "inner_steps is -1"),

@@ -32,8 +32,8 @@ def test_a_parallel_mean_gradient_is_the_global_one():
     mapped = parallel.parallelize(
         gradient,
         parallel.data_mesh(),
-        in_specs=(parallel.COPIED_SPEC, parallel.DATA_SPEC),
-        out_specs=parallel.COPIED_SPEC,
+        in_specs=(parallel.REPLICATED_SPEC, parallel.DATA_SPEC),
+        out_specs=parallel.REPLICATED_SPEC,
     )
     weights = jnp.arange(3.0)
     expected = jax.grad(lambda w: jnp.mean(jnp.tanh(x @ w) ** 2))(weights)
@@ -41,9 +41,18 @@ def test_a_parallel_mean_gradient_is_the_global_one():
 
 
 def test_shards_that_do_not_split_over_the_devices_are_refused():
-    with pytest.raises(ValueError, match="4 shards do not"):
-        parallel.check_shards(4, parallel.data_mesh())
-    parallel.check_shards(16, parallel.data_mesh())
+    mesh = parallel.data_mesh()
+    with pytest.raises(ValueError, match=r"4 shards do not .*set num_shards"):
+        parallel.resolve_num_shards(4, mesh)
+    assert parallel.resolve_num_shards(16, mesh) == 16
+
+
+def test_the_number_of_shards_is_that_of_devices_unless_given():
+    mesh = parallel.data_mesh()
+    assert parallel.resolve_num_shards(None, mesh) == mesh.size
+    for wrong in (0, -1, "two", 8.0, True):
+        with pytest.raises(ValueError, match=f"num_shards is {wrong!r}; it must be"):
+            parallel.resolve_num_shards(wrong, mesh)
 
 
 def test_runs_of_one_seed_for_other_purposes_share_no_draws():

@@ -113,10 +113,32 @@ def test_arrays_that_do_not_belong_together_are_refused(changes, message):
 
 
 def test_bad_sizes_are_refused():
-    with pytest.raises(ValueError, match="3 images cannot be dealt to 4 shards"):
-        _deal(3, 4)
-    with pytest.raises(ValueError, match=r"a batch of 16 images .* has 12 images"):
-        sampling.steps_per_pass(12, 1, 16)
+    fewer = "3 images cannot be dealt to 4 shards; set num_shards to at most 3"
+    for call in (
+        lambda: _deal(3, 4),
+        lambda: sampling.clip_batch_size(128, 3, 4),
+        lambda: sampling.steps_per_pass(3, 4, 4),
+    ):
+        with pytest.raises(ValueError, match=fewer):
+            call()
+    with pytest.raises(
+        ValueError,
+        match=r"a batch of 16 images .* has 13 images; set batch_size to at most 12",
+    ):
+        sampling.steps_per_pass(13, 4, 16)
     for num_shards in (3, 7, 200):
         with pytest.raises(ValueError, match=f"128 images .* over {num_shards} shards"):
             sampling.steps_per_pass(5000, num_shards, 128)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "size", "num_shards", "clipped"),
+    [(128, 1000, 4, 128), (128, 90, 4, 88), (128, 90, 1, 90), (128, 4, 4, 4)],
+)
+def test_batches_are_clipped_to_what_the_data_fill(
+    batch_size, size, num_shards, clipped
+):
+    assert sampling.clip_batch_size(batch_size, size, num_shards) == clipped
+    assert sampling.steps_per_pass(size, num_shards, clipped) >= 1
+    with pytest.raises(ValueError, match="set batch_size"):
+        sampling.steps_per_pass(size, num_shards, size + num_shards)

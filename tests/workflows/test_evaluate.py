@@ -250,8 +250,8 @@ def test_bad_settings_of_victims_are_found_before_anything_is_written(
 def test_bad_settings_of_generators_are_found_before_anything_is_written(
     tmp_path, data, change, message
 ):
+    config = dataclasses.replace(_protection(data), **change)
     with pytest.raises(ValueError, match=message):
-        config = dataclasses.replace(_protection(data), **change)
         protect.run(config, tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
 

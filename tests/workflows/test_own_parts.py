@@ -1,24 +1,23 @@
-"""A user's own generator and defense, named module:function, in the scripts."""
+"""User-defined generators and defenses, named module:function, in the workflows."""
 
+import json
 import sys
 import textwrap
 
 import numpy as np
 import pytest
-from configs import evaluate as evaluate_presets
-from configs import generate as generate_presets
 
-from miue_jax import data, defenses, generators
+from miue_jax import data, defenses, generators, victims
+from miue_jax.data import DataSource, artifact
 from miue_jax.workflows import evaluate, protect
 
 OWN = """
     import dataclasses
 
-    import jax
     import jax.numpy as jnp
     import numpy as np
 
-    from miue_jax import Budget, defenses, methods
+    from miue_jax import Budget, defenses, generators
     from miue_jax.train.metrics import mean_of
     from miue_jax.train.parallel import State
 
@@ -28,7 +27,7 @@ OWN = """
         levels: int = 3
 
 
-    def bright(config: BrightConfig, **sizes):
+    def bright(config: BrightConfig, spec: generators.DataSpec):
         def init(key, data):
             delta = jnp.zeros(data.images.shape, jnp.float32)
             return State(jnp.zeros((), jnp.int32), None, delta)
@@ -41,12 +40,14 @@ OWN = """
         return generators.Generator(
             init=init,
             step=step,
-            num_steps=1,
             perturbation=lambda state: state.per_example,
-            finished=lambda state: jnp.zeros((), bool),
-            per_class=False,
             budget=Budget("linf", 3),
+            sharded=True,
         )
+
+
+    def light(key, images, labels, *, levels: int = 3):
+        return jnp.full_like(images, levels / 255)
 
 
     def inverted(image_shape, num_classes, *, strength: float = 1.0):
@@ -85,16 +86,29 @@ OWN = """
         return defenses.Defense()
 
 
+    def broken(image_shape, num_classes):
+        raise RuntimeError("mine")
+
+
     number = 5
 """
 
 
 @pytest.fixture
-def own(tmp_path, monkeypatch):
-    (tmp_path / "own_parts.py").write_text(textwrap.dedent(OWN))
-    monkeypatch.syspath_prepend(tmp_path)
-    yield
-    sys.modules.pop("own_parts", None)
+def write(tmp_path, monkeypatch):
+    """Writes a module that can be imported."""
+
+    def write(name: str, source: str) -> None:
+        (tmp_path / f"{name}.py").write_text(textwrap.dedent(source))
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+    return write
+
+
+@pytest.fixture
+def own(write):
+    write("own_parts", OWN)
 
 
 @pytest.fixture
@@ -111,25 +125,29 @@ def path(tmp_path):
     return str(tmp_path / "data.npz")
 
 
-def test_they_run_in_the_scripts(tmp_path, own, path):
-    config = generate_presets.get_config("own_parts:bright").to_dict()
-    config["data"]["name_or_path"] = path
-    config["method"]["levels"] = 2
-    protect.run(config, tmp_path / "made")
-    artifact = tmp_path / "made" / protect.ARTIFACT
-    made = artifact.load(artifact)
-    assert (made.dataset.images == 102).all()
-    assert made.metadata["method"] == {"name": "own_parts:bright", "levels": 2}
+_LINEAR = {"model": "linear", "epochs": 1, "batch_size": 8}
 
-    argument = "quick/own_parts:inverted"
-    config = evaluate_presets.get_config(argument).to_dict()
-    config["train"]["name_or_path"] = str(artifact)
-    config["test"]["name_or_path"] = path
-    config["victim"] |= {"model": "mlp2", "width": 4, "epochs": 1, "batch_size": 8}
-    config["seeds"] = (0,)
-    assert config["defense"] == {"name": "own_parts:inverted", "strength": 1.0}
-    results = evaluate.run(config, tmp_path / "victim")
-    assert results["defense"]["name"] == "own_parts:inverted"
+
+@pytest.mark.parametrize("name", ["own_parts:bright", "own_parts:light"])
+def test_they_run_in_the_workflows(tmp_path, own, path, name):
+    config = protect.ProtectConfig(
+        data=DataSource(path), generator=generators.spec(name, levels=2)
+    )
+    protect.run(config, tmp_path / "made", progress=False)
+    file = tmp_path / "made" / protect.ARTIFACT
+    made = artifact.load(file)
+    assert (made.dataset.images == 102).all()
+    assert made.metadata["generator"] == {"name": name, "levels": 2}
+
+    config = evaluate.EvaluateConfig(
+        train=DataSource(str(file)),
+        test=DataSource(path, split="test"),
+        victim=victims.preset("quick", **_LINEAR),
+        defense="own_parts:inverted",
+        seeds=(0,),
+    )
+    results = evaluate.run(config, tmp_path / "victim", progress=False)
+    assert results["defense"] == {"name": "own_parts:inverted", "strength": 1.0}
 
 
 def test_the_defense_does_what_it_says(own):
@@ -149,7 +167,7 @@ def test_settings_are_told_as_json_can_hold_them(own):
     assert defenses.settings_of("jpeg-10") == {"name": "jpeg", "quality": 10}
 
 
-@pytest.mark.parametrize("name", ["swapped", "by_keyword"])
+@pytest.mark.parametrize("name", ["swapped", "by_keyword", "of_shape"])
 def test_a_defense_gets_what_it_needs_by_keyword(own, name):
     defenses.create(f"own_parts:{name}", image_shape=(8, 8, 3), num_classes=10)
 
@@ -159,15 +177,19 @@ def test_a_defense_gets_what_it_needs_by_keyword(own, name):
     [
         (lambda: generators.preset("own_part:bright"), "No module named 'own_part'"),
         (lambda: generators.preset("own_parts:dark"), "no attribute 'dark'"),
-        (lambda: generators.preset("own_parts:number"), "is not a function, but 5"),
+        (lambda: generators.preset("own_parts:number"), "not a function but 5"),
         (lambda: generators.preset("own_parts:"), "cannot be imported"),
         (lambda: generators.preset(":bright"), "cannot be imported"),
-        (lambda: generators.preset("own_parts:no_config"), "needs a parameter config"),
+        (
+            lambda: generators.preset("own_parts:no_config"),
+            "has the parameters .settings, rest.; allowed: .* annotation of config",
+        ),
         (lambda: generators.preset("own_parts:bright", "dark"), "allowed: default"),
         (
-            lambda: generators.configure("own_parts:bright", {"level": 2}),
+            lambda: generators.spec({"name": "own_parts:bright", "level": 2}),
             "did you mean 'levels'",
         ),
+        (lambda: generators.spec("own_parts:light", level=2), "did you mean 'levels'"),
         (
             lambda: defenses.create(
                 {"name": "own_parts:inverted", "strenght": 1},
@@ -181,15 +203,223 @@ def test_a_defense_gets_what_it_needs_by_keyword(own, name):
             lambda: defenses.settings_of("own_parts:endless"),
             "strength of defense 'own_parts:endless' is inf; allowed: what JSON",
         ),
-        (lambda: defenses.parameters("own_parts:by_place"), "by keyword; it has"),
+        (lambda: defenses.parameters("own_parts:by_place"), "be given by keyword"),
         (
             lambda: defenses.create(
-                "own_parts:of_shape", image_shape=(8, 8, 3), num_classes=2
+                "own_parts:broken", image_shape=(8, 8, 3), num_classes=2
             ),
-            "image_shape and num_classes, by keyword; it has .image_shape.",
+            "'own_parts:broken': RuntimeError: mine",
         ),
     ],
 )
 def test_what_cannot_be_used_is_refused(own, call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# Typed settings on the command line.
+
+TYPES = """
+    import dataclasses
+    import enum
+    from typing import Literal, Optional
+
+
+    class Mode(enum.Enum):
+        PLAIN = 0
+        STRONG = 2
+
+
+    @dataclasses.dataclass(frozen=True)
+    class Inner:
+        low: int = 1
+        high: float = 2.0
+
+
+    def levels(note, scale, sizes, pair, inner, mode, kind):
+        \"\"\"Uses every setting as what its annotation says.\"\"\"
+        assert note is None or isinstance(note, str)
+        assert isinstance(sizes, tuple) and isinstance(pair, tuple)
+        assert isinstance(inner, Inner) and isinstance(mode, Mode)
+        strong = mode.value + (kind == "b") + len(sizes) + inner.low + pair[0]
+        return int(strong * (scale or 1))
+"""
+
+SETTINGS = """
+        note: str | None = None{0}
+        scale: Optional[float] = None{0}
+        sizes: tuple[int, ...] = (1, 2){0}
+        pair: tuple[int, float] = (0, 0.5){0}
+        inner: Inner = Inner(){0}
+        mode: Mode = Mode.PLAIN{0}
+        kind: Literal["a", "b"] = "a"{0}
+"""
+
+ALL = "note, scale, sizes, pair, inner, mode, kind"
+
+# One module for each form that a plug-in may have.
+FORMS = {
+    "generator_of_config": f"""
+    {TYPES}
+    import jax.numpy as jnp
+
+    from miue_jax import generators
+
+
+    @dataclasses.dataclass(frozen=True)
+    class Config:
+        {SETTINGS.format("")}
+
+    def make(config: Config, spec: generators.DataSpec):
+        found = levels(**{{f.name: getattr(config, f.name)
+                         for f in dataclasses.fields(config)}})
+        return generators.Generator(
+            init=lambda key, images, labels: 0 * images,
+            step=lambda key, state, images, labels: state + found / 255,
+        )
+    """,
+    "generator_function": f"""
+    {TYPES}
+    import jax.numpy as jnp
+
+
+    def make(
+        key, images, labels, *,
+        {SETTINGS.format(",")}
+    ):
+        return jnp.full_like(images, levels({ALL}) / 255)
+    """,
+    "defense_maker": f"""
+    {TYPES}
+    from miue_jax import defenses
+
+
+    def make(
+        image_shape, num_classes, *,
+        {SETTINGS.format(",")}
+    ):
+        found = levels({ALL})
+        return defenses.Defense(purify=lambda key, images, labels: images + found)
+    """,
+    "defense_function": f"""
+    {TYPES}
+    import numpy as np
+
+    def make(
+        key, images, labels, *,
+        {SETTINGS.format(",")}
+    ):
+        return (images + levels({ALL})).astype(np.uint8)
+    """,
+}
+
+TYPED = {
+    "note": ["hello"],
+    "scale": ["0.5"],
+    "sizes": ["3", "4", "5"],
+    "pair": ["1", "0.25"],
+    "inner.low": ["2"],
+    "mode": ["STRONG"],
+    "kind": ["b"],
+}
+PLAIN = {
+    "note": "hello",
+    "scale": 0.5,
+    "sizes": [3, 4, 5],
+    "pair": [1, 0.25],
+    "inner": {"low": 2, "high": 2.0},
+    "mode": "STRONG",
+    "kind": "b",
+}
+DEFAULTS = {
+    "note": None,
+    "scale": None,
+    "sizes": [1, 2],
+    "pair": [0, 0.5],
+    "inner": {"low": 1, "high": 2.0},
+    "mode": "PLAIN",
+    "kind": "a",
+}
+
+
+@pytest.fixture
+def start(miue, write, tmp_path, path):
+    """Runs a plug-in of a form; returns what `miue` does, and how it was called."""
+
+    def start(form, *settings, workdir="run"):
+        write(f"own_{form}", _dedented(FORMS[form]))
+        part = form.partition("_")[0]
+        if part == "generator":
+            arguments = ["protect", path]
+        else:
+            options = [f"--victim.{k}={v}" for k, v in _LINEAR.items()]
+            arguments = ["evaluate", path, path, "--seeds=0", *options]
+        return miue(
+            *(*arguments, f"--{part}", f"own_{form}:make"),
+            *(word.replace("PART", part) for word in settings),
+            *("--workdir", tmp_path / workdir, "--quiet"),
+        )
+
+    return start
+
+
+def _dedented(source: str) -> str:
+    """The source, whose parts are indented differently."""
+    return "\n".join(line[4:] for line in source.splitlines())
+
+
+def _settings_of(workdir, form):
+    if form.startswith("generator"):
+        return artifact.load(workdir / protect.ARTIFACT).metadata["generator"]
+    return json.loads((workdir / evaluate.RESULTS).read_text())["defense"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_settings_of_any_type_are_options(start, tmp_path, form):
+    status, _, errors = start(form)
+    assert (status, errors) == (0, "")
+    name = f"own_{form}:make"
+    assert _settings_of(tmp_path / "run", form) == {"name": name, **DEFAULTS}
+    typed = [
+        word for k, v in TYPED.items() for word in (f"--PART.{k.replace('_', '-')}", *v)
+    ]
+    for _ in range(2):  # the second one finds its own settings there
+        status, _, errors = start(form, *typed, workdir="typed")
+        assert (status, errors) == (0, "")
+    assert _settings_of(tmp_path / "typed", form) == {"name": name, **PLAIN}
+    if form.startswith("generator"):
+        for workdir, change in (("run", 3), ("typed", int(9 * 0.5))):
+            made = artifact.load(tmp_path / workdir / protect.ARTIFACT)
+            assert (made.dataset.images == 100 + change).all()
+    status, _, errors = start(form, "--PART.note=None", "--PART.scale", "None")
+    assert (status, errors) == (0, ""), "the defaults, which may be said"
+
+
+BAD = {
+    "unknown": (
+        ["--PART.sale=2"],
+        "unknown option '--PART.sale'; did you mean '--PART.",
+    ),
+    "float": (["--PART.scale", "wide"], "--PART.scale: cannot parse 'wide'; allowed:"),
+    "tuple": (["--PART.sizes", "1", "x"], "--PART.sizes: cannot parse"),
+    "length": (["--PART.pair", "1"], "--PART.pair"),
+    "nested": (["--PART.inner.low", "x"], "--PART.inner.low: "),
+    "nested name": (["--PART.inner.lo=3"], "did you mean '--PART.inner.low'"),
+    "enum": (
+        ["--PART.mode", "STRNG"],
+        "'STRNG'; did you mean 'STRONG'? Allowed: PLAIN",
+    ),
+    "literal": (["--PART.kind=c"], "unknown --PART.kind 'c'; allowed: a, b"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("case", BAD)
+def test_settings_that_do_not_fit_are_one_line(start, tmp_path, form, case):
+    arguments, message = BAD[case]
+    status, output, errors = start(form, *arguments)
+    part = form.partition("_")[0]
+    assert (status, output) == (2, "")
+    assert message.replace("PART", part) in errors
+    assert len(errors.splitlines()) == 1, errors
+    assert not (tmp_path / "run").exists()

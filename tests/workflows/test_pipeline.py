@@ -1,6 +1,6 @@
-"""Generate and evaluate, as a user runs them: results, resuming, and bad input."""
+"""Protect and evaluate, as a user runs them: results, resuming, and bad input."""
 
-import copy
+import dataclasses
 import errno
 import json
 import os
@@ -11,20 +11,20 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
-import jax
 import numpy as np
 import pytest
-from configs import evaluate as evaluate_config
-from configs import generate as generate_config
 from PIL import Image
 
-from miue_jax import cli, defenses
+from miue_jax import _command_line, defenses, generators, victims
 from miue_jax import data as data_sets
 from miue_jax.budget import Budget
-from miue_jax.data import artifact
-from miue_jax.train import checkpoints, parallel
+from miue_jax.data import DataSource, artifact
+from miue_jax.train import checkpoints
 from miue_jax.workflows import evaluate, protect
+from miue_jax.workflows.evaluate import EvaluateConfig
+from miue_jax.workflows.protect import ProtectConfig, Selection
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -50,32 +50,29 @@ def _write_data(path: pathlib.Path, size: int = 96) -> str:
     return str(path)
 
 
-def _generate_config(data: str, **method):
-    config = generate_config.get_config("mi_ue/interleaved").to_dict()
-    config["data"]["name_or_path"] = data
-    config["method"] |= {
-        "model": "mlp2",
-        "width": 32,
-        "epochs": 4,
-        "batch_size": 16,
-        **method,
-    }
-    return config
+_SMALL = {"model": "mlp2", "width": 32, "batch_size": 16}
 
 
-def _evaluate_config(train: str, test: str, **victim):
-    config = evaluate_config.get_config("quick").to_dict()
-    config["train"]["name_or_path"] = train
-    config["test"]["name_or_path"] = test
-    config["victim"] |= {
-        "model": "mlp2",
-        "width": 32,
-        "epochs": 3,
-        "batch_size": 16,
-        **victim,
-    }
-    config["seeds"] = (0, 1)
-    return config
+def _protection(
+    data: str, name="mi_ue/interleaved", *, select=None, run=None, **method
+):
+    """Settings of a short run; those of the generator are given by name."""
+    settings = {**_SMALL, "epochs": 4, **method}
+    return ProtectConfig(
+        data=DataSource(data),
+        generator=generators.spec(name, **settings),
+        select=Selection(**select or {}),
+        **run or {},
+    )
+
+
+def _training(train: str, test: str, *, split="test", run=None, **victim):
+    return EvaluateConfig(
+        train=DataSource(train),
+        test=DataSource(test, split=split),
+        victim=victims.preset("quick", **{**_SMALL, "epochs": 3, **victim}),
+        **{"seeds": (0, 1), **(run or {})},
+    )
 
 
 @pytest.fixture
@@ -83,34 +80,27 @@ def data(tmp_path):
     return _write_data(tmp_path / "data.npz")
 
 
-@pytest.fixture
-def one_device(monkeypatch):
-    """Collectives over fake devices are slow, and most of this is not about them."""
-    mesh = parallel.data_mesh(jax.devices()[:1])
-    monkeypatch.setattr(parallel, "data_mesh", lambda: mesh)
+# The command line of `_protection`.
+_OPTIONS = [
+    "--generator=mi_ue/interleaved",
+    *(
+        f"--generator.{name.replace('_', '-')}={value}"
+        for name, value in _SMALL.items()
+    ),
+]
 
 
-def _flags(config: dict) -> list[str]:
-    """The command line that says what a configuration says."""
-    found = []
-    for section in ("data", "method"):
-        for name, value in config[section].items():
-            if value is not None and name != "name":
-                found.append(f"--config.{section}.{name}={value}")
-    return [*found, f"--config.checkpoint_every={config['checkpoint_every']}"]
-
-
-def _command(script: str, *arguments: str) -> list[str]:
-    return [sys.executable, f"experiments/{script}.py", *arguments]
+def _command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "miue_jax", *arguments]
 
 
 def _environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "1"}
+    return {**os.environ, "JAX_NUM_CPU_DEVICES": "1"}
 
 
-def _run_script(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def _run_command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        _command(script, *arguments),
+        _command(*arguments),
         cwd=ROOT,
         env=_environment(),
         capture_output=True,
@@ -125,7 +115,7 @@ def test_a_protected_victim_does_worse_than_a_clean_one(tmp_path):
     data = _write_data(tmp_path / "data.npz", 256)
     settings = {"model": "mlp2", "width": 64, "batch_size": 32, "learning_rate": 0.05}
     made = protect.run(
-        _generate_config(
+        _protection(
             data,
             epochs=30,
             radius=32.0,
@@ -134,16 +124,17 @@ def test_a_protected_victim_does_worse_than_a_clean_one(tmp_path):
             crop=0,  # half of an image of eight pixels would be lost
             **settings,
         ),
-        tmp_path / "generate",
-        quiet=True,
+        tmp_path / "protect",
+        progress=False,
     )
     assert made.metadata["audit"]["max_change"] <= 32
-    artifact = str(tmp_path / "generate" / protect.ARTIFACT)
+    path = str(tmp_path / "protect" / protect.ARTIFACT)
     found = {}
-    for name, train in (("clean", data), ("protected", artifact)):
-        victim = _evaluate_config(train, data, epochs=40, **settings)
-        victim["evaluate_every"] = 40
-        found[name] = evaluate.run(victim, tmp_path / name, quiet=True)
+    for name, train in (("clean", data), ("protected", path)):
+        victim = _training(
+            train, data, run={"evaluate_every": 40}, epochs=40, **settings
+        )
+        found[name] = evaluate.run(victim, tmp_path / name, progress=False)
     clean, poisoned = (found[n]["final"]["mean"] for n in ("clean", "protected"))
     assert clean > 0.8
     assert poisoned < 0.65
@@ -153,15 +144,15 @@ def test_a_protected_victim_does_worse_than_a_clean_one(tmp_path):
 
 @pytest.mark.usefixtures("one_device")
 def test_results_hold_every_seed_and_epoch(tmp_path, data):
-    config = _evaluate_config(data, data)
-    found = evaluate.run(config, tmp_path / "run", quiet=True)
+    config = _training(data, data)
+    found = evaluate.run(config, tmp_path / "run", progress=False)
     assert np.shape(found["test_accuracy"]) == (2, 3)
     assert found["final"]["values"] == [curve[-1] for curve in found["test_accuracy"]]
     assert found["best"]["values"] == [max(c) for c in found["test_accuracy"]]
     assert found["final"]["std"] == pytest.approx(
         np.std(found["final"]["values"], ddof=1)
     )
-    again = evaluate.run(config, tmp_path / "run", quiet=True)
+    again = evaluate.run(config, tmp_path / "run", progress=False)
     assert again == json.loads((tmp_path / "run" / evaluate.RESULTS).read_text())
 
 
@@ -169,44 +160,42 @@ def test_results_hold_every_seed_and_epoch(tmp_path, data):
 def test_a_defense_purifies_what_the_victim_trains_on(tmp_path, data, monkeypatch):
     black = defenses.Defense(purify=lambda key, images, labels: np.zeros_like(images))
     monkeypatch.setattr(defenses, "create", lambda name, **shape: black)
-    config = _evaluate_config(data, data)
-    found = evaluate.run(config, tmp_path / "run", quiet=True)
+    config = _training(data, data)
+    found = evaluate.run(config, tmp_path / "run", progress=False)
     # Without any input, a victim can only guess one of two classes.
     assert max(max(curve) for curve in found["train_accuracy"]) < 0.65
 
 
 @pytest.mark.usefixtures("one_device")
 def test_a_finished_run_is_not_repeated(tmp_path, data, monkeypatch):
-    config = _generate_config(data)
-    first = protect.run(config, tmp_path / "run", quiet=True)
+    config = _protection(data)
+    first = protect.run(config, tmp_path / "run", progress=False)
     monkeypatch.setattr(protect, "_generate", lambda *a, **k: pytest.fail("ran again"))
-    again = protect.run(config, tmp_path / "run", quiet=True)
+    again = protect.run(config, tmp_path / "run", progress=False)
     np.testing.assert_array_equal(first.dataset.images, again.dataset.images)
-    changed = copy.deepcopy(config)
-    changed["method"]["temperature"] = 0.2
-    with pytest.raises(ValueError, match=r"method.temperature is 0.1 there and 0.2"):
-        protect.run(changed, tmp_path / "run", quiet=True)
+    changed = _protection(data, temperature=0.2)
+    with pytest.raises(ValueError, match=r"generator.temperature is 0.1 there and 0.2"):
+        protect.run(changed, tmp_path / "run", progress=False)
 
 
 @pytest.mark.usefixtures("one_device")
 def test_other_data_under_the_same_name_are_refused(tmp_path, data):
-    config = _generate_config(data)
-    protect.run(config, tmp_path / "run", quiet=True)
+    config = _protection(data)
+    protect.run(config, tmp_path / "run", progress=False)
     _write_data(pathlib.Path(data), 99)
     with pytest.raises(ValueError, match="source is"):
-        protect.run(config, tmp_path / "run", quiet=True)
+        protect.run(config, tmp_path / "run", progress=False)
 
 
 @pytest.mark.slow
 def test_kill_minus_nine_and_sigterm_leave_no_trace_in_the_result(tmp_path, data):
-    config = _generate_config(data, epochs=100)
-    config["checkpoint_every"] = 10
-    arguments = _flags(config)
-    whole = _run_script("generate", *arguments, f"--workdir={tmp_path / 'whole'}")
+    options = [*_OPTIONS, "--generator.epochs=100", "--checkpoint-every=10", "--quiet"]
+    arguments = ["protect", data, *options]
+    whole = _run_command(*arguments, f"--workdir={tmp_path / 'whole'}")
     assert whole.returncode == 0, whole.stderr
     for number, expected in ((signal.SIGKILL, -9), (signal.SIGTERM, 143)):
         workdir = tmp_path / f"stopped_{number}"
-        command = _command("generate", *arguments, f"--workdir={workdir}")
+        command = _command(*arguments, f"--workdir={workdir}")
         process = subprocess.Popen(
             command, cwd=ROOT, env=_environment(), stderr=subprocess.PIPE, text=True
         )
@@ -220,9 +209,7 @@ def test_kill_minus_nine_and_sigterm_leave_no_trace_in_the_result(tmp_path, data
         _, errors = process.communicate(timeout=100)
         assert process.returncode == expected, errors
         assert not (workdir / protect.ARTIFACT).exists(), "it was stopped too late"
-        resumed = _run_script(
-            "generate", *arguments, f"--workdir={workdir}", "--resume"
-        )
+        resumed = _run_command(*arguments, f"--workdir={workdir}", "--resume")
         assert resumed.returncode == 0, resumed.stderr
         for name in (protect.ARTIFACT, "protected.delta.npy"):
             a, b = ((tmp_path / d / name).read_bytes() for d in ("whole", workdir))
@@ -233,7 +220,7 @@ def test_kill_minus_nine_and_sigterm_leave_no_trace_in_the_result(tmp_path, data
 
 @pytest.mark.slow
 def test_two_processes_give_the_numbers_of_one(tmp_path, data):
-    arguments = _flags(_generate_config(data))
+    arguments = ["protect", data, *_OPTIONS, "--generator.epochs=4", "--quiet"]
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -241,7 +228,7 @@ def test_two_processes_give_the_numbers_of_one(tmp_path, data):
     def start(workdir: str, devices: int, **variables: str) -> subprocess.Popen[str]:
         environment = {**_environment(), "JAX_NUM_CPU_DEVICES": str(devices)}
         return subprocess.Popen(
-            _command("generate", *arguments, f"--workdir={tmp_path / workdir}"),
+            _command(*arguments, f"--workdir={tmp_path / workdir}"),
             cwd=ROOT,
             env={**environment, **variables},
             stderr=subprocess.PIPE,
@@ -339,109 +326,120 @@ BAD_DATA = {
 }
 
 
-def _refused(capsys, script, config, workdir: pathlib.Path) -> str:
-    """The one line with which a script ends with status 2 on bad input."""
-    with pytest.raises((ValueError, OSError)) as raised:  # as in command_line.run
-        script.run(config, workdir, quiet=True)
-    with pytest.raises(SystemExit) as ended:
-        cli.fail(raised.value)
+def _refused(capsys, run: Callable[[], object]) -> str:
+    """The one line with which a command ends with status 2 on bad input."""
+    status = _command_line.run(lambda: run() and None, "miue command")
     printed = capsys.readouterr()
-    assert ended.value.code == cli.BAD_INPUT == 2
+    assert status == _command_line.BAD_INPUT == 2
     assert not printed.out
     lines = printed.err.splitlines()
     assert len(lines) == 1, lines
+    assert lines[0].startswith("miue command: ")
     return lines[0]
 
 
 @pytest.mark.parametrize("make", BAD_DATA, ids=lambda make: make.__name__.strip("_"))
-@pytest.mark.parametrize("use", ["generate", "train", "test"])
+@pytest.mark.parametrize("use", ["protect", "train", "test"])
 def test_bad_data_end_in_one_line_with_status_two(tmp_path, data, capsys, make, use):
     (tmp_path / "bad").mkdir()
     path = str(make(tmp_path / "bad"))
-    if use == "generate":
-        script, config = protect, _generate_config(path)
+    if use == "protect":
+        workflow, config = protect, _protection(path)
     elif use == "train":
-        script, config = evaluate, _evaluate_config(path, data)
+        workflow, config = evaluate, _training(path, data)
     else:
-        script, config = evaluate, _evaluate_config(data, path)
-        config["test"]["split"] = "train"  # the only split that these have
-    line = _refused(capsys, script, config, tmp_path / "run")
+        # The only split that these have.
+        workflow, config = evaluate, _training(data, path, split="train")
+    line = _refused(
+        capsys, lambda: workflow.run(config, tmp_path / "run", progress=False)
+    )
     assert re.search(BAD_DATA[make], line), line
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.usefixtures("one_device")
-@pytest.mark.parametrize("script", [protect, evaluate], ids=["generate", "evaluate"])
-def test_a_truncated_checkpoint_ends_in_one_line(tmp_path, data, capsys, script):
-    # A whole run first; without its result it goes on from its last checkpoint.
-    if script is protect:
-        config, result = _generate_config(data, epochs=1), protect.ARTIFACT
-        config["checkpoint_every"] = 4
+@pytest.mark.parametrize("workflow", [protect, evaluate], ids=["protect", "evaluate"])
+def test_a_truncated_checkpoint_ends_in_one_line(tmp_path, data, capsys, workflow):
+    # A whole run first; without its result it resumes from its last checkpoint.
+    if workflow is protect:
+        config = _protection(data, run={"checkpoint_every": 4}, epochs=1)
+        result = protect.ARTIFACT
     else:
-        config, result = _evaluate_config(data, data, epochs=2), evaluate.RESULTS
-    script.run(config, tmp_path / "run", quiet=True)
+        config, result = _training(data, data, epochs=2), evaluate.RESULTS
+
+    def run():
+        return workflow.run(config, tmp_path / "run", progress=False)
+
+    run()
     (tmp_path / "run" / result).unlink()
     for file in (tmp_path / "run").rglob("checkpoints/**/*"):
         if file.is_file():
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    line = _refused(capsys, script, config, tmp_path / "run")
+    line = _refused(capsys, run)
     assert re.search(r"checkpoint \d+ in .*checkpoints cannot be read", line), line
     assert not (tmp_path / "run" / result).exists()
 
 
-BAD_GENERATION = {
-    "radius": (lambda c, t: c["method"].update(radius=0.0), r"radius is 0\.0"),
-    "model": (lambda c, t: c["method"].update(model="resnt18"), "resnet18"),
-    "method": (lambda c, t: c["method"].update(name="mi_eu"), "mi_ue"),
-    "setting": (lambda c, t: c["method"].update(radios=8), "radius"),
-    "fraction of a level": (
-        lambda c, t: c["method"].update(radius=2.5),
-        "whole gray levels",
+BAD_PROTECTION = {
+    "radius": ({"radius": 0.0}, r"radius is 0\.0"),
+    "model": ({"model": "resnt18"}, "resnet18"),
+    "generator": ({"name": "mi_eu"}, "mi_ue"),
+    "preset": ({"name": "mi_ue/papr"}, "did you mean 'paper'"),
+    "setting": ({"radios": 8}, "radius"),
+    "fraction of a level": ({"radius": 2.5}, "whole gray levels"),
+    "network": ({"model": "lenet5", "width": None}, "16"),
+    "batch": ({"batch_size": 12}, "12 images does not"),
+    "no batch": ({"batch_size": 0}, "batch_size is 0"),
+    "class to protect": (
+        {"select": {"classes": ("9",)}},
+        "class '9' is not in the data",
     ),
-    "network": (lambda c, t: c["method"].update(model="lenet5", width=None), "16"),
-    "batch": (lambda c, t: c["method"].update(batch_size=12), "12 images does not"),
-    "too few": (lambda c, t: c["method"].update(batch_size=960), "batch of 960"),
-    "class to protect": (lambda c, t: c["protect"].update(classes=(9,)), "class 9"),
-    "checkpoints": (lambda c, t: c.update(checkpoint_every=0), "checkpoint_every is 0"),
-    "crop": (lambda c, t: c["method"].update(crop=100), "crop is 100 pixels"),
-    "export": (lambda c, t: c.update(export="truncated"), "did you mean 'truncate'"),
-    "seed": (lambda c, t: c["protect"].update(seed=-1), "seed is -1"),
+    "fraction": ({"select": {"fraction": 0.0}}, r"fraction is 0\.0"),
+    "checkpoints": ({"run": {"checkpoint_every": 0}}, "checkpoint_every is 0"),
+    "crop": ({"crop": 100}, "crop is 100 pixels"),
+    "export": ({"run": {"export": "truncated"}}, "did you mean 'truncate'"),
+    "seed": ({"select": {"seed": -1}}, "seed is -1"),
 }
 
 
-@pytest.mark.parametrize("case", list(BAD_GENERATION))
-def test_bad_input_to_generate_is_named_and_nothing_is_written(
+@pytest.mark.parametrize("case", list(BAD_PROTECTION))
+def test_bad_input_to_protect_is_named_and_nothing_is_written(
     tmp_path, data, capsys, case
 ):
-    change, message = BAD_GENERATION[case]
-    config = _generate_config(data)
-    change(config, tmp_path)
-    line = _refused(capsys, protect, config, tmp_path / "run")
+    changes, message = BAD_PROTECTION[case]
+    line = _refused(
+        capsys, lambda: protect.run(_protection(data, **changes), tmp_path / "run")
+    )
     assert re.search(message, line), line
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.usefixtures("one_device")
 def test_an_export_is_part_of_a_run_and_told(tmp_path, data):
-    config = _generate_config(data, epochs=1)
-    config["export"] = "drop_negative"
-    made = protect.run(config, tmp_path / "run", quiet=True)
+    config = _protection(data, run={"export": "drop_negative"}, epochs=1)
+    made = protect.run(config, tmp_path / "run", progress=False)
     assert made.metadata["export"] == "drop_negative"
     clean = data_sets.load(data).images.astype(int)
     change = made.dataset.images - clean
     assert change.min() == 0
     assert change.max() > 0
-    assert protect.run(config, tmp_path / "run", quiet=True).metadata == made.metadata
+    assert (
+        protect.run(config, tmp_path / "run", progress=False).metadata == made.metadata
+    )
     with pytest.raises(ValueError, match="export is 'drop_negative' there and 'round'"):
-        protect.run({**config, "export": "round"}, tmp_path / "run", quiet=True)
+        protect.run(
+            dataclasses.replace(config, export="round"),
+            tmp_path / "run",
+            progress=False,
+        )
 
 
 @pytest.mark.usefixtures("one_device")
 def test_a_perturbation_of_nothing_is_an_error_and_no_artifact(tmp_path, data):
     # A step that rounds to nothing in 8 bits.
-    config = _generate_config(data, step_size=0.1, step_size_end=0.1, epochs=1)
+    config = _protection(data, step_size=0.1, step_size_end=0.1, epochs=1)
     with pytest.raises(ValueError, match="is 0 gray levels in every image"):
-        protect.run(config, tmp_path / "run", quiet=True)
+        protect.run(config, tmp_path / "run", progress=False)
     assert not list((tmp_path / "run").glob("protected*"))
 
 
@@ -450,14 +448,22 @@ def test_training_that_diverges_ends_in_one_line_naming_the_step(
     tmp_path, data, capsys
 ):
     broken = {"learning_rate": 1e6, "epochs": 4}
-    generating = _generate_config(data, **broken)
-    line = _refused(capsys, protect, generating, tmp_path / "generate")
+    line = _refused(
+        capsys,
+        lambda: protect.run(
+            _protection(data, **broken), tmp_path / "protect", progress=False
+        ),
+    )
     assert re.search(r"\w+_loss is (nan|inf) at step \d+: training diverged", line), (
         line
     )
-    assert not list((tmp_path / "generate").glob("protected*"))
-    victim = _evaluate_config(data, data, **broken)
-    line = _refused(capsys, evaluate, victim, tmp_path / "victim")
+    assert not list((tmp_path / "protect").glob("protected*"))
+    line = _refused(
+        capsys,
+        lambda: evaluate.run(
+            _training(data, data, **broken), tmp_path / "victim", progress=False
+        ),
+    )
     assert re.search(r"train_loss is (nan|inf) at step \d+: training diverged", line), (
         line
     )
@@ -465,14 +471,15 @@ def test_training_that_diverges_ends_in_one_line_naming_the_step(
 
 
 BAD_EVALUATION = {
-    "small for JPEG": (lambda c: c.update(defense="jpeg-10"), "16"),
-    "defense": (lambda c: c.update(defense="jepg-10"), "jpeg"),
-    "network": (lambda c: c["victim"].update(model="lenet5", width=None), "16"),
-    "seeds": (lambda c: c.update(seeds=()), "seeds is empty"),
-    "field": (lambda c: c["victim"].update(epoch=3), "epoch"),
-    "model": (lambda c: c["victim"].update(model="vg11"), "vgg11"),
-    "test data": (lambda c: c["test"].update(name_or_path="shapes"), "classes"),
-    "every": (lambda c: c.update(evaluate_every=0), "evaluate_every is 0"),
+    "small for JPEG": ({"run": {"defense": "jpeg-10"}}, "16"),
+    "defense": ({"run": {"defense": "jepg-10"}}, "jpeg"),
+    "network": ({"model": "lenet5", "width": None}, "16"),
+    "seeds": ({"run": {"seeds": ()}}, "seeds is empty"),
+    "field": ({"epoch": 3}, "epoch"),
+    "model": ({"model": "vg11"}, "vgg11"),
+    "test data": ({"test": "shapes"}, "classes"),
+    "every": ({"run": {"evaluate_every": 0}}, "evaluate_every is 0"),
+    "batch": ({"batch_size": 12}, "12 images does not .* set batch_size"),
 }
 
 
@@ -480,28 +487,29 @@ BAD_EVALUATION = {
 def test_bad_input_to_evaluate_is_named_and_nothing_is_written(
     tmp_path, data, capsys, case
 ):
-    change, message = BAD_EVALUATION[case]
-    config = _evaluate_config(data, data)
-    change(config)
-    line = _refused(capsys, evaluate, config, tmp_path / "run")
+    changes, message = BAD_EVALUATION[case]
+    changes = {"test": data, **changes}
+    line = _refused(
+        capsys, lambda: evaluate.run(_training(data, **changes), tmp_path / "run")
+    )
     assert re.search(message, line), line
     assert not (tmp_path / "run").exists()
 
 
 def test_an_unknown_protocol_names_the_nearest():
     with pytest.raises(ValueError, match="'quik'; did you mean 'quick'"):
-        evaluate_config.get_config("quik")
+        victims.preset("quik")
 
 
 @pytest.mark.usefixtures("one_device")
 def test_a_truncated_artifact_is_no_silent_clean_run(tmp_path, data):
-    protect.run(_generate_config(data), tmp_path / "made", quiet=True)
-    artifact = tmp_path / "made" / protect.ARTIFACT
-    artifact.write_bytes(artifact.read_bytes()[:-500])
+    protect.run(_protection(data), tmp_path / "made", progress=False)
+    path = tmp_path / "made" / protect.ARTIFACT
+    path.write_bytes(path.read_bytes()[:-500])
     with pytest.raises(ValueError, match=r"protected\.npz"):
-        evaluate.run(_evaluate_config(str(artifact), data), tmp_path / "v", quiet=True)
+        evaluate.run(_training(str(path), data), tmp_path / "v", progress=False)
     with pytest.raises(ValueError, match=r"protected\.npz"):
-        protect.run(_generate_config(data), tmp_path / "made", quiet=True)
+        protect.run(_protection(data), tmp_path / "made", progress=False)
     assert not (tmp_path / "v").exists()
 
 
@@ -510,13 +518,12 @@ def test_a_full_disk_is_one_error_and_leaves_no_artifact(tmp_path, data, monkeyp
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    config = _generate_config(data)
-    config["checkpoint_every"] = 5
+    config = _protection(data, run={"checkpoint_every": 5})
     checkpointer = checkpoints.ocp.training.Checkpointer
     with monkeypatch.context() as patch:
         patch.setattr(checkpointer, "wait", full)
         with pytest.raises(OSError, match=r"checkpoint 5 .* cannot be .*No space"):
-            protect.run(config, tmp_path / "run", quiet=True)
+            protect.run(config, tmp_path / "run", progress=False)
     replace = os.replace
 
     def full_for_artifacts(source, target):
@@ -525,30 +532,26 @@ def test_a_full_disk_is_one_error_and_leaves_no_artifact(tmp_path, data, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full_for_artifacts)
         with pytest.raises(OSError, match=r"protected"):
-            protect.run(config, tmp_path / "run", quiet=True)
+            protect.run(config, tmp_path / "run", progress=False)
     left = [p.name for p in (tmp_path / "run").iterdir() if p.suffix != ".json"]
     assert not any("protected" in name for name in left), left
-    made = protect.run(config, tmp_path / "run", quiet=True)
-    artifact.check_source(made, protect.data.load(data))
+    made = protect.run(config, tmp_path / "run", progress=False)
+    artifact.check_source(made, data_sets.load(data))
 
 
 @pytest.mark.slow
-def test_scripts_report_bad_input_in_one_line_with_status_two(tmp_path):
+def test_commands_report_bad_input_in_one_line_with_status_two(tmp_path):
     cases = [
-        (
-            "generate",
-            ["--config=experiments/configs/generate.py:mi_ue/papr"],
-            "paper",
-        ),
-        ("generate", ["--config.method.radius=-1"], "radius is -1.0"),
-        ("generate", ["--config.method.radius=wide"], "radius"),
-        ("generate", ["--no_such_flag"], "no_such_flag"),
-        ("evaluate", [f"--config.train.name_or_path={tmp_path}/none"], "none: no such"),
+        ("protect", ["--generator=mi_ue/papr"], "paper"),
+        ("protect", ["--generator.radius=-1"], "radius is -1.0"),
+        ("protect", ["--generator.radius=wide"], "--generator.radius"),
+        ("protect", ["--no_such_flag"], "no_such_flag"),
+        ("evaluate", [f"{tmp_path}/none"], "none: no such"),
     ]
     processes = [
         (
             subprocess.Popen(
-                _command(script, *extra, f"--workdir={tmp_path / 'run'}"),
+                _command(command, *extra, f"--workdir={tmp_path / 'run'}"),
                 cwd=ROOT,
                 env=_environment(),
                 stdout=subprocess.PIPE,
@@ -557,7 +560,7 @@ def test_scripts_report_bad_input_in_one_line_with_status_two(tmp_path):
             ),
             message,
         )
-        for script, extra, message in cases
+        for command, extra, message in cases
     ]
     for process, message in processes:
         output, errors = process.communicate(timeout=200)

@@ -1,64 +1,64 @@
-"""A matrix: its cells and their order, sharing the work, going on, what it shows."""
+"""Sweeps: their cells and their order, sharing the work, resuming, the tables."""
 
-import copy
 import csv
+import dataclasses
+import enum
 import io
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
 import time
 
-import jax
 import numpy as np
 import pytest
-from configs import matrix as presets
 
-from miue_jax.train import loop, parallel, run_directory
+from miue_jax import _command_line, defenses, generators, victims
+from miue_jax.data import DataSource
+from miue_jax.train import loop, run_directory
 from miue_jax.workflows import evaluate, protect
-from miue_jax.workflows.sweep import plan, plot, run, settings, summary, table, workers
+from miue_jax.workflows.sweep import plan, plot, summary, table, workers
+from miue_jax.workflows.sweep import run as runs
+from miue_jax.workflows.sweep.plan import Block, Sweep, row
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+SMALL = victims.preset("quick", model="mlp2", width=8, epochs=2, batch_size=8)
+FIRST_BLOCK = Block(defenses=("none",))
+REST_BLOCK = Block(generators=("random_noise",), seeds=(0, 1))
 
 
 @pytest.fixture
-def one_device(monkeypatch):
-    mesh = parallel.data_mesh(jax.devices()[:1])
-    monkeypatch.setattr(parallel, "data_mesh", lambda: mesh)
-
-
-def _block(**changes):
-    block = {"methods": None, "defenses": None, "victims": None, "seeds": (0,)}
-    return {**block, **changes}
-
-
-@pytest.fixture
-def config(tmp_path, one_device):
+def fields(tmp_path, one_device):
     rng = np.random.default_rng(0)
     path = tmp_path / "data.npz"
     images = rng.integers(0, 256, (40, 8, 8, 3), np.uint8)
     labels = np.arange(40) % 2
     np.savez(path, x_train=images, y_train=labels, x_test=images, y_test=labels)
-    config = presets.get_config().to_dict()
-    for part in ("data", "test"):
-        config[part] |= {"name_or_path": str(path), "per_class": None}
-    kept = ("clean", "random_noise")
-    config["methods"] = {name: config["methods"][name] for name in kept}
-    config["defenses"] = {"none": "none", "cutout_4": "cutout-4"}
-    protocol = config["victims"]["resnet10"]
-    protocol |= {"model": "mlp2", "width": 8, "epochs": 2, "batch_size": 8}
-    config["victims"] = {"small": protocol}
-    config["blocks"] = {
-        "first": _block(defenses=("none",)),
-        "rest": _block(methods=("random_noise",), seeds=(0, 1)),
+    return {
+        "data": str(path),
+        "generators": {"clean": None, "random_noise": "random_noise"},
+        "defenses": {"none": "none", "cutout_4": "cutout-4"},
+        "victims": {"small": SMALL},
+        "blocks": (FIRST_BLOCK, REST_BLOCK),
     }
-    config["order"] = ("first", "rest")
-    return config
+
+
+@pytest.fixture
+def config(fields):
+    return Sweep(**fields)
+
+
+def _run(config, workdir, **options):
+    return runs.run(config, workdir, progress=False, **options)
 
 
 def _names(cells):
     return [
-        "-".join(map(str, (cell.method, cell.defense, cell.seed))) for cell in cells
+        "-".join(map(str, (cell.generator, cell.defense, cell.seed))) for cell in cells
     ]
 
 
@@ -68,15 +68,17 @@ REST = ["random_noise-cutout_4-0", "random_noise-none-1", "random_noise-cutout_4
 
 def test_cells_come_block_by_block_and_once(config):
     assert _names(plan.cells(config)) == FIRST + REST
-    config["order"] = ("rest", "first")
+    config = dataclasses.replace(config, blocks=(REST_BLOCK, FIRST_BLOCK))
     assert _names(plan.cells(config))[-1] == FIRST[0]
+    config = dataclasses.replace(config, blocks=(), seeds=range(2))
+    assert len(plan.cells(config)) == 8
 
 
 def test_cells_of_a_run_have_their_protocol_seeds_and_spread(tmp_path, config):
     workdir = tmp_path / "run"
-    results = run.run(config, workdir)
+    results = _run(config, workdir)
     assert (results["done"], results["planned"]) == (5, 5)
-    found = {(c["method"], c["defense"]): c for c in results["cells"]}
+    found = {(c["generator"], c["defense"]): c for c in results["cells"]}
     assert set(found) == {
         ("clean", "none"),
         ("random_noise", "none"),
@@ -114,17 +116,17 @@ def test_what_another_process_does_is_left_to_it(tmp_path, config, monkeypatch):
 
     waits = []
     monkeypatch.setattr(evaluate, "run", run)
-    monkeypatch.setattr(run.time, "sleep", waits.append)
-    assert run.run(config, tmp_path / "run")["done"] == 5
+    monkeypatch.setattr(runs.time, "sleep", waits.append)
+    assert _run(config, tmp_path / "run")["done"] == 5
     assert finished[-1] == "clean-none-small-seed_0"
     assert not waits, "it waited though there was something left to do"
 
 
 def test_with_nothing_else_to_do_it_waits(tmp_path, config, monkeypatch):
-    config["blocks"] = {"first": _block(methods=("clean",), defenses=("none",))}
-    config["order"] = ("first",)
+    block = Block(generators=("clean",), defenses=("none",))
+    config = dataclasses.replace(config, blocks=(block,))
     waits = []
-    monkeypatch.setattr(run.time, "sleep", waits.append)
+    monkeypatch.setattr(runs.time, "sleep", waits.append)
     real = evaluate.run
 
     def run(config, cell, **options):
@@ -133,14 +135,14 @@ def test_with_nothing_else_to_do_it_waits(tmp_path, config, monkeypatch):
         return real(config, cell, **options)
 
     monkeypatch.setattr(evaluate, "run", run)
-    assert run.run(config, tmp_path / "run")["done"] == 1
+    assert _run(config, tmp_path / "run")["done"] == 1
     assert len(waits) == 2
 
 
-def test_a_matrix_stopped_and_continued_equals_one_that_was_not(
+def test_a_sweep_stopped_and_resumed_equals_one_that_was_not(
     tmp_path, config, monkeypatch
 ):
-    whole = run.run(config, tmp_path / "whole")
+    whole = _run(config, tmp_path / "whole")
     real = evaluate.run
     started = []
 
@@ -154,7 +156,7 @@ def test_a_matrix_stopped_and_continued_equals_one_that_was_not(
     with monkeypatch.context() as patch:
         patch.setattr(evaluate, "run", stop_at_third)
         with pytest.raises(loop.Stopped):
-            run.run(config, workdir)
+            _run(config, workdir)
     assert run_directory.read_json(workdir / evaluate.RESULTS)["done"] == 2
     trained = []
     train = evaluate._train
@@ -162,85 +164,94 @@ def test_a_matrix_stopped_and_continued_equals_one_that_was_not(
         evaluate, "_train", lambda *a, **k: trained.append(1) or train(*a, **k)
     )
     monkeypatch.setattr(protect, "_generate", lambda *a, **k: pytest.fail("again"))
-    continued = run.run(config, workdir)
+    continued = _run(config, workdir)
     assert len(trained) == 3, "three cells were left"
     assert continued["cells"] == whole["cells"]
     protected = [r["protected"]["random_noise"] for r in (continued, whole)]
     assert protected[0]["audit"] == protected[1]["audit"]
 
 
-def test_a_larger_matrix_goes_on_in_the_same_directory(tmp_path, config, monkeypatch):
+def test_a_larger_sweep_resumes_in_the_same_directory(tmp_path, config, monkeypatch):
     workdir = tmp_path / "run"
-    smaller = {**config, "order": ("first",)}
-    assert run.run(smaller, workdir)["done"] == 2
+    smaller = dataclasses.replace(config, blocks=(FIRST_BLOCK,))
+    assert _run(smaller, workdir)["done"] == 2
     trained = []
     train = evaluate._train
     monkeypatch.setattr(
         evaluate, "_train", lambda *a, **k: trained.append(1) or train(*a, **k)
     )
-    assert run.run(config, workdir)["done"] == 5
+    assert _run(config, workdir)["done"] == 5
     assert len(trained) == 3
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c["victims"]["small"].update(learning_rate=0.2), "learning_rate"),
-        (lambda c: c["methods"]["random_noise"].update(radius=4.0), "method.radius"),
         (
-            lambda c: c["defenses"].update(cutout_4="cutout-3"),
+            {"victims": {"small": dataclasses.replace(SMALL, learning_rate=0.2)}},
+            "learning_rate",
+        ),
+        (
+            {"generators": {"random_noise": row("random_noise", radius=4.0)}},
+            "generator.radius",
+        ),
+        (
+            {"generators": {"random_noise": row("random_noise", export="truncate")}},
+            "export",
+        ),
+        (
+            {"defenses": {"none": "none", "cutout_4": "cutout-3"}},
             "defense.size is 4 there and 3",
         ),
-        (lambda c: c.update(generator_seed=1), "generator_seed is 0 there and 1"),
+        ({"generator_seed": 1}, "generator_seed is 0 there and 1"),
     ],
 )
 def test_a_cell_of_other_settings_is_not_taken_for_done(
     tmp_path, config, change, message
 ):
     workdir = tmp_path / "run"
-    config["blocks"] = {"all": _block(methods=("random_noise",))}
-    config["order"] = ("all",)
-    run.run(config, workdir)
-    changed = copy.deepcopy(config)
-    change(changed)
+    block = Block(generators=("random_noise",))
+    config = dataclasses.replace(config, blocks=(block,))
+    _run(config, workdir)
+    changed = dataclasses.replace(config, **change)
     with pytest.raises(ValueError, match=message):
-        run.run(changed, workdir)
+        _run(changed, workdir)
 
 
 def test_numbers_of_other_shards_are_not_mixed_in(tmp_path, config):
-    run.run(config, tmp_path / "run")
+    _run(config, tmp_path / "run")
     # One device, dealt to as two.
-    config["num_shards"] = 2
+    config = dataclasses.replace(config, num_shards=2)
     with pytest.raises(ValueError, match="num_shards"):
-        run.run(config, tmp_path / "run")
-    results = run.run(config, tmp_path / "other")
+        _run(config, tmp_path / "run")
+    results = _run(config, tmp_path / "other")
     assert results["num_shards"] == 2
     cell = plan.Cell("clean", "none", "small", 0).folder(tmp_path / "other")
     assert run_directory.read_json(cell / evaluate.RESULTS)["num_shards"] == 2
 
 
 def test_data_that_have_changed_are_refused(tmp_path, config):
-    run.run(config, tmp_path / "run")
-    path = pathlib.Path(config["test"]["name_or_path"])
+    _run(config, tmp_path / "run")
+    path = pathlib.Path(config.test.name)
     arrays = dict(np.load(path))
     np.savez(path, **(arrays | {"x_test": 255 - arrays["x_test"]}))
     with pytest.raises(ValueError, match="fingerprints"):
-        run.run(config, tmp_path / "run")
+        _run(config, tmp_path / "run")
 
 
-def test_a_directory_that_was_moved_goes_on(tmp_path, config, monkeypatch):
-    whole = run.run(config, tmp_path / "here")
+def test_a_directory_that_was_moved_is_resumed(tmp_path, config, monkeypatch):
+    whole = _run(config, tmp_path / "here")
     (tmp_path / "here").rename(tmp_path / "there")
     monkeypatch.setattr(evaluate, "run", None)
     monkeypatch.setattr(protect, "run", None)
-    assert run.run(config, tmp_path / "there")["cells"] == whole["cells"]
+    assert _run(config, tmp_path / "there")["cells"] == whole["cells"]
 
 
-def test_a_cell_stopped_in_its_midst_goes_on_where_the_directory_was_moved(
+def test_a_cell_stopped_in_its_midst_is_resumed_where_the_directory_was_moved(
     tmp_path, config, monkeypatch
 ):
-    config["order"] = ("rest",)
-    whole = run.run(config, tmp_path / "whole")
+    config = dataclasses.replace(config, blocks=(REST_BLOCK,))
+    whole = _run(config, tmp_path / "whole")
     train = loop.run_until
 
     def stop(mark, *arguments, step, received, **options):
@@ -251,18 +262,17 @@ def test_a_cell_stopped_in_its_midst_goes_on_where_the_directory_was_moved(
     with monkeypatch.context() as patch:
         patch.setattr(loop, "run_until", stop)
         with pytest.raises(loop.Stopped):
-            run.run(config, tmp_path / "here")
+            _run(config, tmp_path / "here")
     assert not list((tmp_path / "here" / "cells").glob("*/results.json"))
     (tmp_path / "here").rename(tmp_path / "there")
-    assert run.run(config, tmp_path / "there")["cells"] == whole["cells"]
+    assert _run(config, tmp_path / "there")["cells"] == whole["cells"]
 
 
 def test_the_data_are_named_by_their_source_or_as_is_said(tmp_path, config):
-    config["order"] = ("first",)
-    source = config["data"]["name_or_path"]
-    assert run.run(config, tmp_path / "run")["data"] == source
-    config["data_name"] = "noise"
-    assert run.run(config, tmp_path / "run")["data"] == "noise"
+    config = dataclasses.replace(config, blocks=(FIRST_BLOCK,))
+    assert _run(config, tmp_path / "run")["data"] == config.data.name
+    config = dataclasses.replace(config, data_name="noise")
+    assert _run(config, tmp_path / "run")["data"] == "noise"
 
 
 def test_one_that_diverges_is_marked_and_does_not_stop_the_others(
@@ -279,30 +289,35 @@ def test_one_that_diverges_is_marked_and_does_not_stop_the_others(
 
     monkeypatch.setattr(evaluate, "run", run)
     workdir = tmp_path / "run"
-    results = run.run(config, workdir)
+    results = _run(config, workdir)
     assert results["failed"] == {"clean-none-small-0": "loss is nan at step 3"}
     assert (results["done"], results["planned"]) == (4, 5)
-    assert "clean" not in {cell["method"] for cell in results["cells"]}
+    assert "clean" not in {cell["generator"] for cell in results["cells"]}
     assert "| clean |  |  |" in table.render(results)
     assert "clean-none-small-0: loss is nan" in table.render(results)
-    run.run(config, workdir)
+    _run(config, workdir)
     assert len(tried) == 1, "it was tried again"
     note = next(workdir.glob("cells/*/.failed.json"))
     kept = note.read_text()
-    # A note of a version that did not write the settings down.
     note.write_text('{"why": "loss was nan"}')
-    assert run.run(config, workdir)["done"] == 4
-    assert len(tried) == 2, "it was not tried with the settings of today"
+    with pytest.raises(
+        ValueError, match=r"failed\.json is damaged: it has no training"
+    ):
+        _run(config, workdir)
+    note.unlink()
+    assert _run(config, workdir)["done"] == 4
+    assert len(tried) == 2, "it was not tried without its note"
     assert note.read_text() == kept
-    config["victims"]["small"]["learning_rate"] = 1e-3
-    config["order"] = ("first",)
+    config = dataclasses.replace(
+        config,
+        victims={"small": dataclasses.replace(SMALL, learning_rate=1e-3)},
+        blocks=(FIRST_BLOCK,),
+    )
     with pytest.raises(ValueError, match=r"learning_rate is 0\.\d+ there and 0\.001"):
-        run.run(config, workdir)
+        _run(config, workdir)
 
 
-def test_a_generator_that_fails_leaves_the_others_to_go_on(
-    tmp_path, config, monkeypatch
-):
+def test_a_generator_that_fails_does_not_stop_the_others(tmp_path, config, monkeypatch):
     tried = []
 
     def run(config, workdir, **options):
@@ -310,79 +325,214 @@ def test_a_generator_that_fails_leaves_the_others_to_go_on(
         raise run_directory.Failed("the perturbation rounds to 0")
 
     monkeypatch.setattr(protect, "run", run)
-    results = run.run(config, tmp_path / "run")
-    assert [cell["method"] for cell in results["cells"]] == ["clean"]
+    results = _run(config, tmp_path / "run")
+    assert [cell["generator"] for cell in results["cells"]] == ["clean"]
     assert len(results["failed"]) == 4
-    run.run(config, tmp_path / "run")
+    _run(config, tmp_path / "run")
     assert tried == ["random_noise"], "it was tried for each of its cells, or again"
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda c: c["methods"]["random_noise"].update(radius=0.5), "radius"),
-        (lambda c: c["methods"].update({"clean-none": None}), "name 'clean-none'"),
-        (lambda c: c["defenses"].update(cutout_4="cutuot-4"), "mean 'cutout'"),
-        (lambda c: c["defenses"].update(cutout_4="jpeg-10"), "16x16"),
-        (lambda c: c["victims"]["small"].update(epochs=0), "epochs"),
-        (lambda c: c["victims"]["small"].update(epoch=3), "epoch"),
-        (lambda c: c["victims"]["small"].update(batch_size=41), "of 41"),
-        (lambda c: c["victims"]["small"].update(model="lenet5"), "16"),
-        (lambda c: c["blocks"]["first"].update(seeds=()), "first.seeds is empty"),
-        (lambda c: c["blocks"]["first"].update(seeds=(0, 0)), "they must differ"),
-        (lambda c: c["blocks"]["rest"].update(methods=()), "rest.methods is empty"),
-        (
-            lambda c: c["blocks"]["rest"].update(methods=("randm_noise",)),
-            "random_noise",
-        ),
-        (lambda c: c.update(order=()), "order is empty"),
-        (lambda c: c.update(order=("frist",)), "did you mean 'first'"),
-        (lambda c: c.update(generator_seed=2**64), "seed holds 18446744073709551616"),
-        (lambda c: c["test"].update(name_or_path="cifar1O"), "unknown data set"),
-    ],
-)
-def test_bad_input_is_found_before_anything_runs(tmp_path, config, change, message):
-    change(config)
+BAD = {
+    "radius": (
+        {"generators": {"a": {"name": "random_noise", "radius": 0.5}}},
+        "radius",
+    ),
+    "generator": ({"generators": ["radnom_noise"]}, "did you mean 'random_noise'"),
+    "nothing": ({"generators": []}, "generators is empty; name at least one"),
+    "twice": ({"generators": ["clean", "clean"]}, "'clean' is given twice"),
+    "name": ({"generators": {"clean-none": None}}, "name 'clean-none' in generators"),
+    "defense": ({"defenses": {"cutout_4": "cutuot-4"}}, "mean 'cutout'"),
+    "JPEG": ({"defenses": {"jpeg": "jpeg-10"}}, "16x16"),
+    "quality": ({"defenses": ["jpeg"]}, "needs its quality, as in 'jpeg-<quality>'"),
+    "protocol": ({"victims": ["quik"]}, "did you mean 'quick'"),
+    "epochs": ({"victims": {"small": {"epochs": 0}}}, "epochs"),
+    "field": ({"victims": {"small": {"epoch": 3}}}, "did you mean 'epochs'"),
+    "split": (
+        {"victims": {"small": {"batch_size": 5}}, "num_shards": 2},
+        "5 images does not split .*set batch_size",
+    ),
+    "network": ({"victims": {"small": {"model": "lenet5"}}}, "16"),
+    "no seeds": ({"blocks": [Block(seeds=())]}, r"blocks\[0\].seeds is empty"),
+    "seeds": ({"seeds": (0, 0), "blocks": ()}, "they must differ"),
+    "seeds of a block": ({"blocks": [Block(seeds=(0, 0))]}, "they must differ"),
+    "rows": (
+        {"blocks": [FIRST_BLOCK, Block(generators=())]},
+        r"blocks\[1\].generators is empty",
+    ),
+    "row": ({"blocks": [{"generators": ["randm_noise"]}]}, "random_noise"),
+    "block": ({"blocks": [5]}, "blocks hold 5; allowed: Block"),
+    "field of a block": ({"blocks": [{"seds": [1]}]}, "did you mean 'seeds'"),
+    "generator seed": ({"generator_seed": 2**64}, "seed holds 18446744073709551616"),
+    "shards": ({"num_shards": 0}, "num_shards is 0"),
+    "every": ({"evaluate_every": 0}, "evaluate_every is 0"),
+    "data": ({"test": "cifar1O"}, "unknown data set"),
+    "option of data": ({"test": {"name": "shapes", "splt": "test"}}, "mean 'split'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_found_before_anything_runs(tmp_path, fields, case):
+    change, message = BAD[case]
+    if "blocks" not in change and change.keys() & set(plan.AXES):
+        fields["blocks"] = ()
     with pytest.raises(ValueError, match=message):
-        run.run(config, tmp_path / "run")
+        _run(Sweep(**fields | change), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_larger_than_the_data_is_reduced(tmp_path, config, caplog):
+    large = dataclasses.replace(SMALL, batch_size=128)
+    config = dataclasses.replace(
+        config, victims={"small": large}, blocks=(FIRST_BLOCK,)
+    )
+    with caplog.at_level("WARNING", logger="miue_jax"):
+        results = _run(config, tmp_path / "run")
+    assert caplog.messages.count("batch_size is more than the 40 images: using 40") == 2
+    assert results["victims"]["small"]["batch_size"] == 40
+    assert "batch 40" in table.render(results)
+
+
+# Settings as plain values.
+
+
+class Mode(enum.Enum):
+    """A setting of a user-defined generator."""
+
+    PLAIN = 0
+    STRONG = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    """Settings of a user-defined generator."""
+
+    low: int = 1
+
+
+def typed(key, images, labels, *, mode: Mode = Mode.PLAIN, inner: Inner = Inner()):
+    """A user-defined generator whose settings JSON does not know."""
+    return 0 * images
+
+
+_TYPED = f"{__name__}:typed"
+
+FORMS = {
+    "defaults": {},
+    "names": {
+        "data": pathlib.Path("somewhere.npz"),
+        "generators": ["clean", "random_noise/uniform", "mi_ue/interleaved", _TYPED],
+        "defenses": ["none", "jpeg-10", "adversarial_training-4", "cutout"],
+        "victims": ["quick", "em"],
+        "seeds": range(3),
+    },
+    "one name": {"generators": "clean", "defenses": "none", "victims": "quick"},
+    "objects": {
+        "data": DataSource("somewhere.npz", per_class=3, seed=2),
+        "test": DataSource("elsewhere.npz", split="train"),
+        "generators": {
+            "clean": None,
+            "row": row("one_pixel", pixels=2, export="drop_negative"),
+            "spec": generators.spec("mi_ue/paper", radius=4.0),
+            "typed": generators.spec(_TYPED, mode=Mode.STRONG, inner=Inner(3)),
+        },
+        "defenses": {"cut": defenses.parse("cutout-4")},
+        "victims": {
+            "small": dataclasses.replace(SMALL, schedule="steps", milestones=(0.5,))
+        },
+        "seeds": [0, 7],
+        "blocks": [Block(generators=("row",), seeds=(7,)), Block(victims=("small",))],
+        "num_shards": 2,
+        "data_name": "noise",
+    },
+    "mappings": {
+        "data": {"name": "somewhere.npz", "per_class": 2},
+        "test": {"name": "somewhere.npz"},
+        "generators": {
+            "a": {"name": "random_noise", "radius": 4.0},
+            "b": {"name": "random_noise", "export": "truncate"},
+            "c": {
+                "generator": "random_noise/uniform",
+                "export": "truncate",
+                "radius": 2.0,
+            },
+            "typed": {"name": _TYPED, "mode": "STRONG", "inner": {"low": 4}},
+        },
+        "defenses": {"jpeg": {"name": "jpeg", "quality": 20}},
+        "victims": {"small": {"model": "linear", "epochs": 2}},
+        "blocks": [{"generators": ["a", "b"], "seeds": [1]}],
+        "generator_seed": 3,
+    },
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_plain_settings_make_the_same_sweep(form):
+    sweep = Sweep(**FORMS[form])
+    plain = sweep.to_plain()
+    assert json.loads(json.dumps(plain)) == plain
+    again = Sweep(**json.loads(json.dumps(plain)))
+    assert again == sweep
+    assert again.to_plain() == plain
+    assert plan.cells(again) == plan.cells(sweep)
+
+
+def test_settings_of_any_form_are_what_they_say():
+    sweep = Sweep(**FORMS["names"])
+    assert list(sweep.generators) == [
+        "clean",
+        "random_noise_uniform",
+        "mi_ue_interleaved",
+        re.sub(r"\W", "_", _TYPED),
+    ]
+    assert list(sweep.defenses) == [
+        "none",
+        "jpeg_10",
+        "adversarial_training_4",
+        "cutout",
+    ]
+    assert sweep.test == DataSource("somewhere.npz", split="test")
+    assert sweep.seeds == (0, 1, 2)
+    sweep = Sweep(**FORMS["mappings"])
+    assert sweep.test.split == "test"
+    assert sweep.generators["c"] == row(
+        "random_noise/uniform", radius=2.0, export="truncate"
+    )
+    assert sweep.generators["typed"].generator.config.mode is Mode.STRONG
+    assert sweep.generators["typed"].generator.config.inner == Inner(4)
+    assert sweep.defenses == {"jpeg": {"name": "jpeg", "quality": 20}}
 
 
 def test_what_it_made_itself_is_no_run_that_was_stopped(tmp_path, config):
     workdir = tmp_path / "run"
-    assert run.run(config, workdir, resume=False)["done"] == 5
+    assert _run(config, workdir, resume=False)["done"] == 5
     with pytest.raises(ValueError, match="holds a run already"):
-        run.run(config, workdir, resume=False)
+        _run(config, workdir, resume=False)
 
 
 def test_damaged_results_of_a_cell_are_named(tmp_path, config):
-    config["order"] = ("first",)
+    config = dataclasses.replace(config, blocks=(FIRST_BLOCK,))
     workdir = tmp_path / "run"
-    run.run(config, workdir)
+    _run(config, workdir)
     cell = plan.Cell("random_noise", "none", "small", 0)
     (cell.folder(workdir) / evaluate.RESULTS).write_text("{}")
     with pytest.raises(
         ValueError, match=r"random_noise-none.*results\.json is damaged"
     ):
-        run.run(config, workdir)
+        _run(config, workdir)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", ["cifar10_cpu", "cifar10_gpu"])
-def test_the_presets_name_what_exists_and_fits(preset, one_device):
-    config = presets.get_config(preset).to_dict()
-    config["data"] = config["test"] = {
-        "name_or_path": "shapes",
-        "split": "train",
-        "per_class": 128,  # batches of 512 must be filled, and blocks with validation
-    }
-    config["methods"]["ntga"] |= {"block_size": 128, "validation_size": 512}
-    settings.check(config, plan.cells(config))
-
-
-def test_an_unknown_preset_is_refused():
-    with pytest.raises(ValueError, match="did you mean 'cifar10_cpu'"):
-        presets.get_config("cifar10_cpus")
+@pytest.mark.parametrize("name", ["cpu", "gpu"])
+def test_the_matrices_name_what_exists_and_fits(name, one_device):
+    file = ROOT / "experiments" / f"matrix_cifar10_{name}.py"
+    config = _command_line.load_config(str(file))
+    # Batches of 512 must be filled, and blocks with validation.
+    data = DataSource("shapes", per_class=128)
+    ntga = row("neural_tangent", block_size=128, validation_size=512)
+    config = dataclasses.replace(
+        config, data=data, test=data, generators={**config.generators, "ntga": ntga}
+    )
+    plan.check(config, plan.cells(config))
 
 
 # What it shows.
@@ -396,6 +546,7 @@ def _done(mean, **extra):
         "test_accuracy": [[0.1, mean]],
         "device": "cpu",
         "num_shards": 4,
+        "clipped": {},
         "jax": "0.10.2",
         **extra,
     }
@@ -403,14 +554,12 @@ def _done(mean, **extra):
 
 @pytest.fixture
 def results():
-    victim = {"model": "mlp2", "width": 8, "epochs": 2, "batch_size": 8}
-    victim |= {"learning_rate": 0.1, "weight_decay": 5e-4}
     at = {"name": "adversarial_training", "radius": 8, "protocol": "pil"}
-    config = {
-        "data_name": "noise",
-        "defenses": {"none": "none", "at": at, "gray": "grayscale"},
-        "victims": {"small": victim},
-    }
+    config = Sweep(
+        data_name="noise",
+        defenses={"none": "none", "at": at, "gray": "grayscale"},
+        victims={"small": SMALL},
+    )
     made = dict.fromkeys(summary.KEPT)
     made |= {"norm": "l2", "radius": 1.3, "export": "round"}
     done = {
@@ -444,24 +593,20 @@ def test_a_row_whose_export_does_not_round_says_so(results):
 
 
 def test_a_row_may_have_an_export_of_its_own():
-    row = presets.method("error_minimizing", export="drop_negative", epochs=2)
-    config = {
-        "data": {},
-        "methods": {"em": row.to_dict()},
-        "generator_seed": 0,
-        "num_shards": None,
-    }
-    made = settings.protection(config, "em")
-    assert made["export"] == "drop_negative"
-    assert made["method"]["epochs"] == 2
-    assert "export" not in made["method"]
+    em = row("error_minimizing", export="drop_negative", epochs=2)
+    config = Sweep(generators={"em": em}, generator_seed=3, num_shards=2)
+    made = plan.protection(config, "em")
+    assert made.export == "drop_negative"
+    assert made.generator.config.epochs == 2
+    assert (made.seed, made.num_shards) == (3, 2)
+    assert "export" not in made.generator.to_plain()
 
 
 def test_comma_separated_values_hold_every_cell(results):
     results["protected"]["lsp"]["export"] = "truncate"
     rows = list(csv.DictReader(io.StringIO(table.to_csv(results))))
     assert [row["export"] for row in rows] == ["round", "truncate", "truncate"]
-    assert [row["method"] for row in rows] == ["clean", "lsp", "lsp"]
+    assert [row["generator"] for row in rows] == ["clean", "lsp", "lsp"]
     assert rows[0]["seeds"] == "0 2"
     assert float(rows[0]["final_mean"]) == pytest.approx(0.6)
     assert rows[1]["final_std"] == rows[1]["robust_mean"] == ""
@@ -583,14 +728,13 @@ def test_more_workers_than_cores_are_refused(tmp_path, count):
 
 
 @pytest.mark.slow
-def test_two_processes_killed_and_continued_finish_the_matrix(tmp_path, config):
-    root = pathlib.Path(__file__).parents[2]
-    file = tmp_path / "small_matrix.py"
+def test_two_processes_killed_and_resumed_finish_the_sweep(tmp_path, config):
+    file = tmp_path / "small_sweep.py"
     text = "from ml_collections import ConfigDict\n\n\ndef get_config():\n"
-    text += f"    return ConfigDict({config!r}, convert_dict=True)\n"
+    text += f"    return ConfigDict({config.to_plain()!r}, convert_dict=True)\n"
     file.write_text(text)
-    command = [sys.executable, str(root / "experiments/matrix.py"), "--config"]
-    command += [str(file), "--workdir", str(tmp_path / "run"), "--devices=2"]
+    command = [sys.executable, "-m", "miue_jax", "sweep", "--config", str(file)]
+    command += ["--workdir", str(tmp_path / "run"), "--devices=2", "--quiet"]
     process = subprocess.Popen(command, start_new_session=True)
     deadline = time.monotonic() + 120
     while not list((tmp_path / "run").glob("cells/*/results.json")):
@@ -607,4 +751,4 @@ def test_two_processes_killed_and_continued_finish_the_matrix(tmp_path, config):
     subprocess.run(command, check=True, timeout=240)
     results = run_directory.read_json(tmp_path / "run" / evaluate.RESULTS)
     assert results["done"] == 5
-    assert results["cells"] == run.run(config, tmp_path / "whole")["cells"]
+    assert results["cells"] == _run(config, tmp_path / "whole")["cells"]

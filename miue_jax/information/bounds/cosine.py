@@ -239,7 +239,9 @@ def class_lse(
     num_classes: int,
     size: int,
 ) -> jax.Array:
-    """-mean log mean exp(-|z_i - z_j|^2 / width) of each class, (num_classes,) nats.
+    r"""Pairwise log-sum-exp of each class, (num_classes,) nats.
+
+    .. math:: -\frac1n \sum_i \log \frac1n \sum_j e^{-|z_i - z_j|^2 / \text{width}}
 
     The width is 2 sigma^2 for the upper bound and 8 sigma^2 for the lower; `size` is at
     least the size of the largest class. Features are taken as they are; absent classes

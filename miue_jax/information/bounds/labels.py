@@ -62,7 +62,7 @@ def label_information_bounds(
     *,
     noise_variance: ArrayLike = 0.0,
 ) -> LabelBounds:
-    r"""Bounds on I(Y; Z) where Z given Y is Gaussian.
+    r"""Bounds on I(Y; Z) if Z given Y is Gaussian.
 
     .. math:: -\sum_i \pi_i \log \sum_j \pi_j e^{-B(p_i, p_j)} \le I(Y; Z)
               \le -\sum_i \pi_i \log \sum_j \pi_j e^{-D(p_i \| p_j)}
@@ -141,8 +141,9 @@ def rate_reduction(
 
     .. math:: \tfrac12 \log\det \Sigma_T - \tfrac12 \sum_y \pi_y \log\det \Sigma_y
 
-    with Sigma_T the covariance of the mixture. An upper bound on I(Y; Z) where Z given
-    Y is Gaussian, and neither bound otherwise. Not bounded by H(Y): take the smaller.
+    with Sigma_T the covariance of the mixture. An upper bound on I(Y; Z) if Z given Y
+    is Gaussian; otherwise not a bound on either side. Not limited by H(Y): take the
+    smaller.
     The rate reduction of the literature (MCR^2) is this with noise epsilon^2 / D,
     except that it takes moments about 0 instead of centering.
 

@@ -104,11 +104,11 @@ def estimate(
         "ross" estimates the information of the labels about x.
       x: (N, dx) or (N,).
       y: (N, dy) or (N,).
-      key: a PRNG key, for estimators that draw or train.
+      key: a random key, for estimators that draw or train.
       labels: (N,) integers in [0, num_classes), for estimators within classes; the
         pooled Gaussian ones warn if labels reveal clusters.
       num_classes: number of classes.
-      **options: of the estimator.
+      **options: options of the estimator.
 
     Returns:
       The estimate, nats.

@@ -46,7 +46,7 @@ def class_conditional_gaussian(
     I(X; Y) = H(label) + I(X; Y | label); otherwise the sum is an upper bound on it
     (docs/theory.md, T1). The second part is exact for Gaussian classes, up to what the
     components omit, and by T9 a lower bound if one of x and y is Gaussian within
-    classes. The whole is neither bound.
+    classes. The sum is neither a lower nor an upper bound.
 
     Args:
       x: (N, dx) or (N,).

@@ -30,7 +30,7 @@ class Conditional(NamedTuple):
       x_scale: (dx,) their standard deviation.
       y_center: (dy,) mean of the training samples.
       y_scale: (dy,) their standard deviation.
-      layers: of the network that gives means and log-variances of standardized y.
+      layers: the network for means and log-variances of standardized y.
     """
 
     x_center: jax.Array
@@ -113,7 +113,7 @@ def club(
     For a valid upper bound, see `miue_jax.information.bounds.within_class_logdet`.
 
     Args:
-      key: random key of the splits and the training.
+      key: random key for the splits and the training.
       x: (N, dx) or (N,) numbers.
       y: (N, dy) or (N,) numbers, continuous.
       leave_one_out: use the tighter of the two forms.

@@ -41,7 +41,7 @@ class Tower(NamedTuple):
     Attributes:
       center: (D,) median of the training samples.
       scale: (D,) spread of the training samples.
-      layers: of the network.
+      layers: layers of the network.
     """
 
     center: jax.Array
@@ -99,7 +99,7 @@ def fit_critic(
     depends on them: evaluate it on others, as `variational` does.
 
     Args:
-      key: random key of the split, the initial parameters and the batches.
+      key: random key for the split, the initial parameters and the batches.
       x: (N, dx) or (N,) numbers.
       y: (N, dy) or (N,) numbers.
       bound: which bound the critic is for.

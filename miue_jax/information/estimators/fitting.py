@@ -23,7 +23,7 @@ class FitConfig:
       hidden: width of the hidden layers.
       depth: number of hidden layers.
       batch_size: training samples per step.
-      learning_rate: of Adam.
+      learning_rate: learning rate of Adam.
       max_steps: maximum number of training steps, rounded up to whole rounds.
       steps_per_round: steps between evaluations on the validation split, rounded up to
         whole passes over the training split.
@@ -166,7 +166,7 @@ def fit(
       loss: (params, carry, indices of a batch) -> (loss, carry).
       score: params -> score on the validation split, higher is better.
       num_samples: training samples, at least a batch.
-      config: of the training.
+      config: training configuration.
 
     Returns:
       The fit.

@@ -64,9 +64,9 @@ def ksg(
     .. math:: \hat I = \psi(k) - \frac1k + \psi(N)
               - \frac1N \sum_i \bigl[\psi(n_x(i)) + \psi(n_y(i))\bigr].
 
-    Assumes independent samples of a density. Neither bound on the mutual information:
-    nearly unbiased under independence, biased low if there is much information (N must
-    grow exponentially with it) and in high dimension. On raw features it finds the
+    Assumes independent samples of a density. Neither a lower nor an upper bound: nearly
+    unbiased under independence, biased low if there is much information (N must grow
+    exponentially with it) and in high dimension. On raw features it finds the
     information about labels (up to log K) and misses that about instances. Constant
     columns contribute nothing, so a constant x gives exactly 0.
 
@@ -139,8 +139,8 @@ def ksg_conditional(
 
     with :math:`\hat I_y` of `ksg` on the samples of class y. Each class is centered
     separately. The cost is N times the largest class (N^2 under `jax.jit`, where labels
-    are not known). Neither bound on the conditional mutual information; biased like
-    `ksg`, with the samples of a class in place of N.
+    are not known). Neither a lower nor an upper bound; biased like `ksg`, with the
+    samples of a class in place of N.
 
     Args:
       x: (N, dx) or (N,).

@@ -37,8 +37,8 @@ def ross(
     .. math:: \hat I = \psi(N) + \psi(k)
               - \frac1N \sum_i \bigl[\psi(n_{y_i}) + \psi(m_i)\bigr].
 
-    Assumes independent samples, with a density within each class. Neither bound on the
-    mutual information. One class gives exactly 0, well-separated classes about H(Y).
+    Assumes independent samples, with a density within each class. Neither a lower nor
+    an upper bound. One class gives exactly 0, well-separated classes about H(Y).
 
     Args:
       x: (N, D) or (N,).

@@ -243,7 +243,7 @@ def block_values(
     Drops up to as many samples at the end as there are blocks, minus one.
 
     Args:
-      function: of (K, dx) and (K, dy).
+      function: takes (K, dx) and (K, dy).
       x: (N, dx).
       y: (N, dy).
       batch_size: largest K.

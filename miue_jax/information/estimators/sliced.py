@@ -53,7 +53,7 @@ def sliced(
     comparison with the literature, not as evidence about collapse.
 
     Args:
-      key: PRNG key.
+      key: random key.
       x: (N, dx) or (N,).
       y: (N, dy) or (N,).
       num_slices: m, number of random directions.
@@ -63,8 +63,8 @@ def sliced(
         canonical ("cca") directions, fitted on a random half of the samples and
         evaluated on the other, so that the bound holds.
       estimator: within a slice, "ksg" or "gaussian" (corrected).
-      neighbors: of "ksg".
-      chunk_size: of "ksg".
+      neighbors: number of neighbors for "ksg".
+      chunk_size: query rows at a time for "ksg".
 
     Returns:
       The estimate, nats. The standard error is that of the mean over slices, without

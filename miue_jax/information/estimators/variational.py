@@ -50,11 +50,11 @@ def variational(
     samples of a law, and nothing about the law.
 
     Args:
-      key: random key of the splits and the training.
+      key: random key for the splits and the training.
       x: (N, dx) or (N,) numbers.
       y: (N, dy) or (N,) numbers.
       bound: "infonce", "nwj", "dv" or "smile" (`score_bounds`).
-      clip: of "smile", nats.
+      clip: clipping of "smile", nats.
       embedding: dimension of the separable critic.
       config: network, training and sizes of the splits.
 

@@ -16,7 +16,7 @@ def gaussian(name: str, covariance: ArrayLike, *, dim_x: int) -> Task:
     .. math:: I(x; y) = \tfrac12 \log \frac{\det\Sigma_x \det\Sigma_y}{\det\Sigma}
 
     Args:
-      name: of the task.
+      name: name of the task.
       covariance: (dim_x + dim_y, dim_x + dim_y), positive definite; not traced.
       dim_x: size of the first block, which is x.
 
@@ -96,7 +96,8 @@ def dense(dim_x: int, dim_y: int, *, correlation: float = 0.5) -> Task:
     Args:
       dim_x: coordinates of x.
       dim_y: coordinates of y.
-      correlation: of any two coordinates, within x, within y and between them.
+      correlation: correlation of any two coordinates, within x, within y and between
+        them.
 
     Returns:
       The task `multinormal-dense-<dim_x>-<dim_y>-<correlation>`.

@@ -94,7 +94,7 @@ def random_pmf(
     """Draws a joint distribution: the softmax of normal logits.
 
     Args:
-      key: for the draw.
+      key: random key.
       shape: number of values of every variable.
       spread: standard deviation of the logits; at 10 a few cells hold nearly all of the
         probability.
@@ -117,7 +117,7 @@ def finite(name: str, pmf: ArrayLike) -> Task:
     """Two variables with finitely many values, drawn from a table.
 
     Args:
-      name: of the task.
+      name: name of the task.
       pmf: (n_x, n_y) probabilities; not traced.
 
     Returns:

@@ -102,7 +102,7 @@ def noisy_points(
     pointwise values (key 0).
 
     Args:
-      name: of the task.
+      name: name of the task.
       points: (n, D), all distinct; not traced.
       noise_variance: sigma^2 > 0, of every coordinate, in squared units of the points.
       labels: (n,) class of every point, from 0; None for samples without labels.
@@ -165,7 +165,7 @@ def sphere_clusters(
     of a class is about 1 / (1 + D kappa^2).
 
     Args:
-      key: for means and points.
+      key: random key for means and points.
       num_classes: K.
       per_class: n, points of every class.
       dim: D.

@@ -61,7 +61,7 @@ class PathInformation(NamedTuple):
       total: I(c; p).
       residual: H(Y | p), what poisoned features leave unknown of the label.
       logdet: W, half the log-determinant of I + Cov(poisoned | Y) / sigma^2.
-      bayes_accuracy: of the best classifier of clean features, between 0 and 1.
+      bayes_accuracy: accuracy of the best classifier of clean features, in [0, 1].
 
     Example:
       >>> from miue_jax.information import tasks
@@ -95,7 +95,7 @@ def poisoning_path(
     """Builds the classes at one point of the path.
 
     Args:
-      key: for the class means; float64 gives other means than float32.
+      key: random key for the class means, which differ between float32 and float64.
       scale: t >= 0, the spread of the poisoned features within classes; 0 is collapse.
       label_scale: length of the clean class means: how much clean features reveal about
         the label.
@@ -104,9 +104,9 @@ def poisoning_path(
       dim: D, coordinates of either kind of features.
       rank: coordinates of the shared signal, at most D.
       num_classes: K.
-      signal_variance: of every coordinate of the signal.
-      residual_variance: of every poisoned coordinate, shared with nothing.
-      clean_variance: of every clean coordinate, shared with nothing.
+      signal_variance: variance of every coordinate of the signal.
+      residual_variance: unshared variance of every poisoned coordinate.
+      clean_variance: unshared variance of every clean coordinate.
 
     Returns:
       The model.
@@ -157,7 +157,7 @@ def path_information(
     .. math:: I(c; p) = I(c; p | Y) + I(Y; c) + I(Y; p) - I(Y; c, p).
 
     Args:
-      key: for the samples.
+      key: random key for the samples.
       model: from `poisoning_path`.
       size: number of samples.
 
@@ -208,7 +208,7 @@ def path_task(name: str, model: PathModel) -> Task:
     """One point of the path as a task: x clean, y noisy poisoned features.
 
     Args:
-      name: of the task.
+      name: name of the task.
       model: from `poisoning_path`; not traced.
 
     Returns:

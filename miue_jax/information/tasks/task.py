@@ -18,7 +18,7 @@ class Task(NamedTuple):
     """Samples together with the mutual information of their law.
 
     Attributes:
-      name: of the task.
+      name: name of the task.
       sample: pure, ``sample(key, size) -> (x, y)`` or ``(x, y, labels)`` with x
         (size, dim_x) and y (size, dim_y) of JAX's default floating-point type and
         labels (size,) int32. The size is static: ``jax.jit(sample, static_argnums=1)``.
@@ -58,7 +58,7 @@ def mean_pointwise(
     Computed in float64 whether or not x64 is enabled.
 
     Args:
-      key: for the samples.
+      key: random key for the samples.
       sample: as in `Task`.
       pointwise: as in `Task`.
       size: number of samples.
@@ -107,7 +107,7 @@ def transform(
     """Maps either side of a task, which leaves its information unchanged.
 
     Args:
-      name: of the new task.
+      name: name of the new task.
       task: the task to map.
       x: an injective map of (N, task.dim_x), row by row, to (N, dim_x).
       y: an injective map of (N, task.dim_y) that keeps the number of columns.

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from miue_jax import _settings
-from miue_jax._checks import check_number
+from miue_jax._checks import check_number, check_seeds
 from miue_jax.data import DataSource
-from miue_jax.train import run_directory
 
 # Fewest pairs per class: every estimator then has its neighbors in each half.
 FEWEST = 12
@@ -125,7 +124,7 @@ class MeasureConfig:
                 "estimators",
                 _settings.from_plain(EstimatorConfig, self.estimators, "estimators"),
             )
-        run_directory.check_seeds("seed", (self.seed,))
+        check_seeds("seed", (self.seed,))
         check_number("per_class", self.per_class, "> 0", whole=True)
         if self.per_class < FEWEST:
             raise ValueError(

@@ -229,7 +229,8 @@ def _restore(
     train_set: data.Dataset,
 ) -> tuple[nn.Module, Any]:
     """The network of a victim and its variables."""
-    config = _settings.from_plain(victims.VictimConfig, results["victim"], "victim")
+    used = {**results["victim"], **results.get("clipped", {})}
+    config = _settings.from_plain(victims.VictimConfig, used, "victim")
     num_classes, num_shards = len(train_set.class_names), results["num_shards"]
     protocol = victims.victim(
         config,
@@ -263,5 +264,6 @@ def _restore(
         num_classes=num_classes,
         width=config.width,
         dtype=jnp.dtype(config.dtype),
+        convolution=models.loop_convolution,  # as `victims.train`
     )
     return module, state.shared.variables

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 from miue_jax import _checks, _settings, defenses, generators, victims
 from miue_jax.data import DataSource
 from miue_jax.generators import GeneratorSpec
-from miue_jax.train import run_directory
 from miue_jax.victims import VictimConfig
 from miue_jax.workflows import evaluate, protect
 
@@ -185,10 +184,11 @@ def _row(given: Any) -> Row | None:
         return None
     if isinstance(given, Mapping):
         settings = dict(given)
-        return row(
-            settings.pop("generator", None) or settings,
-            export=settings.pop("export", "round"),
-        )
+        export = settings.pop("export", "round")
+        generator = settings.pop("generator", None)
+        if generator is None:
+            return row(settings, export=export)
+        return row(generator, export=export, **settings)
     return row(given)
 
 
@@ -257,7 +257,7 @@ def cells(sweep: Sweep) -> list[Cell]:
                         f"name in {_of(sweep, number, axis)}", name, known
                     )
         seeds = sweep.seeds if block.seeds is None else block.seeds
-        run_directory.check_seeds(_of(sweep, number, "seeds"), seeds)
+        _checks.check_seeds(_of(sweep, number, "seeds"), seeds)
         found |= {
             Cell(generator, defense, victim, seed): None
             for seed in seeds
@@ -355,7 +355,7 @@ def check(sweep: Sweep, planned: Iterable[Cell]) -> dict[str, Any]:
       ValueError: if an input is bad.
     """
     planned = list(planned)
-    run_directory.check_seeds("generator_seed", (sweep.generator_seed,))
+    _checks.check_seeds("generator_seed", (sweep.generator_seed,))
     clean, test = sweep.data.load(), sweep.test.load()
     identity: dict[str, Any] = {}
     for name in dict.fromkeys(cell.generator for cell in planned):

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from miue_jax.budget import Budget
-from miue_jax.train.run_directory import spread
+from miue_jax.train.metrics import mean_and_std
 from miue_jax.workflows.sweep.plan import Cell, Sweep
 
 # Of the metadata of a protected data set.
@@ -92,7 +92,7 @@ def _join(
     }
     for measure in ("final", "best", "robust"):
         if all(measure in run for run in results):
-            joined[measure] = spread([run[measure]["mean"] for run in results])
+            joined[measure] = mean_and_std([run[measure]["mean"] for run in results])
     return {
         **joined,
         "epochs_tested": results[0]["epochs_tested"],

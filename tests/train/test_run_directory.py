@@ -5,19 +5,12 @@ import errno
 import json
 import os
 import pathlib
-import signal
-import subprocess
-import sys
 import threading
 import time
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
-from miue_jax.train import checkpoints, loop, parallel, run_directory, sampling
-from miue_jax.train import metrics as means
+from miue_jax.train import run_directory
 
 
 def test_a_directory_belongs_to_one_configuration(tmp_path):
@@ -141,91 +134,6 @@ def test_what_a_killed_run_left_is_removed_by_the_one_that_goes_on(tmp_path):
         assert not left.exists()
 
 
-@pytest.mark.parametrize(
-    ("seeds", "message"),
-    [
-        (("a",), "seeds holds 'a'"),
-        ((0, 0.5), r"seeds holds 0\.5"),
-        ((True,), "seeds holds True"),
-        ((-1,), "seeds holds -1"),
-        ((2**32,), "seeds holds 4294967296"),
-        ((1, 0, 1), "they must differ"),
-        ((), "seeds is empty"),
-        (3, "must be a list"),
-    ],
-)
-def test_seeds_that_are_none_are_named(seeds, message):
-    with pytest.raises(ValueError, match=message):
-        run_directory.check_seeds("seeds", seeds)
-
-
-def test_the_largest_seed_is_one_that_keys_tell_apart():
-    run_directory.check_seeds("seeds", [0, 2**32 - 1])
-    keys = {str(jax.random.key_data(jax.random.key(s))) for s in (0, 1, 2**32 - 1)}
-    assert len(keys) == 3
-
-
-def test_the_number_of_shards_is_that_of_devices_unless_given():
-    mesh = parallel.data_mesh()
-    assert run_directory.number_of_shards(None, mesh) == mesh.size
-    assert run_directory.number_of_shards(16, mesh) == 16
-    for wrong in (0, -1):
-        with pytest.raises(ValueError, match=f"num_shards is {wrong}; it must be"):
-            run_directory.number_of_shards(wrong, mesh)
-
-
-def test_a_stop_between_two_marks_keeps_the_sums_of_the_means(tmp_path, monkeypatch):
-    """However calls are cut, by clocks or signals, the means are equal bit for bit."""
-    mesh = parallel.data_mesh(jax.devices()[:1])
-    data = parallel.place(
-        sampling.deal(np.zeros((4, 1, 1, 1), np.uint8), np.zeros(4, np.int32), 1),
-        mesh,
-        parallel.DATA_SPEC,
-    )
-    key = parallel.run_key(0, "test", mesh)
-
-    def step(key, state, data):
-        draw = jax.random.normal(jax.random.fold_in(key, state.step))
-        return state._replace(step=state.step + 1), {"draw": means.mean_of(draw, 0.1)}
-
-    def first():
-        state = parallel.State(jnp.int32(0), None, None)
-        return parallel.place(state, mesh, parallel.STATE_SPEC)
-
-    advance = loop.advance(step, mesh)
-
-    def go(directory, *, seconds_a_call, signal_at=None):
-        monkeypatch.setattr(loop, "_SECONDS_A_CALL", seconds_a_call)
-        received = []
-
-        def watched(key, state, data, stop, totals=None):
-            if signal_at is not None and stop >= signal_at:
-                received.append(signal.SIGTERM)
-            return advance(key, state, data, stop, totals)
-
-        with checkpoints.Checkpoints(directory) as saved:
-            step, state, totals = loop.go_on(saved, first())
-            return loop.run_until(
-                100,
-                watched,
-                key,
-                state,
-                data,
-                step=step,
-                totals=totals,
-                saved=saved,
-                received=received,
-            )[1]
-
-    whole = go(tmp_path / "whole", seconds_a_call=1e3)
-    assert go(tmp_path / "small", seconds_a_call=0.0) == whole
-    with pytest.raises(loop.Stopped):
-        go(tmp_path / "stopped", seconds_a_call=0.0, signal_at=37)
-    with checkpoints.Checkpoints(tmp_path / "stopped") as saved:
-        assert saved.latest_step == 37
-    assert go(tmp_path / "stopped", seconds_a_call=1e3) == whole
-
-
 def test_metrics_are_cut_back_to_the_checkpoint(tmp_path):
     path = tmp_path / "metrics.jsonl"
     metrics = run_directory.MetricsFile(path, keep_until=0)
@@ -262,37 +170,6 @@ def test_a_full_disk_for_metrics_names_the_file(tmp_path, monkeypatch):
     monkeypatch.setattr(pathlib.Path, "open", full)
     with pytest.raises(OSError, match=r"No space .*metrics\.jsonl"):
         metrics.write(1, {"loss": 1.0})
-
-
-def test_signals_are_collected_and_handlers_put_back():
-    before = signal.getsignal(signal.SIGTERM)
-
-    def receive():
-        with loop.stop_signals() as received:
-            os.kill(os.getpid(), signal.SIGTERM)
-            assert received == [signal.SIGTERM]
-
-    with pytest.raises(loop.Stopped) as stopped:
-        receive()
-    assert stopped.value.code == 143
-    assert signal.getsignal(signal.SIGTERM) == before
-
-
-def test_a_second_signal_kills():
-    script = (
-        "import os, signal\n"
-        "from miue_jax.train import loop\n"
-        "with loop.stop_signals():\n"
-        "    os.kill(os.getpid(), signal.SIGTERM)\n"
-        "    print('still here', flush=True)\n"
-        "    os.kill(os.getpid(), signal.SIGTERM)\n"
-        "    print('and now', flush=True)\n"
-    )
-    ended = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True
-    )
-    assert ended.stdout == "still here\n", ended.stderr
-    assert ended.returncode == -signal.SIGTERM
 
 
 def test_a_directory_that_others_do_not_see_is_refused(tmp_path, monkeypatch):

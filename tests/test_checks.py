@@ -1,5 +1,8 @@
-"""One wording for every unknown name: the nearest first, then all."""
+"""Checks of settings and names: one wording, the nearest names first."""
 
+import uuid
+
+import jax
 import pytest
 
 from miue_jax import _checks, data, defenses, generators, models, projected_gradient
@@ -53,3 +56,52 @@ def test_all_registries_say_it_alike(call, message):
         ValueError, match=rf"^unknown [a-z ]+ .*{message}.*\? Allowed: "
     ):
         call()
+
+
+@pytest.mark.parametrize(
+    ("seeds", "message"),
+    [
+        (("a",), "seeds holds 'a'"),
+        ((0, 0.5), r"seeds holds 0\.5"),
+        ((True,), "seeds holds True"),
+        ((-1,), "seeds holds -1"),
+        ((2**32,), "seeds holds 4294967296"),
+        ((1, 0, 1), "they must differ"),
+        ((), "seeds is empty"),
+        (3, "must be a list"),
+    ],
+)
+def test_bad_seeds_are_named(seeds, message):
+    with pytest.raises(ValueError, match=message):
+        _checks.check_seeds("seeds", seeds)
+
+
+def test_the_largest_seed_gives_its_own_key():
+    _checks.check_seeds("seeds", [0, 2**32 - 1])
+    keys = {str(jax.random.key_data(jax.random.key(s))) for s in (0, 1, 2**32 - 1)}
+    assert len(keys) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "raise RuntimeError('no\\ndisk')",
+            "cannot be imported: RuntimeError: no d",
+        ),
+        ("def f(:", "cannot be imported: SyntaxError: "),
+        ("raise SystemExit(3)", "cannot be imported: SystemExit: 3"),
+        ("import no_such_module", "cannot be imported: No module named 'no_such_mod"),
+        ("f = 3", "is not a function but 3"),
+        ("g = 3", "cannot be imported: .* has no attribute 'f'"),
+    ],
+)
+def test_a_function_that_cannot_be_imported_is_named(
+    tmp_path, monkeypatch, text, message
+):
+    name = f"broken_{uuid.uuid4().hex}"
+    (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=f"^defense '{name}:f' {message}") as raised:
+        _checks.imported("defense", f"{name}:f")
+    assert "\n" not in str(raised.value)
