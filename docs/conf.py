@@ -31,6 +31,7 @@ exclude_patterns = ["_build", "_ext"]
 html_theme = "furo"
 html_title = f"miue_jax {version}"
 html_static_path = ["_static"]
+html_css_files = ["tables.css"]
 
 # A single backtick is code, as in the docstrings of JAX.
 default_role = "code"

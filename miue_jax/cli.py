@@ -836,7 +836,7 @@ def _usage() -> str:
             "measure it.",
             "",
             *rows,
-            "  completion Prints the completion script of a shell: bash, zsh or tcsh.",
+            "  completion Prints the completion script of a shell: bash or zsh.",
             "",
             f"`{PROG} COMMAND --help` shows the options of a command.",
         ]
@@ -845,10 +845,10 @@ def _usage() -> str:
 
 def _completion(arguments: Sequence[str]) -> None:
     if {"-h", "--help"} & set(arguments):
-        print(f"usage: {PROG} completion {{bash,zsh,tcsh}}")
+        print(f"usage: {PROG} completion {{bash,zsh}}")
         return
-    if len(arguments) != 1 or arguments[0] not in ("bash", "zsh", "tcsh"):
-        raise ValueError("name a shell: bash, zsh or tcsh")
+    if len(arguments) != 1 or arguments[0] not in ("bash", "zsh"):
+        raise ValueError("name a shell: bash or zsh")
     kinds: Any = {n: c.options for n, c in _COMMANDS.items() if c.options is not None}
     tyro.extras.subcommand_cli_from_dict(
         kinds, prog=PROG, args=["--tyro-print-completion", arguments[0]]

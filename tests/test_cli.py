@@ -73,7 +73,7 @@ def test_what_can_be_named_is_listed(miue):
     assert len(lines) == sum(map(len, found.values())) + len(found)
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
 def test_shells_complete_the_commands(miue, shell):
     status, output, errors = miue("completion", shell)
     assert (status, errors) == (0, "")
@@ -337,7 +337,7 @@ BAD = {
         (["--json", "--json"], "--json is given twice"),
         (["--kind=data"], "unknown option '--kind'"),
     ],
-    "completion": [([], "name a shell"), (["fish"], "name a shell: bash, zsh or tcsh")],
+    "completion": [([], "name a shell"), (["fish"], "name a shell: bash or zsh")],
     "protec": [([], "unknown command 'protec'; did you mean 'protect'")],
 }
 CASES = [(name, *case) for name, cases in BAD.items() for case in cases]

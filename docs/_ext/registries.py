@@ -1,10 +1,11 @@
 """Directives that show the settings and presets of generators and defenses.
 
-`generator-settings` and `defense-settings` take the name of a generator or a defense and
-render tables made of its dataclasses, so that no page repeats a default by hand.
+`generator-settings` and `defense-settings` take the name of a generator or a defense
+and render tables made of its dataclasses, so that no page repeats a default by hand.
 """
 
 import dataclasses
+import inspect
 import re
 import typing
 from typing import Any
@@ -31,33 +32,23 @@ def descriptions(kind: type) -> dict[str, str]:
     return found
 
 
-def _type(hint: Any) -> str:
-    text = str(hint) if typing.get_origin(hint) or not isinstance(hint, type) else (
-        hint.__name__
-    )
-    return re.sub(r"typing\.(Literal|Optional)|\bNoneType\b", _short, text)
+def _allowed(hint: Any) -> str:
+    """The values of a literal type, as a sentence."""
+    if typing.get_origin(hint) is not typing.Literal:
+        return ""
+    return f" One of {', '.join(f'`{value!r}`' for value in typing.get_args(hint))}."
 
 
-def _short(match: re.Match[str]) -> str:
-    return "None" if match[0] == "NoneType" else match[1]
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
 
 
 def _value(value: Any) -> str:
+    if dataclasses.is_dataclass(value):
+        return f"`{type(value).__name__}`"
     return "required" if value is dataclasses.MISSING else f"`{value!r}`"
-
-
-class _Settings(SphinxDirective):
-    required_arguments = 1
-
-    def run(self) -> list[nodes.Node]:
-        node = nodes.section()
-        node.document = self.state.document
-        lines = StringList(self.lines(self.arguments[0]), source="settings")
-        self.state.nested_parse(lines, self.content_offset, node)
-        return node.children
-
-    def lines(self, name: str) -> list[str]:
-        raise NotImplementedError
 
 
 def _table(header: list[str], rows: list[list[str]]) -> list[str]:
@@ -66,40 +57,70 @@ def _table(header: list[str], rows: list[list[str]]) -> list[str]:
     return ["| " + " | ".join(line) + " |" for line in lines]
 
 
+class _Settings(SphinxDirective):
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Renders the lines."""
+        node = nodes.section()
+        node.document = self.state.document
+        lines = StringList(self.lines(self.arguments[0]), source="settings")
+        self.state.nested_parse(lines, self.content_offset, node)
+        for table in node.findall(nodes.table):
+            table["classes"].append("settings")
+        return node.children
+
+    def lines(self, name: str) -> list[str]:
+        """The Markdown."""
+        raise NotImplementedError
+
+    def settings(self, kind: type, defaults: dict[str, Any]) -> list[str]:
+        """The table of a dataclass; the page is made again when that changes."""
+        for base in kind.__mro__:
+            if dataclasses.is_dataclass(base):
+                self.env.note_dependency(inspect.getfile(base))
+        self.env.note_dependency(__file__)
+        texts, hints = descriptions(kind), typing.get_type_hints(kind)
+        rows = [
+            [f"`{name}`", _value(value), texts.get(name, "") + _allowed(hints[name])]
+            for name, value in defaults.items()
+        ]
+        return _table(["setting", "default", "meaning"], rows)
+
+
 class GeneratorSettings(_Settings):
     """The settings of a generator, and what its presets change."""
 
     def lines(self, name: str) -> list[str]:
+        """The table of all settings and that of the presets."""
         presets = {p: generators.preset(name, p) for p in generators.presets(name)}
-        kind = type(next(iter(presets.values())))
-        texts, hints = descriptions(kind), typing.get_type_hints(kind)
-        rows = []
-        for field in dataclasses.fields(kind):
-            values = [getattr(config, field.name) for config in presets.values()]
-            text = texts.get(field.name, "")
-            shown = [_value(value) for value in values]
-            rows.append([f"`{field.name}`", f"`{_type(hints[field.name])}`", *shown, text])
-        return _table(["setting", "type", *(f"`{p}`" for p in presets), ""], rows)
+        first, config = next(iter(presets.items()))
+        fields = [f.name for f in dataclasses.fields(config)]
+        lines = self.settings(type(config), {f: getattr(config, f) for f in fields})
+        if len(presets) == 1:
+            return lines
+        changed = [
+            [f"`{f}`", *(_value(getattr(other, f)) for other in presets.values())]
+            for f in fields
+            if any(getattr(o, f) != getattr(config, f) for o in presets.values())
+        ]
+        note = (
+            f"The defaults are those of `{name}/{first}`. Its presets differ in these:"
+        )
+        header = ["", *(f"`{preset}`" for preset in presets)]
+        return [*lines, "", note, "", *_table(header, changed)]
 
 
 class DefenseSettings(_Settings):
     """The settings of a defense."""
 
     def lines(self, name: str) -> list[str]:
+        """The table of all settings."""
         kind = defenses.config_type(name)
-        texts, hints = descriptions(kind), typing.get_type_hints(kind)
-        rows = []
-        for field in dataclasses.fields(kind):
-            default = field.default
-            if field.default_factory is not dataclasses.MISSING:
-                default = field.default_factory()
-            text = texts.get(field.name, "")
-            rows.append(
-                [f"`{field.name}`", f"`{_type(hints[field.name])}`", _value(default), text]
-            )
-        if not rows:
+        defaults = {f.name: _default(f) for f in dataclasses.fields(kind)}
+        if not defaults:
             return ["This defense has no settings."]
-        return _table(["setting", "type", "default", ""], rows)
+        return self.settings(kind, defaults)
 
 
 def setup(app: Any) -> dict[str, bool]:
@@ -107,5 +128,3 @@ def setup(app: Any) -> dict[str, bool]:
     app.add_directive("generator-settings", GeneratorSettings)
     app.add_directive("defense-settings", DefenseSettings)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
-
-

@@ -1,4 +1,4 @@
-"""Directives that show committed results: tables and plots, made when the site is built.
+"""Directives that show committed results, made when the site is built.
 
 `results-table FILE` renders results/FILE; `results-plots` draws the plots of
 results/matrix_cpu.json and measure.json into the build folder; `our-figures KIND NAME`
@@ -22,10 +22,13 @@ RESULTS = pathlib.Path(__file__).parents[2] / "results"
 
 class _Markdown(SphinxDirective):
     def render(self, text: str) -> list[nodes.Node]:
+        """Parses Markdown."""
         node = nodes.section()
         node.document = self.state.document
         lines = StringList(text.split("\n"), source="results")
         self.state.nested_parse(lines, self.content_offset, node)
+        for found in node.findall(nodes.table):
+            found["classes"].append("figures")
         return node.children
 
 
@@ -35,6 +38,7 @@ class ResultsTable(_Markdown):
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
+        """Renders the file."""
         path = RESULTS / self.arguments[0]
         self.env.note_dependency(str(path))
         return self.render(table.render(run_directory.read_json(path)))
@@ -46,6 +50,7 @@ class OurFigures(_Markdown):
     required_arguments = 2
 
     def run(self) -> list[nodes.Node]:
+        """Renders the rows or the columns of the matrix."""
         path = RESULTS / "matrix_cpu.json"
         self.env.note_dependency(str(path))
         results = run_directory.read_json(path)
@@ -87,7 +92,12 @@ def _columns(results: dict[str, Any], name: str) -> list[str]:
 
 
 def _grid(
-    results: dict[str, Any], rows: list[str], columns: list[str], *, first: str, other: str
+    results: dict[str, Any],
+    rows: list[str],
+    columns: list[str],
+    *,
+    first: str,
+    other: str,
 ) -> list[str]:
     if not rows or not columns:
         return []

@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from miue_jax.defenses.mixup import check_settings, draw, mixed_labels
 from miue_jax.defenses.base import Defense
+from miue_jax.defenses.mixup import check_settings, draw, mixed_labels
 
 
 def cutmix(

@@ -59,8 +59,7 @@ def adversarial_poisoning(
 ) -> Generator:
     r"""Builds AP.
 
-    With a surrogate f trained on clean images and a random view T, drawn anew for every
-    step,
+    With a surrogate f trained on clean images and a random view T, drawn at every step,
 
     .. math:: \delta_i = \arg\min_{\lVert\delta\rVert_\infty \le r}
               \mathbb E_T\, \mathrm{CE}(f(T(x_i + \delta)), y_i + 1)

@@ -138,9 +138,9 @@ def autoregressive(config: AutoregressiveConfig, spec: DataSpec) -> Generator:
         image_key = jax.random.fold_in(key, _IMAGES)
 
         def draw(shard: jax.Array) -> jax.Array:
-            own = jax.random.fold_in(image_key, shard)
+            shard_key = jax.random.fold_in(image_key, shard)
             rows = data.labels.shape[1]
-            return jax.random.normal(own, (rows, size, shape[2]), jnp.float32)
+            return jax.random.normal(shard_key, (rows, size, shape[2]), jnp.float32)
 
         boundaries = jax.vmap(draw)(data.shard)
 

@@ -54,9 +54,14 @@ class DataSpec:
         """The number of images that each shard contributes to a global batch."""
         return batch_size // self.num_shards
 
-    def steps_per_pass(self, batch_size: int) -> int:
-        """Batches in a pass over the data; a ValueError if they do not fill one."""
-        return sampling.steps_per_pass(self.num_examples, self.num_shards, batch_size)
+    def steps_per_pass(self, batch_size: int, name: str = "batch_size") -> int:
+        """The batches in a pass over the data.
+
+        A ValueError, if the data do not fill one, names the setting by `name`.
+        """
+        return sampling.steps_per_pass(
+            self.num_examples, self.num_shards, batch_size, name=name
+        )
 
     def mean(self, tree: Any) -> Any:
         """Averages a pytree of per-device values over the devices."""

@@ -72,8 +72,8 @@ def convolution_filter(config: ConvolutionFilterConfig, spec: DataSpec) -> Gener
 
     def perturb(key: jax.Array, data: Shards) -> tuple[jax.Array, Metrics]:
         images = data.images.astype(jnp.float32) / 255
-        own = draw_filters(key, spec.num_classes, config)[data.labels]
-        filtered = _correlate(images, own[..., None, None, None])
+        filters = draw_filters(key, spec.num_classes, config)[data.labels]
+        filtered = _correlate(images, filters[..., None, None, None])
         largest = jnp.max(filtered, axis=(2, 3, 4), keepdims=True)
         # A black image stays black.
         return filtered / jnp.where(largest > 0, largest, 1) - images, {}

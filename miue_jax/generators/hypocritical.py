@@ -57,7 +57,7 @@ def hypocritical(config: HypocriticalConfig, spec: DataSpec) -> Generator:
     r"""Builds HYPO.
 
     With a surrogate f that was trained adversarially at a small radius and a random
-    view T, drawn anew for every step,
+    view T, drawn at every step,
 
     .. math:: \delta_i = \arg\min_{\lVert\delta\rVert_\infty \le r}
               \mathbb E_T\, \mathrm{CE}(f(T(x_i + \delta)), y_i).

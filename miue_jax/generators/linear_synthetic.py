@@ -123,8 +123,8 @@ def linear_synthetic(config: LinearSyntheticConfig, spec: DataSpec) -> Generator
 
         def draw(shard: jax.Array) -> jax.Array:
             shape = (data.labels.shape[1], features)
-            own = jax.random.fold_in(image_key, shard)
-            return jax.random.normal(own, shape, jnp.float32)
+            shard_key = jax.random.fold_in(image_key, shard)
+            return jax.random.normal(shard_key, shape, jnp.float32)
 
         noise = jax.vmap(draw)(data.shard)
 

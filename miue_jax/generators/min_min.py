@@ -53,7 +53,7 @@ class MinMinConfig(SurrogateConfig):
       perturb_every: training epochs between perturbation passes (alternating).
       batches_per_epoch: batches that count as an epoch of training; None for a pass
         over the data (alternating).
-      perturbation_batch_size: global batch of a perturbation pass (alternating).
+      perturbation_batch_size: global batch size of a perturbation pass (alternating).
       batches_per_visit: batches of a perturbation pass, in a new random order each
         time; None for all images (alternating).
       learning_rate_end: approached from `learning_rate` along a cosine over the epochs;
@@ -266,7 +266,9 @@ def _alternating(engine: _Engine, batches: int, epoch_steps: int) -> tuple[_Step
     """Trains for some epochs, then perturbs every image, and so on."""
     config, spec = engine.config, engine.spec
     train_steps = config.perturb_every * epoch_steps
-    whole = spec.steps_per_pass(config.perturbation_batch_size)
+    whole = spec.steps_per_pass(
+        config.perturbation_batch_size, "perturbation_batch_size"
+    )
     perturb_steps = min(config.batches_per_visit or whole, whole)
     cycle_steps = train_steps + perturb_steps
     share = spec.share(config.perturbation_batch_size)
@@ -493,15 +495,15 @@ def _perturbed(
 
 def _of_images(delta: jax.Array, batch: Batch) -> jax.Array:
     """The perturbations (g * b, H, W, C) of a batch, 0 where it is not selected."""
-    own = jax.vmap(lambda values, rows: values[rows])(delta, batch.rows)
-    own = own.reshape(-1, *own.shape[2:])
-    return jnp.where(batch.selected.reshape(-1, 1, 1, 1), own, 0)
+    taken = jax.vmap(lambda values, rows: values[rows])(delta, batch.rows)
+    taken = taken.reshape(-1, *taken.shape[2:])
+    return jnp.where(batch.selected.reshape(-1, 1, 1, 1), taken, 0)
 
 
 def _of_classes(delta: jax.Array, batch: Batch) -> jax.Array:
     """`_of_images` of perturbations (K, H, W, C) of classes."""
-    own = delta[batch.labels.reshape(-1)]
-    return jnp.where(batch.selected.reshape(-1, 1, 1, 1), own, 0)
+    taken = delta[batch.labels.reshape(-1)]
+    return jnp.where(batch.selected.reshape(-1, 1, 1, 1), taken, 0)
 
 
 def _add_clipped(carriers: jax.Array, delta: jax.Array) -> jax.Array:

@@ -178,7 +178,7 @@ def neural_tangent(config: NeuralTangentConfig, spec: DataSpec) -> Generator:
     References:
       Yuan, Wu, Neural Tangent Generalization Attacks, ICML 2021.
     """
-    blocks = spec.steps_per_pass(config.block_size)
+    blocks = spec.steps_per_pass(config.block_size, "block_size")
     if config.validation_size % spec.num_shards:
         raise ValueError(
             f"validation_size is {config.validation_size}; it must be a multiple of "
@@ -216,9 +216,9 @@ def neural_tangent(config: NeuralTangentConfig, spec: DataSpec) -> Generator:
         rotated = jnp.take_along_axis(order, rotated, axis=1)
         # The block comes first, followed by its validation images.
         taken = sampling.take(data, rotated, 0, share + held)
-        own = jax.tree.map(lambda values: values[:, :share], taken)
+        batch = jax.tree.map(lambda values: values[:, :share], taken)
         images, labels, selected = map(
-            everywhere, (own.images, own.labels, own.selected)
+            everywhere, (batch.images, batch.labels, batch.selected)
         )
         changing = selected[:, None, None, None]
         targets = jax.nn.one_hot(labels, spec.num_classes, dtype=jnp.float32)
@@ -249,7 +249,7 @@ def neural_tangent(config: NeuralTangentConfig, spec: DataSpec) -> Generator:
         shares = moved.reshape(-1, share, *moved.shape[1:])[data.shard]
         # The last block is padded from the front, where images have been perturbed.
         fresh = positions[:share] < data.count[:, None]
-        delta = sampling.store(delta, own, fresh, shares)
+        delta = sampling.store(delta, batch, fresh, shares)
         state = State(state.step + 1, None, (delta, order))
         return state, {"validation_loss": mean_of(loss)}
 

@@ -107,9 +107,9 @@ def one_pixel(config: OnePixelConfig, spec: DataSpec) -> Generator:
         flat = jax.tree.map(lambda x: x.reshape(num_classes, positions, -1), moments)
 
         def choose(
-            used: jax.Array, own: tuple[_Moments, jax.Array]
+            used: jax.Array, of_class: tuple[_Moments, jax.Array]
         ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-            moments, present = own
+            moments, present = of_class
             scores = jnp.where(used, -1, _scores(moments, colors, config.spread))
             # A position can be set only once, to its best color.
             best = jnp.argmax(scores, axis=1)

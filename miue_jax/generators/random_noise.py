@@ -64,8 +64,8 @@ def random_noise(config: RandomNoiseConfig, spec: DataSpec) -> Generator:
         shared = (
             jnp.zeros((spec.num_classes, *shape), jnp.float32) if per_class else None
         )
-        own = None if per_class else jnp.zeros(data.images.shape, jnp.float32)
-        return State(jnp.zeros((), jnp.int32), shared, own)
+        delta = None if per_class else jnp.zeros(data.images.shape, jnp.float32)
+        return State(jnp.zeros((), jnp.int32), shared, delta)
 
     def draw(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         return jax.random.uniform(key, shape, jnp.float32, -radius, radius)
@@ -76,8 +76,8 @@ def random_noise(config: RandomNoiseConfig, spec: DataSpec) -> Generator:
                 step=state.step + 1, shared=draw(key, state.shared.shape)
             ), {}
         shape = state.per_example.shape[1:]
-        own = jax.vmap(lambda shard: draw(jax.random.fold_in(key, shard), shape))
-        return state._replace(step=state.step + 1, per_example=own(data.shard)), {}
+        draws = jax.vmap(lambda shard: draw(jax.random.fold_in(key, shard), shape))
+        return state._replace(step=state.step + 1, per_example=draws(data.shard)), {}
 
     return Generator(
         init=init,

@@ -206,8 +206,8 @@ def robust_error_minimizing(
         key: jax.Array, data: sampling.Shards, shape: tuple[int, ...]
     ) -> jax.Array:
         def draw(shard: jax.Array) -> jax.Array:
-            own = jax.random.fold_in(key, shard)
-            return jax.random.uniform(own, shape, jnp.float32, -radius, radius)
+            shard_key = jax.random.fold_in(key, shard)
+            return jax.random.uniform(shard_key, shape, jnp.float32, -radius, radius)
 
         return jax.vmap(draw)(data.shard)
 

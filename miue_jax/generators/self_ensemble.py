@@ -44,7 +44,7 @@ class SelfEnsembleConfig(SurrogateTrainingConfig):
       inner_means: the class means that the inner steps move toward: the drawn
         checkpoint's "own", or those of the "last" checkpoint; the outer steps always
         use the checkpoint's own. It matters only for inner steps on "features".
-      perturbation_batch_size: global batch of the visits.
+      perturbation_batch_size: global batch size of the attack.
     """
 
     normalization: Normalization = "cifar10"
@@ -154,7 +154,7 @@ def self_ensemble(config: SelfEnsembleConfig, spec: DataSpec) -> Generator:
     module = surrogate.create(config, spec, crop=surrogate.PADDING)
     trainer = surrogate.trainer(config, module, spec)
     size = config.perturbation_batch_size
-    visits = spec.steps_per_pass(size)
+    visits = spec.steps_per_pass(size, "perturbation_batch_size")
     share = spec.share(size)
     radius = to_unit(config.radius)
     by_features = config.objective == "features"

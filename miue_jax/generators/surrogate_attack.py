@@ -43,7 +43,7 @@ class SurrogateAttackConfig(SurrogateTrainingConfig):
       start: of a perturbation: "zero"; "uniform" in the ball; "normal" with the radius
         as standard deviation, clipped to the ball.
       shift: largest shift of the views, see `shift_and_flip`.
-      perturbation_batch_size: global batch of the visits.
+      perturbation_batch_size: global batch size of the attack.
     """
 
     objective: Objective = "next_class"
@@ -110,7 +110,7 @@ def surrogate_attack(
     module = surrogate.create(config, spec, crop=surrogate.PADDING)
     trainer = surrogate.trainer(config, module, spec, attack=train_attack)
     size = config.perturbation_batch_size
-    visits = spec.steps_per_pass(size)
+    visits = spec.steps_per_pass(size, "perturbation_batch_size")
     share = spec.share(size)
     radius = to_unit(config.radius)
 
@@ -210,7 +210,7 @@ def surrogate_attack(
         lowest = state.shared.lowest
         better = (position == visits - 1) & ((restart == 0) | (mean < lowest))
         kept = lax.cond(
-            better, lambda own: own.delta, lambda own: own.kept, state.per_example
+            better, lambda rows: rows.delta, lambda rows: rows.kept, state.per_example
         )
         return state._replace(
             shared=state.shared._replace(
@@ -220,8 +220,8 @@ def surrogate_attack(
         )
 
     def perturbation_of(state: State) -> jax.Array:
-        own = state.per_example
-        return jnp.clip(own.kept if restarts > 1 else own.delta, -radius, radius)
+        rows = state.per_example
+        return jnp.clip(rows.kept if restarts > 1 else rows.delta, -radius, radius)
 
     step, num_steps = in_stages(
         (

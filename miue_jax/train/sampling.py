@@ -185,13 +185,16 @@ def _check_filled(size: int, num_shards: int) -> None:
         )
 
 
-def steps_per_pass(size: int, num_shards: int, batch_size: int) -> int:
+def steps_per_pass(
+    size: int, num_shards: int, batch_size: int, *, name: str = "batch_size"
+) -> int:
     """Returns the number of steps in which every example occurs at least once.
 
     Args:
       size: N, examples in the data set.
       num_shards: G.
       batch_size: images in a global batch, a multiple of G.
+      name: the setting that holds the batch size, for messages.
 
     Returns:
       The number of steps.
@@ -208,14 +211,14 @@ def steps_per_pass(size: int, num_shards: int, batch_size: int) -> int:
     if batch_size % num_shards:
         raise ValueError(
             f"a global batch of {batch_size} images does not split over {num_shards} "
-            "shards; set batch_size to a multiple of the number of devices (of "
+            f"shards; set {name} to a multiple of the number of devices (of "
             "num_shards, if set)"
         )
     most = clip_batch_size(batch_size, size, num_shards)
     if most < batch_size:
         raise ValueError(
             f"a batch of {batch_size} images from {num_shards} shards is larger than "
-            f"the data set, which has {size} images; set batch_size to at most {most}"
+            f"the data set, which has {size} images; set {name} to at most {most}"
         )
     return math.ceil(math.ceil(size / num_shards) / (batch_size // num_shards))
 

@@ -88,10 +88,8 @@ def victim(
       >>> victim = victims.victim(config, num_examples=8, num_classes=2)
       >>> images = np.zeros((8, 8, 8, 3), np.uint8)
       >>> data = sampling.deal(images, np.arange(8) % 2, num_shards=1)
-      >>> state = victim.init(jax.random.key(0), data)
-      >>> state, metrics = victim.step(jax.random.key(1), state, data)
-      >>> int(state.step)
-      1
+      >>> int(victim.init(jax.random.key(0), data).step), victim.num_steps
+      (0, 2)
     """
     module = models.create(
         config.model,

@@ -484,6 +484,10 @@ def test_batches_larger_than_the_data_are_clipped_to_what_fills_the_shards():
         config, batch_size=48, perturbation_batch_size=48
     )
     generators.create("mi_ue", clipped, spec)
+    interleaved = generators.preset("mi_ue", "interleaved")
+    clipped = generators.clip_batches(interleaved, spec)
+    # It makes no perturbation passes.
+    assert clipped == dataclasses.replace(interleaved, batch_size=48)
     # What fits stays, and so does what has no batches.
     small = dataclasses.replace(config, batch_size=16, perturbation_batch_size=48)
     assert generators.clip_batches(small, spec) is small
@@ -530,6 +534,17 @@ def test_a_batch_that_does_not_split_over_the_shards_is_refused(num_shards):
         name, config = CASES[case]
         with pytest.raises(ValueError, match=f"16 images .* over {num_shards} shards"):
             generators.create(name, config, spec)
+
+
+@pytest.mark.parametrize("case", ["mi_ue/paper", "ap", "sep"])
+def test_the_setting_of_a_batch_that_does_not_fit_is_named(case):
+    name, config = CASES[case]
+    for field in ("batch_size", "perturbation_batch_size"):
+        for size, message in ((20, "does not split"), (SIZE + 8, "is larger than")):
+            changed = dataclasses.replace(config, **{field: size})
+            spec = dataclasses.replace(SPEC, num_shards=8)
+            with pytest.raises(ValueError, match=f"{message} .*; set {field} to"):
+                generators.create(name, changed, spec)
 
 
 @pytest.mark.parametrize(("crop", "fits"), [(7, True), (8, False), (100, False)])

@@ -256,8 +256,16 @@ def test_bad_settings_are_refused(field, value):
 @pytest.mark.parametrize(
     ("changes", "shards", "message"),
     [
-        ({"block_size": 512}, 1, "a batch of 512 images"),
-        ({"block_size": 18}, 4, "18 images does not split over 4 shards"),
+        (
+            {"block_size": 512},
+            1,
+            "512 images .* set block_size to at most 60",
+        ),
+        (
+            {"block_size": 18},
+            4,
+            "18 images does not split .* set block_size",
+        ),
         ({"validation_size": 18}, 4, "validation_size is 18; .* the 4 shards"),
         (
             {"validation_size": 45},
