@@ -24,6 +24,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx-mathjax-offline",
     "sphinxcontrib.bibtex",
+    "published",
     "registries",
     "results",
 ]

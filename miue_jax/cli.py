@@ -368,7 +368,7 @@ class _Sweep(_Run):
 
 def _sweep(arguments: Sequence[str]) -> None:
     from miue_jax.workflows.sweep import run
-    from miue_jax.workflows.sweep.plan import Sweep
+    from miue_jax.workflows.sweep.plan import Sweep, test_split
 
     file, base = option(arguments, "--config", None), None
     defaults = _Sweep()
@@ -379,7 +379,7 @@ def _sweep(arguments: Sequence[str]) -> None:
         shown |= {k: getattr(base, k) for k in ("seeds", *_SWEEP)}
         defaults = _Sweep(
             data=data[0],
-            test=test[0],
+            test=None if base.test == test_split(base.data) else test[0],
             data_options=data[1],
             test_options=test[1],
             **shown,
@@ -389,9 +389,10 @@ def _sweep(arguments: Sequence[str]) -> None:
     axes = {axis: _chosen(base, axis, getattr(given, axis)) for axis in _AXES}
     # Blocks name rows and columns of the file: a choice of others replaces them.
     chosen = any(getattr(given, x) != getattr(defaults, x) for x in (*_AXES, "seeds"))
+    named = given.test is not None or given.test_options != _Data(split="test")
     sweep = Sweep(
         data=_source(given.data, given.data_options),
-        test=_source(given.test or given.data, given.test_options),
+        test=_source(given.test or given.data, given.test_options) if named else None,
         **axes,
         seeds=given.seeds,
         blocks=() if base is None or chosen else base.blocks,

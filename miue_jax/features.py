@@ -17,6 +17,7 @@ from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from miue_jax import _checks
+from miue_jax.budget import to_unit
 
 
 def extract(
@@ -175,7 +176,7 @@ def _run(
     module: nn.Module, variables: Mapping[str, Any], images: jax.Array
 ) -> dict[str, jax.Array]:
     if images.dtype == jnp.uint8:
-        images = images.astype(jnp.float32) / 255
+        images = to_unit(images.astype(jnp.float32))
     (features, logits), state = module.apply(
         variables, images, train=False, mutable=["intermediates"]
     )

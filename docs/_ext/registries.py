@@ -10,9 +10,8 @@ import re
 import typing
 from typing import Any
 
+import rendering
 from docutils import nodes
-from docutils.statemachine import StringList
-from sphinx.util.docutils import SphinxDirective
 
 from miue_jax import defenses, generators
 
@@ -51,31 +50,19 @@ def _value(value: Any) -> str:
     return "required" if value is dataclasses.MISSING else f"`{value!r}`"
 
 
-def _table(header: list[str], rows: list[list[str]]) -> list[str]:
-    escaped = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    lines = [header, ["---"] * len(header), *escaped]
-    return ["| " + " | ".join(line) + " |" for line in lines]
-
-
-class _Settings(SphinxDirective):
+class _Settings(rendering.MarkdownDirective):
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
         """Renders the lines."""
-        node = nodes.section()
-        node.document = self.state.document
-        lines = StringList(self.lines(self.arguments[0]), source="settings")
-        self.state.nested_parse(lines, self.content_offset, node)
-        for table in node.findall(nodes.table):
-            table["classes"].append("settings")
-        return node.children
+        return self.render(self.lines(self.arguments[0]), "settings")
 
     def lines(self, name: str) -> list[str]:
         """The Markdown."""
         raise NotImplementedError
 
     def settings(self, kind: type, defaults: dict[str, Any]) -> list[str]:
-        """The table of a dataclass; the page is made again when that changes."""
+        """The table of a dataclass; the page is rebuilt when that changes."""
         for base in kind.__mro__:
             if dataclasses.is_dataclass(base):
                 self.env.note_dependency(inspect.getfile(base))
@@ -85,7 +72,7 @@ class _Settings(SphinxDirective):
             [f"`{name}`", _value(value), texts.get(name, "") + _allowed(hints[name])]
             for name, value in defaults.items()
         ]
-        return _table(["setting", "default", "meaning"], rows)
+        return rendering.table(["setting", "default", "meaning"], rows)
 
 
 class GeneratorSettings(_Settings):
@@ -108,7 +95,7 @@ class GeneratorSettings(_Settings):
             f"The defaults are those of `{name}/{first}`. Its presets differ in these:"
         )
         header = ["", *(f"`{preset}`" for preset in presets)]
-        return [*lines, "", note, "", *_table(header, changed)]
+        return [*lines, "", note, "", *rendering.table(header, changed)]
 
 
 class DefenseSettings(_Settings):

@@ -8,9 +8,8 @@ shows the accuracies of one generator or one defense in the matrix.
 import pathlib
 from typing import Any
 
+import rendering
 from docutils import nodes
-from docutils.statemachine import StringList
-from sphinx.util.docutils import SphinxDirective
 
 from miue_jax.train import run_directory
 from miue_jax.workflows import table
@@ -18,21 +17,14 @@ from miue_jax.workflows.measure import plots
 from miue_jax.workflows.sweep import plot
 
 RESULTS = pathlib.Path(__file__).parents[2] / "results"
+NOTE = (
+    "Accuracy on clean test images in %, 5,000 training images of CIFAR-10 (JPEG), "
+    "ResNet-10 of width 16, ten epochs; mean ± standard deviation where there are "
+    "several seeds. See {doc}`/results` for the protocol."
+)
 
 
-class _Markdown(SphinxDirective):
-    def render(self, text: str) -> list[nodes.Node]:
-        """Parses Markdown."""
-        node = nodes.section()
-        node.document = self.state.document
-        lines = StringList(text.split("\n"), source="results")
-        self.state.nested_parse(lines, self.content_offset, node)
-        for found in node.findall(nodes.table):
-            found["classes"].append("figures")
-        return node.children
-
-
-class ResultsTable(_Markdown):
+class ResultsTable(rendering.MarkdownDirective):
     """The table of a results file."""
 
     required_arguments = 1
@@ -41,76 +33,50 @@ class ResultsTable(_Markdown):
         """Renders the file."""
         path = RESULTS / self.arguments[0]
         self.env.note_dependency(str(path))
-        return self.render(table.render(run_directory.read_json(path)))
+        text = table.render(run_directory.read_json(path))
+        return self.render(text.split("\n"), "figures")
 
 
-class OurFigures(_Markdown):
+class OurFigures(rendering.MarkdownDirective):
     """The accuracies of a generator, or behind a defense, in the matrix."""
 
     required_arguments = 2
 
     def run(self) -> list[nodes.Node]:
-        """Renders the rows or the columns of the matrix."""
+        """Renders rows of the matrix as columns, or some of its columns."""
         path = RESULTS / "matrix_cpu.json"
         self.env.note_dependency(str(path))
         results = run_directory.read_json(path)
         kind, name = self.arguments
-        rows = _rows(results, name) if kind == "generator" else _columns(results, name)
-        if not rows:
-            return self.render("Not part of the matrix on CIFAR-10 (JPEG).")
-        note = (
-            "Accuracy on clean test images in %, 5,000 images of CIFAR-10 (JPEG), "
-            "ResNet-10 of width 16, ten epochs; see {doc}`/results` for the protocol."
-        )
-        return self.render("\n".join([*rows, "", note]))
+        cells = {(x["generator"], x["defense"]): x["final"] for x in results["cells"]}
+        if kind == "generator":
+            columns = [
+                row
+                for row, made in results["protected"].items()
+                if made["generator"]["name"] == name
+            ]
+            header = ["defense", "clean", *columns]
+            keys = [[(g, d) for g in header[1:]] for d in results["defenses"]]
+            names = list(results["defenses"])
+        else:
+            columns = [d for d, x in results["defenses"].items() if x["name"] == name]
+            header = ["trained on", "none", *columns]
+            keys = [[(g, d) for d in header[1:]] for g in results["generators"]]
+            names = list(results["generators"])
+        if not columns:
+            return self.render(["Not part of our matrix."], "figures")
+        rows = [
+            [row, *(_accuracy(cells.get(key)) for key in line)]
+            for row, line in zip(names, keys, strict=True)
+        ]
+        return self.render([*rendering.table(header, rows), "", NOTE], "figures")
 
 
-def _accuracy(cell: dict[str, Any]) -> str:
-    final = cell["final"]
+def _accuracy(final: dict[str, Any] | None) -> str:
+    if final is None:
+        return ""
     spread = "" if final["std"] is None else f" ± {100 * final['std']:.1f}"
     return f"{100 * final['mean']:.1f}{spread}"
-
-
-def _rows(results: dict[str, Any], name: str) -> list[str]:
-    rows = [
-        row
-        for row, made in results["protected"].items()
-        if made["generator"]["name"] == name
-    ]
-    shown = ["clean", *rows] if rows else []
-    columns = list(results["defenses"])
-    return _grid(results, shown, columns, first="trained on", other="generator")
-
-
-def _columns(results: dict[str, Any], name: str) -> list[str]:
-    columns = [
-        column for column, spec in results["defenses"].items() if spec["name"] == name
-    ]
-    shown = ["none", *columns] if columns else []
-    rows = list(results["generators"])
-    return _grid(results, rows, shown, first="trained on", other="generator")
-
-
-def _grid(
-    results: dict[str, Any],
-    rows: list[str],
-    columns: list[str],
-    *,
-    first: str,
-    other: str,
-) -> list[str]:
-    if not rows or not columns:
-        return []
-    cells = {(cell[other], cell["defense"]): cell for cell in results["cells"]}
-    lines = [
-        "| " + " | ".join([first, *columns]) + " |",
-        "|" + "---|" * (len(columns) + 1),
-    ]
-    for row in rows:
-        found = [cells.get((row, column)) for column in columns]
-        shown = ["" if cell is None else _accuracy(cell) for cell in found]
-        lines.append("| " + " | ".join([row, *shown]) + " |")
-    return lines
 
 
 def _draw(app: Any) -> None:

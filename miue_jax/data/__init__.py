@@ -85,17 +85,17 @@ def load(
 ) -> Dataset:
     """Loads a data set.
 
-    It may be named in five ways; an existing path takes precedence:
+    It is one of these, in order of precedence:
 
     - "shapes", ten classes of procedural images that need no download;
-    - a path: an image folder with one folder per class, perhaps below ``train`` and
-      ``test`` (or ``val``); a ``.npz`` file of arrays; a protected data set; or an
-      original CIFAR binary archive;
-    - the name of a TFDS data set, such as "cifar10" (needs ``miue_jax[tfds]``);
+    - an existing path: an image folder with one folder per class, perhaps below
+      ``train`` and ``test`` (or ``val``); a ``.npz`` file of arrays; a protected data
+      set; or an original CIFAR binary archive;
     - ``module:function``, a function that returns ``(images, labels)``, ``(images,
       labels, class_names)`` or a `Dataset`. It is called with the split if it has a
       parameter ``split``; otherwise it has only the split "train";
-    - a `Dataset`, whose split is not looked at.
+    - the name of a TFDS data set, such as "cifar10" (needs ``miue_jax[tfds]``);
+    - a `Dataset`; the split is ignored.
 
     Images are (N, H, W, C) or, gray, (N, H, W): integers in [0, 255], or floats in
     [0, 1], which are rounded to 8 bits.

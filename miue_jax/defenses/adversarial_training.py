@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from miue_jax import _checks, projected_gradient
 from miue_jax._checks import check_number
+from miue_jax.budget import to_unit
 from miue_jax.defenses.base import Defense, Predict, freeze
 from miue_jax.train.classifier import Forward, cross_entropy
 
@@ -119,7 +120,7 @@ def adversarial_training(
         check_number("num_steps", num_steps, "> 0", whole=True)
         steps = num_steps
     check_number("eval_steps", eval_steps, "> 0", whole=True)
-    ball, length = radius / 255, step_size / 255
+    ball, length = to_unit(radius), to_unit(step_size)
 
     def loss(
         keys: jax.Array,

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from miue_jax._checks import check_number
+from miue_jax.budget import to_unit
 from miue_jax.defenses.base import Defense
 
 
@@ -44,6 +45,6 @@ def gaussian_noise(
         key: jax.Array, images: jax.Array, labels: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         noise = jax.random.normal(key, images.shape, images.dtype)
-        return jnp.clip(images + float(sigma) / 255 * noise, 0, 1), labels
+        return jnp.clip(images + to_unit(float(sigma)) * noise, 0, 1), labels
 
     return Defense(augment=augment)

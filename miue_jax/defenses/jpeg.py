@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from miue_jax.budget import to_unit
 from miue_jax.defenses.base import Defense, check_images
 from miue_jax.image import jpeg as codec
 
@@ -54,7 +55,7 @@ def jpeg(image_shape: tuple[int, ...], num_classes: int, *, quality: int) -> Def
 
     @jax.jit
     def compress(block: jax.Array) -> jax.Array:
-        coded = codec.jpeg(block.astype(jnp.float32) / 255, quality=quality)
+        coded = codec.jpeg(to_unit(block.astype(jnp.float32)), quality=quality)
         return jnp.rint(255 * coded).astype(jnp.uint8)
 
     def purify(key: jax.Array, images: np.ndarray, labels: np.ndarray) -> np.ndarray:

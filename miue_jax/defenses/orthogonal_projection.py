@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from miue_jax._checks import check_number
+from miue_jax.budget import to_unit
 from miue_jax.defenses.base import Defense, check_images
 from miue_jax.train.classifier import cross_entropy
 
@@ -145,7 +146,7 @@ def _train(
 def _step(
     weights: jax.Array, pixels: jax.Array, labels: jax.Array, rate: jax.Array
 ) -> jax.Array:
-    images = pixels.astype(jnp.float32) / 255
+    images = to_unit(pixels.astype(jnp.float32))
 
     def loss(weights: jax.Array) -> jax.Array:
         return cross_entropy(jnp.dot(images, weights.T, precision=_HIGHEST), labels)

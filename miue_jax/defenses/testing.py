@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from miue_jax import models
+from miue_jax.budget import to_unit
 from miue_jax.defenses.base import Defense
 from miue_jax.train import sampling
 from miue_jax.victims import VictimConfig, victim
@@ -47,7 +48,7 @@ def check_defense(
         assert (images == before).all(), "purify changed its input"
         again = defense.purify(key, images, labels)
         assert (purified == again).all(), "purify is not a function of its key"
-    floats = jnp.asarray(images, jnp.float32) / 255
+    floats = to_unit(jnp.asarray(images, jnp.float32))
     if defense.augment is not None:
         augmented, targets = jax.jit(defense.augment)(key, floats, jnp.asarray(labels))
         assert augmented.shape == floats.shape, f"augment returned {augmented.shape}"
@@ -85,7 +86,7 @@ def _check_training(
         return outputs[1]
 
     keys = jax.random.split(jax.random.key(2), _SIZE)
-    floats = jnp.asarray(images, jnp.float32) / 255
+    floats = to_unit(jnp.asarray(images, jnp.float32))
     attacked = jax.jit(lambda k, x, y: defense.attack(k, predict, x, y))(
         keys, floats, jnp.asarray(labels)
     )

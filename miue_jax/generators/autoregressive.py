@@ -161,7 +161,7 @@ def autoregressive(config: AutoregressiveConfig, spec: DataSpec) -> Generator:
         else:
             squares = jnp.sum(jnp.square(signals), axis=(2, 3, 4), keepdims=True)
             delta = config.radius * signals / jnp.sqrt(squares)
-        images = data.images.astype(jnp.float32) / 255
+        images = to_unit(data.images.astype(jnp.float32))
         return clip_to_images(images, delta), {"filters_found": mean_of(found)}
 
     return single_step(perturb, budget=Budget(config.norm, config.radius))

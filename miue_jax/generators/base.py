@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from miue_jax._checks import check_number
-from miue_jax.budget import Budget
+from miue_jax.budget import Budget, to_unit
 from miue_jax.train import sampling
 from miue_jax.train.metrics import Mean, Metrics
 from miue_jax.train.parallel import State
@@ -164,7 +164,7 @@ def to_sharded(generator: Generator, spec: DataSpec) -> Generator:
             jnp.swapaxes(array, 0, 1).reshape(-1, *array.shape[2:])[: spec.num_examples]
             for array in (images, labels)
         )
-        return images.astype(jnp.float32) / 255, labels
+        return to_unit(images.astype(jnp.float32)), labels
 
     def init(key: jax.Array, data: Shards) -> State:
         state = generator.init(key, *whole(data, None))

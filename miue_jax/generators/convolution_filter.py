@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from miue_jax._checks import check_number
-from miue_jax.budget import Budget
+from miue_jax.budget import Budget, to_unit
 from miue_jax.generators.base import DataSpec, Generator, single_step
 from miue_jax.train.metrics import Metrics
 from miue_jax.train.sampling import Shards
@@ -71,7 +71,7 @@ def convolution_filter(config: ConvolutionFilterConfig, spec: DataSpec) -> Gener
     """
 
     def perturb(key: jax.Array, data: Shards) -> tuple[jax.Array, Metrics]:
-        images = data.images.astype(jnp.float32) / 255
+        images = to_unit(data.images.astype(jnp.float32))
         filters = draw_filters(key, spec.num_classes, config)[data.labels]
         filtered = _correlate(images, filters[..., None, None, None])
         largest = jnp.max(filtered, axis=(2, 3, 4), keepdims=True)

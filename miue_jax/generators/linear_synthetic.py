@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from miue_jax._checks import check_number
-from miue_jax.budget import Budget, check_l2_radius
+from miue_jax.budget import Budget, check_l2_radius, to_unit
 from miue_jax.generators.base import DataSpec, Generator, by_class, single_step
 from miue_jax.projected_gradient import clip_to_images
 from miue_jax.train.metrics import Metrics
@@ -34,7 +34,7 @@ class LinearSyntheticConfig:
         sqrt(F / 3) around it.
     """
 
-    radius: float = 6 / 255 * (32 * 32 * 3) ** 0.5
+    radius: float = to_unit(6) * (32 * 32 * 3) ** 0.5
     patch_size: int = 8
     class_separation: float = 10.0
 
@@ -137,7 +137,7 @@ def linear_synthetic(config: LinearSyntheticConfig, spec: DataSpec) -> Generator
         painted = patches.repeat(config.patch_size, 2).repeat(config.patch_size, 3)
         norm = jnp.linalg.norm(values, axis=2)[..., None, None, None]
         delta = config.radius * painted / (config.patch_size * norm)
-        return clip_to_images(data.images.astype(jnp.float32) / 255, delta), {}
+        return clip_to_images(to_unit(data.images.astype(jnp.float32)), delta), {}
 
     return single_step(perturb, budget=Budget("l2", config.radius))
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from miue_jax._checks import check_choice, check_number
-from miue_jax.budget import Budget
+from miue_jax.budget import Budget, to_unit
 from miue_jax.generators.base import DataSpec, Generator, single_step
 from miue_jax.train.metrics import Metrics
 from miue_jax.train.sampling import Shards
@@ -123,7 +123,7 @@ def one_pixel(config: OnePixelConfig, spec: DataSpec) -> Generator:
         _, (chosen, targets) = lax.scan(choose, unused, (flat, present))
         chosen = chosen.reshape(num_classes, *shape[:2], 1)
         targets = targets.reshape(num_classes, *shape).astype(jnp.float32)
-        images = data.images.astype(jnp.float32) / 255
+        images = to_unit(data.images.astype(jnp.float32))
         change = targets[data.labels] - images
         return jnp.where(chosen[data.labels], change, 0), {}
 

@@ -257,7 +257,7 @@ def robust_error_minimizing(
         levels: jax.Array,
     ) -> tuple[Learner, Metrics]:
         learner = state.shared
-        perturbed = jnp.clip(batch.images + levels.astype(jnp.float32) / 255, 0, 1)
+        perturbed = jnp.clip(batch.images + to_unit(levels.astype(jnp.float32)), 0, 1)
         step_key = jax.random.fold_in(jax.random.fold_in(key, _TRAIN), state.step)
         seen, labels = attack(
             step_key, data, learner.variables, perturbed, batch.labels, 1
@@ -304,7 +304,9 @@ def robust_error_minimizing(
         init=init,
         step=step,
         num_steps=config.iterations + batches,
-        perturbation=lambda state: state.per_example.levels.astype(jnp.float32) / 255,
+        perturbation=lambda state: to_unit(
+            state.per_example.levels.astype(jnp.float32)
+        ),
         budget=Budget("linf", config.radius),
         sharded=True,
     )

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from miue_jax.budget import to_unit
+
 # Tables K.1 and K.2 of the standard: luminance and chrominance at quality 50.
 _TABLES = np.array(
     [
@@ -104,7 +106,7 @@ def jpeg(images: ArrayLike, *, quality: ArrayLike) -> jax.Array:
         code_color = jax.vmap(lambda plane: _code_subsampled(plane, chrominance))
         cb, cr = code_color(jnp.stack(color))
         decoded = jnp.stack(_to_rgb(_code(y, luminance), cb, cr), axis=-1)
-    return (decoded.astype(jnp.float32) / 255).astype(images.dtype)
+    return (to_unit(decoded.astype(jnp.float32))).astype(images.dtype)
 
 
 def jpeg_straight_through(images: jax.Array, *, quality: ArrayLike) -> jax.Array:

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from miue_jax.budget import to_unit
+
 _CHUNK = 512
 # The window of Wang et al.; images must be at least this large for SSIM.
 SSIM_WINDOW = 11
@@ -158,4 +160,6 @@ def _compiled(
     clean: jax.Array,
     images: jax.Array,
 ) -> jax.Array:
-    return metric(clean.astype(jnp.float32) / 255, images.astype(jnp.float32) / 255)
+    return metric(
+        to_unit(clean.astype(jnp.float32)), to_unit(images.astype(jnp.float32))
+    )

@@ -119,7 +119,8 @@ def evaluate(
     if test is None:
         if isinstance(train, tuple):
             raise ValueError("test is missing: name clean test images")
-        test = DataSource(_source(train, "train").name, split="test")
+        source = _source(train, "train")
+        test = DataSource(source.name, split="test", data_dir=source.data_dir)
     if isinstance(victim, str):
         victim = victims.preset(victim, **settings)
     elif settings:

@@ -50,5 +50,5 @@ def import_perturbation(
     )
     if output is not None:
         pathlib.Path(output).parent.mkdir(parents=True, exist_ok=True)
-        artifact.save(output, made, delta=delta)
+        artifact.save(output, made, delta=delta, verify=False)
     return made

@@ -168,7 +168,9 @@ def run(
         if path.exists() and artifact.delta_path(path).exists():
             finished = artifact.load(path)
             run_directory.check_same(path, finished.metadata, job.identity, whole=False)
-            artifact.check_source(finished, job.clean)
+            artifact.check_source(
+                finished, job.clean, source_fingerprint=job.identity["source"]
+            )
             return finished
         delta = _generate(job, workdir, config.checkpoint_every, progress=progress)
         delta = generators.per_example(
@@ -180,6 +182,7 @@ def run(
             budget=job.generator.budget,
             export=config.export,
             metadata=_metadata(config, job),
+            source_fingerprint=job.identity["source"],
         )
         if result.metadata["audit"]["max_change"] == 0:
             raise run_directory.Failed(
@@ -187,7 +190,7 @@ def run(
                 "nothing is protected and nothing written; take larger or more steps"
             )
         if jax.process_index() == 0:
-            artifact.save(path, result, delta=delta)
+            artifact.save(path, result, delta=delta, verify=False)
         # Other processes may read it next.
         parallel.barrier("artifact written")
         return result

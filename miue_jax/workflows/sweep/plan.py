@@ -119,9 +119,7 @@ class Sweep:
     def __post_init__(self) -> None:
         put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
         put("data", _source(self.data))
-        test = (
-            DataSource(self.data.name, split="test") if self.test is None else self.test
-        )
+        test = test_split(self.data) if self.test is None else self.test
         put("test", _source(test, split="test"))
         put("generators", _named(self.generators, _row))
         put("defenses", _named(self.defenses, _defense))
@@ -161,6 +159,11 @@ def _block(given: Any) -> Block:
 def label(spec: object) -> str:
     """The name of a row or column that is given without one, made of its spec."""
     return re.sub(r"\W+", "_", str(spec)).strip("_")
+
+
+def test_split(data: DataSource) -> DataSource:
+    """The clean test images where none are named."""
+    return DataSource(data.name, split="test", data_dir=data.data_dir)
 
 
 def _named(specs: Any, convert: Any) -> dict[str, Any]:
