@@ -221,7 +221,10 @@ def run(main: Callable[[], int | None], prog: str) -> int:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        text = f"{os.fsdecode(error.filename)}: {error.strerror.lower()}"
+    return " ".join(text.split()) or type(error).__name__
 
 
 @contextlib.contextmanager

@@ -35,8 +35,10 @@ def forget_programs():
 @pytest.fixture
 def one_device(monkeypatch):
     """Runs on one device: collectives over fake ones are slow."""
-    mesh = parallel.data_mesh(jax.devices()[:1])
-    monkeypatch.setattr(parallel, "data_mesh", lambda: mesh)
+    real, one = parallel.data_mesh, jax.devices()[:1]
+    monkeypatch.setattr(
+        parallel, "data_mesh", lambda devices=None: real(devices or one)
+    )
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ import miue_jax
 
 ROOT = pathlib.Path(__file__).parents[1]
 
-# What users import. Of a module with `__all__` it is that, of a package without what its
-# `__init__` defines and re-exports, of another module what it defines.
+# What users import: of a module its `__all__`; without one, of a package what its
+# `__init__` defines and re-exports, and of another module what it defines.
 MODULES = (
     "miue_jax",
     "miue_jax.budget",
@@ -28,7 +28,6 @@ MODULES = (
     "miue_jax.detection",
     "miue_jax.features",
     "miue_jax.generators",
-    "miue_jax.generators.min_min",
     "miue_jax.image.affine",
     "miue_jax.image.augment",
     "miue_jax.image.color",
@@ -145,6 +144,8 @@ def test_every_page_of_the_interface_is_covered():
         for page in pages
         for name in re.findall(r"automodule:: (\S+)", page.read_text())
     }
+    # Generators are public by name and preset, their files for readers.
+    found = {name for name in found if not name.startswith("miue_jax.generators.")}
     assert found <= set(MODULES)
 
 

@@ -4,13 +4,12 @@
 `published-figures defense NAME` all generators behind a defense.
 """
 
+import json
 import pathlib
 from typing import Any
 
 import rendering
 from docutils import nodes
-
-from miue_jax.train import run_directory
 
 PATH = pathlib.Path(__file__).parents[1] / "published.json"
 NOTE = (
@@ -29,14 +28,26 @@ class PublishedFigures(rendering.MarkdownDirective):
         self.env.note_dependency(str(PATH))
         kind, name = self.arguments
         found = []
-        for source in run_directory.read_json(PATH):
+        for source in json.loads(PATH.read_text()):
             figures = _figures(source["figures"], kind, name)
             if figures:
                 found.append((source, figures))
         names = dict.fromkeys(row for _, figures in found for row in figures)
-        header = ["defense" if kind == "generator" else "generator"]
+        bases = list(dict.fromkeys(_base(row) for row, _ in names))
+        names = sorted(names, key=lambda row: bases.index(_base(row[0])))
+        # What all rows share, such as the quality of JPEG, goes into the header.
+        settings = {setting for _, setting in names if setting}
+        shared = len(settings) == 1 and all(setting for _, setting in names)
+        first = "defense" if kind == "generator" else "generator"
+        header = [f"{first}, {name}-{settings.pop()}" if shared else first]
         header += [source["name"] for source, _ in found]
-        rows = [[row, *(figures.get(row, "") for _, figures in found)] for row in names]
+        rows = [
+            [
+                row if shared or not setting else f"{row} ({setting})",
+                *(figures.get((row, setting), "") for _, figures in found),
+            ]
+            for row, setting in names
+        ]
         protocols = "; ".join(
             f"{source['name']} {{cite}}`{source['cite']}`: {source['protocol']}"
             for source, _ in found
@@ -45,27 +56,24 @@ class PublishedFigures(rendering.MarkdownDirective):
         return self.render([*rendering.table(header, rows), "", note], "figures")
 
 
-def _figures(figures: dict[str, Any], kind: str, name: str) -> dict[str, str]:
-    """The rows of one publication: name -> accuracy."""
-    if kind == "defense":
-        return {
-            _row(generator, column, name): f"{accuracy:.2f}"
-            for generator, columns in figures.items()
-            for column, accuracy in columns.items()
-            if column.partition("-")[0] == name
-        }
-    return {
-        _row(column, generator, name): f"{accuracy:.2f}"
-        for generator, columns in figures.items()
-        for column, accuracy in columns.items()
-        if generator.partition("/")[0] == name
-    }
+def _base(name: str) -> str:
+    return name.partition("-")[0]
 
 
-def _row(row: str, other: str, name: str) -> str:
-    """The name of a row, with the variant or setting that tells it from others."""
-    setting = other[len(name) + 1 :]
-    return f"{row} ({setting})" if setting else row
+def _figures(
+    figures: dict[str, Any], kind: str, name: str
+) -> dict[tuple[str, str], str]:
+    """One publication's accuracies by row: a name, and a variant or setting."""
+    found = {}
+    for generator, columns in figures.items():
+        for column, accuracy in columns.items():
+            row, other = (
+                (column, generator) if kind == "generator" else (generator, column)
+            )
+            base, _, setting = other.replace("/", "-").partition("-")
+            if base == name:
+                found[row, setting] = f"{accuracy:.2f}"
+    return found
 
 
 def setup(app: Any) -> dict[str, bool]:

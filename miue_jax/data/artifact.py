@@ -351,7 +351,8 @@ def describe(protected: Protected) -> str:
       protected: what `build` or `load` returned.
 
     Returns:
-      Its size, the largest change, and PSNR and SSIM if they are defined.
+      Its size, the number of protected images if not all are, the largest change, and
+      PSNR and SSIM if they are defined.
 
     Example:
       >>> import numpy as np
@@ -364,7 +365,10 @@ def describe(protected: Protected) -> str:
       '4 images, largest change 2 gray levels, PSNR 42.11 dB'
     """
     meta = protected.metadata
-    text = f"{len(protected.dataset.labels)} images"
+    size = len(protected.dataset.labels)
+    text = f"{size} images"
+    if (chosen := meta.get("protected_images", size)) != size:
+        text += f", {chosen} of them protected"
     text += f", largest change {meta['audit']['max_change']} gray levels"
     budget = Budget(meta.get("norm", "linf"), meta["radius"])
     if budget.norm != "linf":

@@ -10,6 +10,8 @@ from miue_jax.data import DataSource, artifact
 from miue_jax.train import run_directory
 from miue_jax.workflows import evaluate, pictures, protect
 
+__all__ = ["demo"]
+
 # A part of the data and a narrow network keep it within five minutes on two cores. The
 # perturbation takes more epochs than a victim: it has to be learned before the shapes.
 _TRAIN = DataSource("shapes", per_class=200)
@@ -39,6 +41,12 @@ def demo(
 
     Raises:
       ValueError: if the directory holds something else; nothing is written then.
+
+    Example:
+      It takes a few minutes:
+
+      >>> from miue_jax.workflows.demo import demo
+      >>> accuracies = demo("runs/demo", say=print)  # doctest: +SKIP
     """
     workdir = pathlib.Path(workdir)
     # On shapes, unlike on photographs, a victim's crops undo a perturbation that was

@@ -15,6 +15,8 @@ from miue_jax.data.artifact import Protected
 from miue_jax.detection import SimpleNetworkConfig
 from miue_jax.workflows.protect import report_clipped
 
+__all__ = ["DetectConfig", "describe", "detect"]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DetectConfig:
@@ -27,6 +29,11 @@ class DetectConfig:
       batch_size: of the simple networks.
       steps: iterations of the logistic regression at most.
       seed: of what is held out and of the weights.
+
+    Example:
+      >>> from miue_jax.workflows.detect import DetectConfig
+      >>> DetectConfig(models=("linear",), epochs=10).batch_size
+      128
     """
 
     models: tuple[str, ...] = detection.MODELS
@@ -61,6 +68,15 @@ def detect(
     Raises:
       ValueError: if a setting is not allowed, the source is another one, nothing is
         protected, or a network does not fit the data.
+
+    Example:
+      >>> import miue_jax as mj
+      >>> from miue_jax.workflows.detect import detect
+      >>> clean = mj.data.load("shapes", per_class=5)
+      >>> made = mj.protect(clean, "linear_synthetic", radius=1.0)
+      >>> found = detect(made, clean, models=("linear",), epochs=1, steps=5)
+      >>> found["images_changed"], sorted(found["simple_networks"]["linear"])
+      (50, ['clean', 'protected'])
     """
     config = dataclasses.replace(config or DetectConfig(), **settings)
     check_seeds("seed", [config.seed])
@@ -134,6 +150,21 @@ def describe(results: Mapping[str, Any]) -> str:
 
     Returns:
       Lines of text, accuracies in percent.
+
+    Example:
+      >>> from miue_jax.workflows import detect
+      >>> accuracies = {"train_accuracy": 1.0, "held_out_accuracy": 0.9}
+      >>> results = {
+      ...     "images": 100,
+      ...     "images_changed": 80,
+      ...     "largest_class": 0.5,
+      ...     "linear_separability": accuracies,
+      ...     "simple_networks": {},
+      ... }
+      >>> print(detect.describe(results))
+      80 of 100 images are changed; the largest class holds 50.00 %
+      accuracy in %                       fitted  held out
+      perturbation, linear classifier     100.00     90.00
     """
 
     def row(name: str, *values: float) -> str:

@@ -28,6 +28,8 @@ from miue_jax.workflows.protect import (
     report_clipped,
 )
 
+__all__ = ["RESULTS", "EvaluateConfig", "describe", "evaluate", "run"]
+
 RESULTS = "results.json"
 
 # In the directory of a run in progress.
@@ -54,6 +56,15 @@ class EvaluateConfig:
         on the devices.
       evaluate_every: epochs between tests; the last epoch is always tested.
       checkpoint_every: epochs between checkpoints.
+
+    Example:
+      >>> from miue_jax import victims
+      >>> from miue_jax.workflows.evaluate import EvaluateConfig
+      >>> config = EvaluateConfig(
+      ...     victim=victims.preset("em", epochs=2), defense="jpeg-10", seeds=(0,)
+      ... )
+      >>> config.train.name, config.test.split, config.victim.clip_norm
+      ('shapes', 'test', 5.0)
     """
 
     train: DataSource | Dataset = DataSource("shapes")
@@ -165,6 +176,23 @@ def run(
     Raises:
       ValueError: if an input is bad, and nothing is written then; if training diverges,
         or the contents of the directory are damaged.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> from miue_jax import victims
+      >>> from miue_jax.data import DataSource
+      >>> from miue_jax.workflows import evaluate
+      >>> config = evaluate.EvaluateConfig(
+      ...     train=DataSource("shapes", per_class=4),
+      ...     test=DataSource("shapes", split="test", per_class=2),
+      ...     victim=victims.preset("quick", model="linear", epochs=1),
+      ...     seeds=(0,),
+      ... )
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     workdir = pathlib.Path(folder, "run")
+      ...     results = evaluate.run(config, workdir, progress=False)
+      ...     (workdir / evaluate.RESULTS).exists()
+      True
     """
     job = prepare(config)
     train_set, test_set = job.train_set, job.test_set
@@ -504,6 +532,12 @@ def describe(results: Mapping[str, Any]) -> str:
 
     Returns:
       The accuracy on clean test images after the last and the best epoch.
+
+    Example:
+      >>> from miue_jax.workflows import evaluate
+      >>> one = {"mean": 0.25, "std": None, "values": [0.25]}
+      >>> evaluate.describe({"final": one, "best": one})
+      'clean test accuracy 25.00 % after the last epoch, 25.00 % at its best, 1 seed'
     """
     final, best, robust = results["final"], results["best"], results.get("robust")
     spread = "" if final["std"] is None else f" +- {100 * final['std']:.2f}"

@@ -4,6 +4,8 @@ import os
 
 from miue_jax.data import artifact, atomic, exchange
 
+__all__ = ["export"]
+
 
 def export(
     path: str | os.PathLike[str],
@@ -22,6 +24,18 @@ def export(
     Raises:
       ValueError: if neither is given, or one cannot be written; nothing is written
         then.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> import miue_jax as mj
+      >>> from miue_jax.workflows.export import export
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     workdir, png = pathlib.Path(folder, "run"), pathlib.Path(folder, "png")
+      ...     clean = mj.data.load("shapes", per_class=2)
+      ...     made = mj.protect(clean, "random_noise", workdir=workdir)
+      ...     export(workdir / "protected.npz", png=png)
+      ...     len(list(png.glob("*/*.png")))
+      20
     """
     if png is None and npy is None:
         raise ValueError("name what to write: png (a folder) or npy (a file), or both")

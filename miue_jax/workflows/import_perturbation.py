@@ -8,6 +8,8 @@ from miue_jax.budget import Budget
 from miue_jax.data import DataSource, artifact, exchange
 from miue_jax.workflows.protect import Export
 
+__all__ = ["import_perturbation"]
+
 
 def import_perturbation(
     path: str | os.PathLike[str],
@@ -36,6 +38,19 @@ def import_perturbation(
     Raises:
       ValueError: if a file cannot be read or does not fit the data or the budget;
         nothing is written then.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> import numpy as np
+      >>> import miue_jax as mj
+      >>> from miue_jax.workflows.import_perturbation import import_perturbation
+      >>> clean = mj.data.load("shapes", per_class=2)
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     path = pathlib.Path(folder, "delta.npy")
+      ...     np.save(path, np.full(clean.images.shape, 4 / 255, np.float32))
+      ...     made = import_perturbation(path, clean)
+      >>> made.metadata["audit"]["max_change"]
+      4
     """
     if output is not None:
         artifact.check_name(output)

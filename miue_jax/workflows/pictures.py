@@ -7,6 +7,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from miue_jax.data import Dataset, atomic
 
+__all__ = ["comparison"]
+
 _MAGNIFY = 16
 _SIDE, _GAP, _TITLE = 128, 8, 24
 
@@ -27,6 +29,17 @@ def comparison(
       clean: the source.
       protected: the same images, protected.
       classes: number of rows, at most the classes there are.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> import miue_jax as mj
+      >>> from miue_jax.workflows import pictures
+      >>> clean = mj.data.load("shapes", per_class=1)
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     path = pathlib.Path(folder, "comparison.png")
+      ...     pictures.comparison(path, clean, clean, classes=2)
+      ...     path.exists()
+      True
     """
     present = sorted({int(label) for label in clean.labels})[:classes]
     rows = [int(np.argmax(clean.labels == label)) for label in present]

@@ -25,6 +25,8 @@ from miue_jax.data import Dataset, DataSource, artifact
 from miue_jax.generators import GeneratorSpec
 from miue_jax.train import checkpoints, loop, parallel, run_directory, sampling
 
+__all__ = ["ARTIFACT", "Export", "ProtectConfig", "Selection", "protect", "run"]
+
 ARTIFACT = "protected.npz"
 
 Export = Literal["round", "truncate", "drop_negative"]
@@ -40,6 +42,11 @@ class Selection:
       fraction: share of the images in (0, 1], drawn at random.
       classes: from which they are drawn, by name or number; None for all.
       seed: of the draw.
+
+    Example:
+      >>> from miue_jax.workflows.protect import Selection
+      >>> Selection(fraction=0.5, classes=("cat", "dog"))
+      Selection(fraction=0.5, classes=('cat', 'dog'), seed=0)
     """
 
     fraction: float = 1.0
@@ -60,6 +67,17 @@ class ProtectConfig:
       num_shards: shards of the data; None for one per device. Results depend on it, not
         on the devices: set it to reproduce a larger machine on a smaller one.
       checkpoint_every: steps between checkpoints.
+
+    Example:
+      >>> from miue_jax import generators
+      >>> from miue_jax.data import DataSource
+      >>> from miue_jax.workflows.protect import ProtectConfig
+      >>> config = ProtectConfig(
+      ...     data=DataSource("shapes", per_class=2),
+      ...     generator=generators.spec("random_noise", radius=4.0),
+      ... )
+      >>> config.export, config.generator.config.radius
+      ('round', 4.0)
     """
 
     data: DataSource | Dataset = DataSource("shapes")
@@ -160,6 +178,21 @@ def run(
     Raises:
       ValueError: if an input is bad, and nothing is written then; if training diverges
         or no image changes, and no artifact is written then.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> from miue_jax import generators
+      >>> from miue_jax.data import DataSource
+      >>> from miue_jax.workflows import protect
+      >>> config = protect.ProtectConfig(
+      ...     data=DataSource("shapes", per_class=2),
+      ...     generator=generators.spec("random_noise"),
+      ... )
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     workdir = pathlib.Path(folder, "run")
+      ...     made = protect.run(config, workdir, progress=False)
+      ...     (workdir / protect.ARTIFACT).exists()
+      True
     """
     job = prepare(config)
     with run_directory.open_directory(workdir, job.identity, resume=resume):

@@ -15,6 +15,8 @@ from miue_jax.workflows import estimator_table
 from miue_jax.workflows.measure import summary as measurement
 from miue_jax.workflows.sweep import table as sweep
 
+__all__ = ["render", "table"]
+
 _TABLE = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 # By a key that only these results have.
@@ -36,6 +38,18 @@ def render(results: Mapping[str, Any]) -> str:
 
     Raises:
       ValueError: if they are the results of something else.
+
+    Example:
+      >>> import miue_jax as mj
+      >>> from miue_jax.workflows.table import render
+      >>> sweep = mj.Sweep(
+      ...     data=mj.data.DataSource("shapes", per_class=4),
+      ...     test=mj.data.DataSource("shapes", split="test", per_class=2),
+      ...     generators=["clean"],
+      ...     victims={"linear": mj.victims.preset("quick", model="linear", epochs=1)},
+      ... )
+      >>> print(render(mj.sweep(sweep)).splitlines()[0])
+      | trained on | none |
     """
     for key, table in _TABLES.items():
         if key in results:
@@ -57,6 +71,15 @@ def table(path: str | os.PathLike[str]) -> str:
 
     Raises:
       ValueError: if the file is damaged or has no table.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> from miue_jax.workflows.table import table
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     path = pathlib.Path(folder, "notes.md")
+      ...     characters = path.write_text("No table is marked here.")
+      ...     print(table(path))
+      No table is marked here.
     """
     path = pathlib.Path(path)
     if path.is_dir():

@@ -217,6 +217,101 @@ def test_what_cannot_be_used_is_refused(own, call, message):
         call()
 
 
+FAULTS = """
+    import jax.numpy as jnp
+    import numpy as np
+
+    from miue_jax import defenses
+
+
+    def error(key, images, labels, *, level: int = 1):
+        raise RuntimeError("mine")
+
+
+    def shape(key, images, labels):
+        return images[:1]
+
+
+    def nothing(key, images, labels):
+        return None
+
+
+    def required(key, images, labels, *, level):
+        return images
+
+
+    def no_defense(image_shape, num_classes):
+        return 5
+
+
+    def failing_defense(image_shape, num_classes):
+        raise RuntimeError("mine")
+
+
+    def failing_data(split):
+        raise RuntimeError("mine")
+
+
+    def no_data(split):
+        return np.zeros(3)
+
+
+    def failing_model(num_classes):
+        raise RuntimeError("mine")
+
+
+    def no_model(num_classes):
+        return 5
+"""
+
+FAILING = {
+    "generator": [
+        ("error", "RuntimeError: mine"),
+        ("shape", "perturbation"),
+        ("nothing", ""),
+        ("required", "level"),
+        ("no_such", "no attribute 'no_such'"),
+    ],
+    "defense": [
+        ("failing_defense", "RuntimeError: mine"),
+        ("no_defense", "must return a Defense, got 5"),
+        ("no_such", "no attribute 'no_such'"),
+    ],
+    "data": [
+        ("failing_data", "RuntimeError: mine"),
+        ("no_data", "must return (images"),
+    ],
+    "model": [
+        ("failing_model", "RuntimeError: mine"),
+        ("no_model", "must return a Flax module, got 5"),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("part", "function", "message"),
+    [(part, *case) for part, cases in FAILING.items() for case in cases],
+)
+def test_parts_that_fail_are_one_line_and_nothing_is_written(
+    miue, write, tmp_path, path, part, function, message
+):
+    write("own_faults", FAULTS)
+    name = f"own_faults:{function}"
+    arguments = {
+        "generator": ["protect", path, "--generator", name],
+        "defense": ["evaluate", path, path, "--defense", name],
+        "data": ["protect", name, "--generator=random_noise"],
+        "model": ["evaluate", path, path, "--victim.model", name],
+    }[part]
+    status, output, errors = miue(*arguments, "--workdir", tmp_path / "run")
+    assert (status, output) == (2, "")
+    assert errors.startswith(f"miue {arguments[0]}: ")
+    assert f"'{name}'" in errors
+    assert message in errors
+    assert len(errors.splitlines()) == 1, errors
+    assert not (tmp_path / "run").exists()
+
+
 # Typed settings on the command line.
 
 TYPES = """

@@ -476,6 +476,13 @@ def test_plain_settings_make_the_same_sweep(form):
     assert plan.cells(again) == plan.cells(sweep)
 
 
+def test_the_test_images_are_found_where_the_others_are():
+    data = DataSource("cifar10", per_class=3, seed=1, data_dir="somewhere")
+    assert Sweep(data=data).test == DataSource(
+        "cifar10", split="test", data_dir="somewhere"
+    )
+
+
 def test_settings_of_any_form_are_what_they_say():
     sweep = Sweep(**FORMS["names"])
     assert list(sweep.generators) == [
@@ -624,6 +631,14 @@ def test_a_heat_map_is_drawn_where_little_is_done(tmp_path, results):
     plot.heat_map(tmp_path / "empty.png", nothing)
     sizes = [(tmp_path / f"{name}.png").stat().st_size for name in ("map", "empty")]
     assert sizes[0] > sizes[1] > 1000
+
+
+def test_without_matplotlib_there_is_no_heat_map(tmp_path, config, monkeypatch):
+    config = dataclasses.replace(config, blocks=(FIRST_BLOCK,))
+    monkeypatch.setattr(runs.importlib.util, "find_spec", lambda name: None)
+    assert _run(config, tmp_path / "run")["done"] == 2
+    assert (tmp_path / "run" / "table.md").exists()
+    assert not (tmp_path / "run" / "heat_map.png").exists()
 
 
 def test_a_heat_map_shows_every_number_in_its_place(tmp_path, results, monkeypatch):

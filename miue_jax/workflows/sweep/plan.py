@@ -13,6 +13,8 @@ from miue_jax.generators import GeneratorSpec
 from miue_jax.victims import VictimConfig
 from miue_jax.workflows import evaluate, protect
 
+__all__ = ["Block", "Cell", "Row", "Sweep", "cells", "row"]
+
 AXES = ("generators", "defenses", "victims")
 
 
@@ -23,6 +25,12 @@ class Row:
     Attributes:
       generator: the generator and its settings.
       export: how the perturbation becomes whole gray levels, see `budget.quantize`.
+
+    Example:
+      >>> from miue_jax import generators
+      >>> from miue_jax.workflows.sweep.plan import Row
+      >>> Row(generator=generators.spec("one_pixel"), export="truncate").export
+      'truncate'
     """
 
     generator: GeneratorSpec
@@ -47,6 +55,11 @@ def row(
 
     Raises:
       ValueError: if a name is unknown or a setting is not allowed.
+
+    Example:
+      >>> from miue_jax.workflows.sweep.plan import row
+      >>> row("mi_ue/interleaved", radius=4.0).generator.config.radius
+      4.0
     """
     return Row(generator=generators.spec(generator, **changes), export=export)
 
@@ -60,6 +73,11 @@ class Block:
       defenses: names of columns; None for all.
       victims: names of victims; None for all.
       seeds: of the victims; None for those of the sweep.
+
+    Example:
+      >>> from miue_jax.workflows.sweep.plan import Block
+      >>> Block(defenses=("none",), seeds=(0, 1, 2)).generators is None
+      True
     """
 
     generators: tuple[str, ...] | None = None
@@ -208,7 +226,14 @@ def _victim(given: Any) -> VictimConfig:
 
 
 class Cell(NamedTuple):
-    """One victim: names in the sweep, and the seed of its training."""
+    """One victim: names in the sweep, and the seed of its training.
+
+    Example:
+      >>> import pathlib
+      >>> from miue_jax.workflows.sweep.plan import Cell
+      >>> Cell("clean", "none", "quick", 0).folder(pathlib.Path("runs")).as_posix()
+      'runs/cells/clean-none-quick-seed_0'
+    """
 
     generator: str
     defense: str
@@ -236,6 +261,12 @@ def cells(sweep: Sweep) -> list[Cell]:
     Raises:
       ValueError: if a name cannot be that of a folder, or a block is empty or names
         something that is not defined.
+
+    Example:
+      >>> from miue_jax.workflows.sweep import plan
+      >>> sweep = plan.Sweep(generators=["clean", "one_pixel"], seeds=(0, 1))
+      >>> [(cell.generator, cell.seed) for cell in plan.cells(sweep)]
+      [('clean', 0), ('one_pixel', 0), ('clean', 1), ('one_pixel', 1)]
     """
     for axis in AXES:
         for name in getattr(sweep, axis):

@@ -27,6 +27,8 @@ from miue_jax.workflows.protect import directory_of
 from miue_jax.workflows.sweep import plan, summary, table, workers
 from miue_jax.workflows.sweep.plan import Cell, Sweep
 
+__all__ = ["run", "run_workers", "sweep"]
+
 # In the folder of a cell whose training diverged, or of a generator that failed, which
 # leaves its cells without data; removing it lets them run once more.
 _FAILED = ".failed.json"
@@ -98,6 +100,22 @@ def run(
 
     Raises:
       ValueError: if an input is bad, and nothing is written then.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> import miue_jax as mj
+      >>> from miue_jax.workflows.sweep import run
+      >>> sweep = mj.Sweep(
+      ...     data=mj.data.DataSource("shapes", per_class=4),
+      ...     test=mj.data.DataSource("shapes", split="test", per_class=2),
+      ...     generators=["clean"],
+      ...     victims={"linear": mj.victims.preset("quick", model="linear", epochs=1)},
+      ... )
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     workdir = pathlib.Path(folder, "sweep")
+      ...     results = run.run(sweep, workdir, progress=False)
+      ...     (workdir / "table.md").exists()
+      True
     """
     left = planned = plan.cells(sweep)
     identity = plan.check(sweep, planned)
@@ -294,6 +312,15 @@ def run_workers(
 
     Raises:
       ValueError: if an input is bad, and nothing is written then.
+
+    Example:
+      The processes start anew, which takes a while:
+
+      >>> import pathlib
+      >>> import miue_jax as mj
+      >>> from miue_jax.workflows.sweep import run
+      >>> sweep = mj.Sweep(generators=["clean", "random_noise"], seeds=range(4))
+      >>> results = run.run_workers(2, sweep, pathlib.Path("runs"))  # doctest: +SKIP
     """
     if not resume and (workdir / "config.json").exists():
         raise ValueError(f"{workdir} holds a run already; pass --resume to resume it")
