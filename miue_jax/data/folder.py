@@ -69,7 +69,7 @@ def load(root: str | os.PathLike[str], split: str = "train") -> Dataset:
     if not splits and split != "train":
         raise ValueError(
             f"{root}: has no {split!r} split: it must hold train/<class>/ and "
-            "test/<class>/ (a folder without them is read as 'train')"
+            "test/<class>/; all of a folder without them is the split 'train'"
         )
     top = folders[split] if splits else root
     for folder in (root, top):

@@ -56,6 +56,7 @@ def check_generator(
         generator fails.
 
     Example:
+      >>> import jax
       >>> from miue_jax.testing import check_generator
       >>> def class_noise(key, images, labels, *, radius=8.0):
       ...     def of_class(label):

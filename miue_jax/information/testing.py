@@ -137,7 +137,7 @@ def check_bound(
       >>> testing.check_bound(bounds.trace_bound, kind="lower")
       Traceback (most recent call last):
         ...
-      AssertionError: the lower bound is 0.5085; the truth is 0.337 nats
+      AssertionError: the lower bound is 0.5079; the truth is 0.337 nats
     """
     rng = np.random.default_rng(0)
     labels = rng.permutation(np.arange(_SIZE, dtype=np.int32) % _CLASSES)
