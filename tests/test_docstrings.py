@@ -86,8 +86,11 @@ def _documented() -> dict[str, object]:
         for attribute in _names(module):
             value = getattr(module, attribute)
             is_code = inspect.isclass(value) or inspect.isroutine(inspect.unwrap(value))
+            # A protocol says what a function takes; there is nothing to call.
+            is_protocol = getattr(value, "_is_protocol", False)
             if (
                 is_code
+                and not is_protocol
                 and not attribute.startswith("_")
                 and not any(value is other for other in found.values())
             ):

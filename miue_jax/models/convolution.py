@@ -72,6 +72,16 @@ def loop_convolution(
 
     Returns:
       (B, H', W', O) float.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from miue_jax import models
+      >>> images, kernel = jnp.ones((1, 4, 4, 3)), jnp.ones((3, 3, 3, 2))
+      >>> layout = ("NHWC", "HWIO", "NHWC")
+      >>> models.loop_convolution(
+      ...     images, kernel, (1, 1), "SAME", dimension_numbers=layout
+      ... ).shape
+      (1, 4, 4, 2)
     """
     numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
     canonical = lhs.ndim == 4 and numbers == lax.conv_dimension_numbers(

@@ -32,6 +32,11 @@ class MeasuredRun:
         generator, or "clean".
       depth: of the network, with which the table correlates the measures; None for
         unknown.
+
+    Example:
+      >>> from miue_jax.workflows.measure.config import MeasuredRun
+      >>> MeasuredRun(run="runs/mi_ue", depth=18).depth
+      18
     """
 
     run: str
@@ -52,6 +57,14 @@ class EstimatorConfig:
       critic_seeds: trainings of each critic.
       num_slices: random directions of sliced information.
       permutations: within classes, for the p-value; 0 for none.
+
+    Raises:
+      ValueError: if a number is out of range.
+
+    Example:
+      >>> from miue_jax.workflows.measure.config import EstimatorConfig
+      >>> EstimatorConfig(critic_seeds=1).neighbors
+      5
     """
 
     components: int = 16

@@ -123,6 +123,15 @@ def run(
 
     Raises:
       ValueError: if an input is bad, and nothing is written then.
+
+    Example:
+      >>> import pathlib
+      >>> from miue_jax.workflows.measure.config import MeasureConfig
+      >>> from miue_jax.workflows.measure.run import run
+      >>> run(MeasureConfig(victims=["runs/nowhere"]), pathlib.Path("runs/measured"))
+      Traceback (most recent call last):
+      ...
+      ValueError: victim 'nowhere': there is no run directory runs/nowhere
     """
     if jax.process_count() > 1:
         raise ValueError("measurements run in one process")
@@ -328,6 +337,22 @@ def describe(results: Mapping[str, Any]) -> str:
     Returns:
       How many victims and layers were measured, on which images, and how the measures
       of the features rank with the accuracy of the victims.
+
+    Example:
+      >>> from miue_jax.workflows.measure.run import describe
+      >>> print(describe({
+      ...     "entries": [{}, {}],
+      ...     "held_out": True,
+      ...     "data_processing": [],
+      ...     "correlations": [{
+      ...         "measure": "ksg",
+      ...         "layer": "features",
+      ...         "spearman": 0.8,
+      ...         "victims": 5,
+      ...     }],
+      ... }))
+      2 victims and layers, measured on held-out images; 0 rises over layers that ...
+        ksg                          Spearman with accuracy +0.80 (5 victims)
     """
     contradicted = sum(c["contradicts"] for c in results["data_processing"])
     where = "held-out images" if results["held_out"] else "TRAINING images, in part"
