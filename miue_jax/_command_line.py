@@ -15,11 +15,15 @@ from typing import Any, TypeVar, cast
 
 import tyro
 
-from miue_jax import _checks
+from miue_jax import _checks, _lost_process
 
 BAD_INPUT = 2
 
+_HEARTBEAT = "MIUE_HEARTBEAT_TIMEOUT"
+
 T = TypeVar("T")
+
+_LOGGER = logging.getLogger("miue_jax")
 
 
 def parse(
@@ -206,24 +210,63 @@ def run(main: Callable[[], int | None], prog: str) -> int:
     with _logged(prog):
         try:
             status = main() or 0
-            sys.stdout.flush()
+            if sys.stdout is not None:  # as it is where it was closed
+                sys.stdout.flush()
             return status
         except BrokenPipeError:
-            # Whoever reads the output has seen enough; nothing is left to flush.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            # Whoever reads the output has seen enough.
+            _discard_output()
             return 128 + signal.SIGPIPE
         except (ValueError, OSError) as error:
             print(f"{prog}: {_one_line(error)}", file=sys.stderr)
+            _discard_unwritten()
             return BAD_INPUT
         except KeyboardInterrupt:
             print(f"{prog}: interrupted", file=sys.stderr)
             return 130
+        except RuntimeError as error:
+            if not _lost_process.is_disconnection(error):
+                raise
+            # The process that coordinates knows which one is gone, and ends this one.
+            _lost_process.wait_for_report(heartbeat_timeout() + 30)
+            raise
+
+
+def report(text: object) -> None:
+    """Prints the outcome of work that is done and saved.
+
+    If it cannot be printed, it is done all the same: the log says so.
+
+    Args:
+      text: the outcome.
+    """
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):
+            _LOGGER.warning("standard output: %s", _one_line(error))
+        _discard_output()
+
+
+def _discard_output() -> None:
+    """Sends what is left in the buffer nowhere: Python would fail on it at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _discard_unwritten() -> None:
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        _discard_output()
 
 
 def _one_line(error: BaseException) -> str:
     text = str(error)
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         text = f"{os.fsdecode(error.filename)}: {error.strerror.lower()}"
+    elif isinstance(error, OSError) and error.strerror:
+        text = error.strerror.lower()
     return " ".join(text.split()) or type(error).__name__
 
 
@@ -248,6 +291,23 @@ def _logged(prog: str) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.propagate, warnings.showwarning = propagate, before
+
+
+def heartbeat_timeout() -> int:
+    """Seconds after which a silent process of a multi-process run counts as lost.
+
+    Returns:
+      The value of the variable MIUE_HEARTBEAT_TIMEOUT, 100 if it is not set.
+
+    Raises:
+      ValueError: if it is not a whole number of at least 1.
+    """
+    text = os.environ.get(_HEARTBEAT, "100")
+    if not text.isdecimal() or not 1 <= int(text) <= 10**6:
+        raise ValueError(
+            f"{_HEARTBEAT} is {text!r}; allowed: whole seconds from 1 to {10**6}"
+        )
+    return int(text)
 
 
 def keep_compiled() -> None:

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 import tyro
 from tyro.conf import Positional, arg
 
-from miue_jax import _checks, _command_line
-from miue_jax._command_line import load_config, option, parse
+from miue_jax import _checks, _command_line, _lost_process
+from miue_jax._command_line import load_config, option, parse, report
 
 # JAX and the workflows are imported by the commands, so that the help is quick.
 
@@ -168,7 +168,7 @@ def _protect(arguments: Sequence[str]) -> None:
     )
     _start()
     made = protect.run(config, workdir, resume=given.resume, progress=not given.quiet)
-    print(f"{workdir / protect.ARTIFACT}: {artifact.describe(made)}")
+    report(f"{workdir / protect.ARTIFACT}: {artifact.describe(made)}")
 
 
 def _protect_defaults(config: Any, file: str) -> tuple[_Protect, Any]:
@@ -301,7 +301,7 @@ def _evaluate(arguments: Sequence[str]) -> None:
     results = evaluate.run(
         config, workdir, resume=given.resume, progress=not given.quiet
     )
-    print(f"{workdir / evaluate.RESULTS}: {evaluate.describe(results)}")
+    report(f"{workdir / evaluate.RESULTS}: {evaluate.describe(results)}")
 
 
 def _evaluate_defaults(config: Any, file: str) -> tuple[_Evaluate, Any, Any]:
@@ -405,7 +405,7 @@ def _sweep(arguments: Sequence[str]) -> None:
     else:
         results = run.run_workers(given.devices, sweep, workdir, **options)
     failed = f", {len(results['failed'])} failed" if results["failed"] else ""
-    print(
+    report(
         f"{workdir}: {results['done']} of {results['planned']} cells are done{failed}; "
         f"see table.md"
     )
@@ -501,7 +501,7 @@ def _measure(arguments: Sequence[str]) -> None:
     )
     _start()
     results = run.run(config, workdir, resume=given.resume, progress=not given.quiet)
-    print(f"{workdir / run.RESULTS}: {run.describe(results)}")
+    report(f"{workdir / run.RESULTS}: {run.describe(results)}")
 
 
 _MEASURE = (
@@ -552,7 +552,8 @@ def _detect(arguments: Sequence[str]) -> None:
     results = detect.detect(given.protected, source, config)
     if given.json is not None:
         run_directory.write_json(pathlib.Path(given.json), results)
-    print(detect.describe(results))
+    # Without a file, this is all that there is of them.
+    (print if given.json is None else report)(detect.describe(results))
 
 
 def _joined_docs(*kinds: type) -> str:
@@ -585,7 +586,7 @@ def _export(arguments: Sequence[str]) -> None:
     given = parse(_ExportOptions, arguments, prog=f"{PROG} export")
     export(given.protected, png=given.png, npy=given.npy)
     for path in filter(None, (given.npy, given.png)):
-        print(path)
+        report(path)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -632,7 +633,7 @@ def _import(arguments: Sequence[str]) -> None:
         class_wise=given.class_wise,
         export=given.export,
     )
-    print(f"{given.output}: {artifact.describe(made)}")
+    report(f"{given.output}: {artifact.describe(made)}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -684,7 +685,7 @@ def _demo(arguments: Sequence[str]) -> None:
     _start()
     demo(
         _directory(given.workdir),
-        say=lambda text: print(text, flush=True),
+        say=report,
         progress=not given.quiet,
     )
 
@@ -816,11 +817,17 @@ def _dispatch(name: str, arguments: list[str]) -> int | None:
 
 def _start(*, alone: bool = False) -> None:
     """Prepares JAX, once the arguments are known to be right."""
+    import jax
+
     from miue_jax.train import parallel
 
     _command_line.keep_compiled()
-    if not alone:
-        parallel.initialize_processes()
+    if alone:
+        return
+    timeout = _command_line.heartbeat_timeout()
+    parallel.initialize_processes(heartbeat_timeout=timeout)
+    if jax.distributed.is_initialized():
+        _lost_process.watch(PROG)
 
 
 def _usage() -> str:

@@ -45,7 +45,7 @@ def one_device(monkeypatch):
 def miue(monkeypatch, capfd, one_device):
     """Runs the command in this process; returns its status, output and errors."""
     # This process has touched its devices: it is too late to look for others.
-    monkeypatch.setattr(parallel, "initialize_processes", lambda: None)
+    monkeypatch.setattr(parallel, "initialize_processes", lambda **_: None)
 
     def run(*arguments: object) -> tuple[int, str, str]:
         capfd.readouterr()

@@ -1,4 +1,8 @@
-"""Checkpoints of a state, written by Orbax: each is complete or not there at all."""
+"""Checkpoints of a state, written by Orbax, each with digests of its files.
+
+A checkpoint counts once its digests are written, and is read only if they are still
+right: the arrays in it have no checksum of their own that would tell a changed bit.
+"""
 
 import contextlib
 import hashlib
@@ -8,33 +12,46 @@ import os
 import pathlib
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from miue_jax.data import atomic
+from miue_jax.train import parallel
+
 # Orbax writes a step under such a name and then renames it.
 _UNFINISHED = "*.orbax-checkpoint-tmp*"
+# In the folder of a step; written last and removed first.
+_DIGESTS = "sha256.json"
+_KEPT = 2
+
+_LOGGER = logging.getLogger("miue_jax")
 
 
 class Checkpoints:
     """A directory of checkpoints that keeps the newest two.
 
-    Use it as a context manager; on exit it waits for pending writes.
+    Use it as a context manager. A checkpoint that was damaged since it was written is
+    removed, and the one before it takes its place; the log says so.
 
     Args:
       directory: the folder; created if missing.
       config: everything the states depend on, as JSON; a state that was saved with
         another configuration is not restored. None for no check.
+      logs: files that only grow and that results are made of. What they held when a
+        checkpoint was saved is part of it.
       read_only: whether to leave the folder as it is, the remains of interrupted saves
         included; it must exist.
 
     Attributes:
       directory: the absolute path of the folder.
+      latest_step: the step of the newest checkpoint that is whole, or None.
 
     Raises:
-      ValueError: if `directory` is not a folder, or is missing and `read_only` is set.
+      ValueError: if `directory` is not a folder, or is missing and `read_only` is set,
+        or all checkpoints are damaged.
 
     Example:
       >>> import tempfile
@@ -55,38 +72,30 @@ class Checkpoints:
         directory: pathlib.Path | str,
         *,
         config: Mapping[str, Any] | None = None,
+        logs: Sequence[pathlib.Path] = (),
         read_only: bool = False,
     ):
         self.directory = pathlib.Path(directory).absolute()
-        there = self.directory.is_dir()
-        if (self.directory.exists() or read_only) and not there:
-            raise ValueError(f"{self.directory} is not a folder of checkpoints")
-        self._read_only = read_only
         self._config = None if config is None else _digest(config)
-        keep: Any = ocp.training.preservation_policies.LatestN(2)
-        self._checkpointer = ocp.training.Checkpointer(
-            str(self.directory),
-            preservation_policy=keep,
-            cleanup_tmp_directories=not read_only,
-        )
+        self._logs = tuple(logs)
+        self._read_only = read_only
+        step = -1
+        with parallel.together():
+            there = self.directory.is_dir()
+            if (self.directory.exists() or read_only) and not there:
+                raise ValueError(f"{self.directory} is not a folder of checkpoints")
+            if jax.process_index() == 0:
+                if not read_only:
+                    self.directory.mkdir(parents=True, exist_ok=True)
+                step = self._find()
+        (step,) = parallel.process_max(step)
+        self.latest_step: int | None = None if step < 0 else step
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        try:
-            with _silent():
-                self._checkpointer.close()
-        except Exception:
-            # A failed save fails here once more; it has been reported.
-            if error is None:
-                raise
-
-    @property
-    def latest_step(self) -> int | None:
-        """The step of the newest checkpoint, or None."""
-        latest = self._checkpointer.latest
-        return None if latest is None else latest.step
+        pass
 
     def save(self, step: int, state: Any, *, notes: Any = None) -> None:
         """Writes a state and waits until it is on disk.
@@ -104,19 +113,26 @@ class Checkpoints:
             raise ValueError(f"{self.directory} was opened read only")
         if step == self.latest_step:
             return
+        folder = self.directory / str(step)
         about = {"config": self._config, "notes": notes}
         try:
             with _silent():
-                self._checkpointer.save(step, state, force=True, custom_metadata=about)
-                self._checkpointer.wait()
+                ocp.save(str(folder), state, custom_metadata=about)
+            with parallel.together():
+                if jax.process_index() == 0:
+                    self._seal(folder)
         except Exception as error:  # Orbax reports a full disk in many ways
             if jax.process_index() == 0:
-                for left in self.directory.glob(_UNFINISHED):
+                for left in (*self.directory.glob(_UNFINISHED), folder):
                     shutil.rmtree(left, ignore_errors=True)
             raise OSError(
                 f"checkpoint {step} in {self.directory} cannot be written: "
                 f"{_reason(error)}"
             ) from error
+        self.latest_step = step
+        if jax.process_index() == 0:
+            for old in self._steps()[_KEPT:]:
+                _remove(self.directory / str(old))
 
     def restore(self, like: Any) -> tuple[Any, Any]:
         """Reads the newest state.
@@ -129,8 +145,7 @@ class Checkpoints:
           The same pytree with the saved values, and the notes saved with it.
 
         Raises:
-          ValueError: if there is none, it is damaged, or it has another configuration
-            or shape.
+          ValueError: if there is none, or it has another configuration or shape.
         """
         step = self.latest_step
         if step is None:
@@ -142,17 +157,101 @@ class Checkpoints:
             like,
         )
         where = f"checkpoint {step} in {self.directory}"
+        folder = self.directory / str(step)
         with _readable(where):
-            found = self._checkpointer.metadata(step)
-            if found.init_timestamp_nsecs is None:
-                raise ValueError("its description is missing")
-        about: Any = found.custom_metadata or {}
+            about: Any = ocp.metadata(str(folder)).custom_metadata or {}
         saved_for = about.get("config")
         # A checkpoint saved without a configuration fits all of them.
         if None not in (saved_for, self._config) and saved_for != self._config:
             raise ValueError(f"{where} is of another configuration")
         with _readable(where):
-            return self._checkpointer.load(step, abstract), about.get("notes")
+            return ocp.load(str(folder), abstract), about.get("notes")
+
+    def _steps(self) -> list[int]:
+        """The steps that have a folder, the newest first."""
+        names = (path.name for path in self.directory.iterdir() if path.is_dir())
+        return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
+
+    def _find(self) -> int:
+        """Finds the newest step that is whole, or -1, and removes what is not."""
+        damaged: dict[int, str] = {}
+        unfinished = [*self.directory.glob(_UNFINISHED)]
+        found = -1
+        for step in self._steps():
+            folder = self.directory / str(step)
+            if not (folder / _DIGESTS).exists():
+                unfinished.append(folder)
+            elif found < 0:
+                reason = self._damage(folder)
+                if reason is None:
+                    found = step
+                else:
+                    damaged[step] = reason
+        if damaged and found < 0:
+            step, reason = next(iter(damaged.items()))
+            raise ValueError(
+                f"checkpoint {step} in {self.directory} is damaged ({reason}), and no "
+                "older one is whole; remove the folder to start again"
+            )
+        for step, reason in damaged.items():
+            _LOGGER.warning(
+                "checkpoint %d in %s is damaged (%s): going on from checkpoint %d",
+                *(step, self.directory, reason, found),
+            )
+        if not self._read_only:
+            for path in (*unfinished, *(self.directory / str(k) for k in damaged)):
+                _remove(path)
+        return found
+
+    def _seal(self, folder: pathlib.Path) -> None:
+        """Writes the digests of a checkpoint's files, which makes it count."""
+        sealed = {"files": _digests(folder), "logs": self._log_digests()}
+        with atomic.write_file(folder / _DIGESTS) as file:
+            file.write(json.dumps(sealed).encode())
+
+    def _log_digests(self) -> dict[str, Any]:
+        found = {}
+        for log in self._logs:
+            held = log.read_bytes() if log.exists() else b""
+            found[log.name] = [len(held), hashlib.sha256(held).hexdigest()]
+        return found
+
+    def _damage(self, folder: pathlib.Path) -> str | None:
+        """What is wrong with a checkpoint, or None."""
+        try:
+            sealed = json.loads((folder / _DIGESTS).read_bytes())
+            files, logs = dict(sealed["files"]), dict(sealed["logs"])
+            sizes = {name: int(size) for name, (size, _) in logs.items()}
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return f"{_DIGESTS} cannot be read"
+        found = _digests(folder)
+        for name in {**files, **found}:
+            if files.get(name) != found.get(name):
+                return f"{name} was changed"
+        for log in self._logs:
+            held = log.read_bytes() if log.exists() else b""
+            held = held[: sizes.get(log.name, 0)]
+            now = [len(held), hashlib.sha256(held).hexdigest()]
+            if logs.get(log.name) != now:
+                return f"{log.name} was changed"
+        return None
+
+
+def _digests(folder: pathlib.Path) -> dict[str, str]:
+    """The SHA-256 of every file of a checkpoint but the one that holds them."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path != folder / _DIGESTS:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            found[path.relative_to(folder).as_posix()] = digest
+    return found
+
+
+def _remove(folder: pathlib.Path) -> None:
+    """Removes a checkpoint so that a kill on the way leaves one that does not count."""
+    (folder / _DIGESTS).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _digest(config: Mapping[str, Any]) -> str:

@@ -209,7 +209,7 @@ class Stopped(SystemExit):
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT in a list instead of terminating.
+    """Collects SIGTERM, SIGINT and SIGHUP in a list instead of terminating.
 
     A second signal of the same kind terminates, since the first may never be handled
     where a process waits for others that are gone.
@@ -227,7 +227,7 @@ def stop_signals() -> Iterator[list[int]]:
       []
     """
     received: list[int] = []
-    signals = (signal.SIGTERM, signal.SIGINT)
+    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
     def receive(number: int, _: object) -> None:
         received.append(number)

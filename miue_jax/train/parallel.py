@@ -4,9 +4,10 @@ A step is written for one device's share of the data, with explicit collectives 
 the axis ``AXIS``; `parallelize` runs it on a mesh. A single device is a mesh of one.
 """
 
+import contextlib
 import os
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -256,6 +257,64 @@ def process_max(*values: int) -> list[int]:
     return [int(value) for value in np.max(gathered, axis=0)]
 
 
+def gather_text(text: str) -> list[str]:
+    """Collects a string of every process.
+
+    Args:
+      text: this process's.
+
+    Returns:
+      All of them, by the index of the process, the same in every process.
+
+    Example:
+      >>> from miue_jax.train import parallel
+      >>> parallel.gather_text("seed 0")
+      ['seed 0']
+    """
+    if jax.process_count() == 1:
+        return [text]
+    data = np.frombuffer(text.encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.asarray([data.size], np.int32))
+    # One row too many, since nothing can be gathered of empty strings alone.
+    row = np.zeros(int(np.max(sizes)) + 1, np.uint8)
+    row[: data.size] = data
+    rows = multihost_utils.process_allgather(row)
+    sizes = np.ravel(sizes)
+    return [bytes(row[:size]).decode() for row, size in zip(rows, sizes, strict=True)]
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Runs a block in every process; where it fails in one, all of them raise.
+
+    Otherwise the others would wait for it at their next collective operation.
+
+    Yields:
+      Nothing.
+
+    Raises:
+      ValueError: with the message of the process in which the block failed.
+
+    Example:
+      >>> from miue_jax.train import parallel
+      >>> with parallel.together():
+      ...     size = len("data of this process")
+      >>> size
+      20
+    """
+    failure = None
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        failure = error
+    reasons = gather_text("" if failure is None else str(failure) or repr(failure))
+    if failure is not None:
+        raise failure
+    for index, reason in enumerate(reasons):
+        if reason:
+            raise ValueError(f"process {index}: {reason}")
+
+
 def barrier(name: str) -> None:
     """Waits until every process has reached this point.
 
@@ -270,12 +329,16 @@ def barrier(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
-def initialize_processes() -> None:
+def initialize_processes(*, heartbeat_timeout: int = 100) -> None:
     """Joins a multi-process run if the environment describes one.
 
     TPU pods, Slurm and others describe themselves; elsewhere set
     JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. Call it before
     anything touches a device. On a single host it does nothing.
+
+    Args:
+      heartbeat_timeout: seconds without a sign of life after which a process counts as
+        lost, and the others end.
 
     Raises:
       ValueError: if JAX_COORDINATOR_ADDRESS is set without the other two.
@@ -294,11 +357,13 @@ def initialize_processes() -> None:
                 f"got {os.environ.get(missing[0])!r}"
             )
         jax.distributed.initialize(
-            num_processes=int(os.environ[_COUNT]), process_id=int(os.environ[_INDEX])
+            num_processes=int(os.environ[_COUNT]),
+            process_id=int(os.environ[_INDEX]),
+            heartbeat_timeout_seconds=heartbeat_timeout,
         )
         return
     try:
-        jax.distributed.initialize()
+        jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat_timeout)
     except ValueError as error:
         # JAX detects no cluster, so there is nothing to join.
         if "coordinator_address" not in str(error):

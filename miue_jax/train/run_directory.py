@@ -7,6 +7,7 @@ share it).
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import math
 import pathlib
@@ -17,6 +18,9 @@ import jax
 
 from miue_jax.data import atomic
 from miue_jax.train import parallel
+
+# The entry of a JSON file that tells whether the others changed.
+_DIGEST = "sha256"
 
 
 class Busy(ValueError):
@@ -87,30 +91,31 @@ def open_directory(
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{key} is {value}; it must be finite")
     file = workdir / "config.json"
-    # Checked first: another process may write its configuration, the first file of a
-    # run, meanwhile.
-    occupied = workdir.exists() and (not workdir.is_dir() or any(_visible(workdir)))
-    if file.exists():
-        check_same(workdir, read_json(file), config)
-        if not resume:
-            raise ValueError(
-                f"{workdir} holds a run already; pass --resume to resume it"
-            )
-    elif occupied:
-        raise ValueError(f"{workdir} is not empty and holds no run: choose another")
+    _check_agreement(config)
     # With several hosts, all have checked before the first one writes.
-    parallel.barrier("run directory checked")
+    with parallel.together():
+        # Checked first: another process may write its configuration, the first file of
+        # a run, meanwhile.
+        occupied = workdir.exists() and (not workdir.is_dir() or any(_visible(workdir)))
+        if file.exists():
+            check_same(workdir, read_json(file), config)
+            if not resume:
+                raise ValueError(
+                    f"{workdir} holds a run already; pass --resume to resume it"
+                )
+        elif occupied:
+            raise ValueError(f"{workdir} is not empty and holds no run: choose another")
     first = jax.process_index() == 0
     with contextlib.ExitStack() as stack:
         busy = first and not _lock(workdir, stack, shared=shared)
         # All processes raise if the first one must.
         if any(parallel.process_max(int(busy))):
             raise Busy(f"another process is working in {workdir}")
-        if first:
-            _claim(workdir, config)
-            if not shared:
-                atomic.remove_unfinished(workdir)
-        parallel.barrier("run directory claimed")
+        with parallel.together():
+            if first:
+                _claim(workdir, config)
+                if not shared:
+                    atomic.remove_unfinished(workdir)
         # All processes raise, or those that see the file would wait for the others.
         if any(parallel.process_max(int(not file.exists()))):
             raise ValueError(
@@ -118,6 +123,20 @@ def open_directory(
                 "file system that they share"
             )
         yield
+
+
+def _check_agreement(config: dict[str, Any]) -> None:
+    """Checks that all processes of a run were started with the same settings."""
+    given = [json.loads(text) for text in parallel.gather_text(json.dumps(config))]
+    first = _flatten(given[0])
+    for index, other in enumerate(map(_flatten, given)):
+        for key in {**first, **other}:
+            if first.get(key) != other.get(key):
+                raise ValueError(
+                    f"the processes of this run differ: {key} is {first.get(key)!r} in "
+                    f"process 0 and {other.get(key)!r} in process {index}; start all "
+                    "of them with the same command"
+                )
 
 
 def _visible(workdir: pathlib.Path) -> list[pathlib.Path]:
@@ -214,11 +233,11 @@ class MetricsFile:
     def __init__(self, path: pathlib.Path, *, keep_until: int):
         self.path = path
         kept = [line for line in self.read() if line["step"] <= keep_until]
-        if jax.process_index() == 0:
-            with atomic.write_file(path) as file:
-                file.writelines(f"{json.dumps(line)}\n".encode() for line in kept)
         # Other processes read the file, and must not see the dropped lines.
-        parallel.barrier("metrics cut back")
+        with parallel.together():
+            if jax.process_index() == 0:
+                with atomic.write_file(path) as file:
+                    file.writelines(f"{json.dumps(line)}\n".encode() for line in kept)
 
     def read(self) -> list[dict[str, Any]]:
         """Reads the complete lines; a kill may have truncated the last one.
@@ -265,13 +284,14 @@ class MetricsFile:
             if isinstance(value, float) and not math.isfinite(value)
         ]
         line = {"step": step, **values, **dict.fromkeys(wrong)}
-        if jax.process_index() == 0:
-            try:
-                with self.path.open("a") as file:
-                    file.write(json.dumps(line) + "\n")
-            except OSError as error:
-                reason = f"cannot be written ({error.strerror or error})"
-                raise OSError(error.errno, reason, str(self.path)) from error
+        with parallel.together():
+            if jax.process_index() == 0:
+                try:
+                    with self.path.open("a") as file:
+                        file.write(json.dumps(line) + "\n")
+                except OSError as error:
+                    reason = f"cannot be written ({error.strerror or error})"
+                    raise OSError(error.errno, reason, str(self.path)) from error
         if wrong:
             raise Diverged(
                 f"{wrong[0]} is {values[wrong[0]]} at step {step}: training diverged "
@@ -279,8 +299,8 @@ class MetricsFile:
             )
 
 
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes a JSON file atomically.
+def write_json(path: pathlib.Path, value: dict[str, Any]) -> None:
+    """Writes a JSON object atomically, with a digest that tells whether it changed.
 
     Args:
       path: the file.
@@ -299,17 +319,22 @@ def write_json(path: pathlib.Path, value: Any) -> None:
       ...     run_directory.read_json(path)
       {'accuracy': 0.5}
     """
-    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
+    # As it will be read: JSON has neither tuples nor keys that are numbers.
+    value = json.loads(json.dumps(value, allow_nan=False))
+    text = json.dumps({**value, _DIGEST: _digest(value)}, indent=1) + "\n"
     with atomic.write_file(path) as file:
         file.write(text.encode())
 
 
-def read_json(path: pathlib.Path, *, needed: Iterable[str] = ()) -> dict[str, Any]:
+def read_json(
+    path: pathlib.Path, *, needed: Iterable[str] = (), own: bool = True
+) -> dict[str, Any]:
     """Reads a JSON object.
 
     Args:
       path: the file.
       needed: keys that the object must have.
+      own: whether `write_json` must have written the file. Others are read as they are.
 
     Returns:
       The object.
@@ -323,16 +348,25 @@ def read_json(path: pathlib.Path, *, needed: Iterable[str] = ()) -> dict[str, An
       >>> with tempfile.TemporaryDirectory() as folder:
       ...     path = pathlib.Path(folder) / "results.json"
       ...     size = path.write_text('{"accuracy": 0.5}')
-      ...     run_directory.read_json(path, needed=["accuracy"])
+      ...     run_directory.read_json(path, needed=["accuracy"], own=False)
       {'accuracy': 0.5}
     """
     try:
         value = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not readable JSON: {error}") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path} is damaged: it holds no JSON object")
+    digest = value.pop(_DIGEST, None)
     missing = [key for key in needed if key not in value]
     if missing:
         raise ValueError(f"{path} is damaged: it has no {', '.join(missing)}")
+    if digest is None and own:
+        raise ValueError(f"{path} is damaged: it has no {_DIGEST}")
+    if digest is not None and digest != _digest(value):
+        raise ValueError(f"{path} is damaged: it was changed since it was written")
     return value
+
+
+def _digest(value: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

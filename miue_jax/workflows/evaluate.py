@@ -16,7 +16,7 @@ import numpy as np
 
 from miue_jax import data, defenses, detection, victims
 from miue_jax._checks import check_number, check_seeds
-from miue_jax.data import Dataset, DataSource, atomic
+from miue_jax.data import Dataset, DataSource, atomic, npz
 from miue_jax.data.artifact import Protected
 from miue_jax.train import checkpoints, loop, parallel, run_directory, sampling
 from miue_jax.train import metrics as means
@@ -33,7 +33,7 @@ __all__ = ["RESULTS", "EvaluateConfig", "describe", "evaluate", "run"]
 RESULTS = "results.json"
 
 # In the directory of a run in progress.
-_PURIFIED = "purified.npy"
+_PURIFIED = "purified.npz"
 
 # What others read in the results.
 _NEEDED = (
@@ -194,7 +194,8 @@ def run(
       ...     (workdir / evaluate.RESULTS).exists()
       True
     """
-    job = prepare(config)
+    with parallel.together():
+        job = prepare(config)
     train_set, test_set = job.train_set, job.test_set
     mesh, num_shards = job.mesh, job.identity["num_shards"]
     with run_directory.open_directory(workdir, job.identity, resume=resume):
@@ -232,11 +233,11 @@ def run(
             for seed in job.identity["seeds"]
         }
         results = {**job.identity, **_names(config), **_summary(curves)}
-        if jax.process_index() == 0:
-            run_directory.write_json(results_file, results)
-            (workdir / _PURIFIED).unlink(missing_ok=True)
         # Other processes may read it next.
-        parallel.barrier("results written")
+        with parallel.together():
+            if jax.process_index() == 0:
+                run_directory.write_json(results_file, results)
+                (workdir / _PURIFIED).unlink(missing_ok=True)
         return results
 
 
@@ -380,17 +381,19 @@ def _purify(
         purified = np.asarray(defense.purify(jax.random.key(0), images, labels))
     except FloatingPointError as error:
         raise run_directory.Diverged(str(error)) from error
-    if jax.process_index() == 0:
-        with atomic.write_file(file) as writing:
-            np.save(writing, purified, allow_pickle=False)
+    with parallel.together():
+        if jax.process_index() == 0:
+            # In this format every array has a checksum.
+            with atomic.write_file(file) as writing:
+                npz.write(writing, {"images": purified})
     return purified
 
 
 def _read_purified(file: pathlib.Path, images: np.ndarray) -> np.ndarray:
     try:
-        purified = np.load(file, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{file} is damaged: {error}; remove it") from error
+        purified = npz.read(file)["images"]
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{error}; remove {file}") from error
     if purified.shape != images.shape or purified.dtype != images.dtype:
         raise ValueError(
             f"{file} holds {purified.dtype} {purified.shape}, the training images are "
@@ -433,15 +436,17 @@ def _train(
     workdir.mkdir(parents=True, exist_ok=True)
     key = parallel.run_key(seed, "victim", job.mesh)
     state = compiled.start(key, train_data)
+    lines = workdir / "metrics.jsonl"
     with (
         checkpoints.Checkpoints(
-            workdir / "checkpoints", config={**job.identity, "seed": seed}
+            workdir / "checkpoints",
+            config={**job.identity, "seed": seed},
+            logs=[lines],
         ) as saved,
         loop.stop_signals() as received,
     ):
         step, state, totals = loop.resume(saved, state)
-        metrics = run_directory.MetricsFile(workdir / "metrics.jsonl", keep_until=step)
-        _check_curve(job, metrics, step // victim.steps_per_epoch)
+        metrics = run_directory.MetricsFile(lines, keep_until=step)
         began = time.perf_counter()
         done = step // victim.steps_per_epoch
         with loop.progress(
@@ -480,23 +485,6 @@ def _train(
                 bar.set_postfix(shown, refresh=False)
                 bar.update(1)
         return metrics.read()
-
-
-def _check_curve(job: Job, metrics: run_directory.MetricsFile, epochs: int) -> None:
-    """Checks that the epochs that a checkpoint says are done have their lines."""
-    found = metrics.read()
-    whole = [line.get("epoch") for line in found] == list(range(1, epochs + 1))
-    for line in found if whole else ():
-        due = _is_tested(job, line["epoch"])
-        whole &= "train_accuracy" in line and ("test_accuracy" in line or not due)
-        robust = job.victim.evaluate_robust is not None and line["epoch"] == job.epochs
-        whole &= "robust_accuracy" in line or not robust
-    if not whole:
-        raise ValueError(
-            f"{metrics.path} is damaged: the checkpoint beside it is of {epochs} "
-            f"epochs, and it has not the lines of all; remove {metrics.path.parent} to "
-            "train this victim again"
-        )
 
 
 def _is_tested(job: Job, epoch: int) -> bool:

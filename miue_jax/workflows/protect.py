@@ -194,7 +194,8 @@ def run(
       ...     (workdir / protect.ARTIFACT).exists()
       True
     """
-    job = prepare(config)
+    with parallel.together():
+        job = prepare(config)
     with run_directory.open_directory(workdir, job.identity, resume=resume):
         report_clipped(job.identity["clipped"], len(job.clean.labels))
         path = workdir / ARTIFACT
@@ -204,6 +205,7 @@ def run(
             artifact.check_source(
                 finished, job.clean, source_fingerprint=job.identity["source"]
             )
+            _check_delta(finished, artifact.delta_path(path))
             return finished
         delta = _generate(job, workdir, config.checkpoint_every, progress=progress)
         delta = generators.per_example(
@@ -222,11 +224,21 @@ def run(
                 f"{workdir}: the perturbation is 0 gray levels in every image, so "
                 "nothing is protected and nothing written; take larger or more steps"
             )
-        if jax.process_index() == 0:
-            artifact.save(path, result, delta=delta, verify=False)
         # Other processes may read it next.
-        parallel.barrier("artifact written")
+        with parallel.together():
+            if jax.process_index() == 0:
+                artifact.save(path, result, delta=delta, verify=False)
         return result
+
+
+def _check_delta(finished: artifact.Protected, path: pathlib.Path) -> None:
+    """Checks that the float perturbation beside an artifact is still the one of it."""
+    try:
+        artifact.check_delta(finished, np.load(path, allow_pickle=False))
+    except (ValueError, EOFError) as error:
+        raise ValueError(
+            f"{path} is damaged: {error}; remove it to have it made again"
+        ) from error
 
 
 class Job(NamedTuple):
@@ -353,12 +365,15 @@ def _generate(
     state = loop.start(generator.init, mesh)(key, placed)
     advance = loop.advance(generator.step, mesh)
     report_every = max(1, generator.num_steps // 100)
+    lines = workdir / "metrics.jsonl"
     with (
-        checkpoints.Checkpoints(workdir / "checkpoints", config=job.identity) as saved,
+        checkpoints.Checkpoints(
+            workdir / "checkpoints", config=job.identity, logs=[lines]
+        ) as saved,
         loop.stop_signals() as received,
     ):
         step, state, totals = loop.resume(saved, state)
-        metrics = run_directory.MetricsFile(workdir / "metrics.jsonl", keep_until=step)
+        metrics = run_directory.MetricsFile(lines, keep_until=step)
         began = time.perf_counter()
         with loop.progress(generator.num_steps, step, quiet=not progress) as bar:
             while step < generator.num_steps and not bool(generator.finished(state)):

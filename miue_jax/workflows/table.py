@@ -85,10 +85,10 @@ def table(path: str | os.PathLike[str]) -> str:
     if path.is_dir():
         path = path / "results.json"
     if path.suffix == ".json":
-        return render(run_directory.read_json(path))
+        return render(run_directory.read_json(path, own=False))
 
     def fill(match: re.Match[str]) -> str:
-        results = run_directory.read_json(path.parent / match[2])
+        results = run_directory.read_json(path.parent / match[2], own=False)
         return f"{match[1]}\n{render(results)}\n{match[3]}"
 
     try:

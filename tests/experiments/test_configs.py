@@ -138,7 +138,7 @@ def test_the_matrix_of_the_gpu_is_the_published_setting():
 def one_device(monkeypatch):
     mesh = parallel.data_mesh(jax.devices()[:1])
     monkeypatch.setattr(parallel, "data_mesh", lambda: mesh)
-    monkeypatch.setattr(parallel, "initialize_processes", lambda: None)
+    monkeypatch.setattr(parallel, "initialize_processes", lambda **_: None)
 
 
 def test_a_sweep_may_be_an_ml_collections_file(tmp_path, one_device, capfd):

@@ -63,3 +63,15 @@ def test_runs_of_one_seed_for_other_purposes_share_no_draws():
     assert len(set(draws[:3])) == 3
     assert draws[1] == draws[3]
     assert keys[0].sharding.is_fully_replicated
+
+
+def test_where_one_process_fails_all_raise(monkeypatch):
+    monkeypatch.setattr(parallel, "gather_text", lambda own: [own, "no such file"])
+    with (
+        pytest.raises(ValueError, match=r"^process 1: no such file$"),
+        parallel.together(),
+    ):
+        pass
+    # The one that fails raises its own error.
+    with pytest.raises(OSError, match="disk"), parallel.together():
+        raise OSError("disk")

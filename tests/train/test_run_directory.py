@@ -125,7 +125,7 @@ def test_of_two_first_starters_with_other_configurations_one_is_refused(
 
 def test_what_a_killed_run_left_is_removed_by_the_one_that_goes_on(tmp_path):
     left = tmp_path / "seed_0" / f".metrics.jsonl.{'0' * 32}.tmp"
-    (tmp_path / "config.json").write_text("{}")
+    run_directory.write_json(tmp_path / "config.json", {})
     left.parent.mkdir()
     left.write_text("")
     with run_directory.open_directory(tmp_path, {}, resume=True, shared=True):
@@ -189,3 +189,52 @@ def test_json_is_whole_or_absent(tmp_path):
         run_directory.write_json(path, {"a": float("nan")})
     assert run_directory.read_json(path) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_json_that_was_changed_in_any_place_is_refused(tmp_path):
+    path = tmp_path / "results.json"
+    value = {"final": {"mean": 0.125, "std": None}, "seeds": (0, 1), "names": {1: "a"}}
+    run_directory.write_json(path, value)
+    whole = path.read_bytes()
+    expected = run_directory.read_json(path)
+    assert expected["seeds"] == [0, 1]
+    assert expected["names"] == {"1": "a"}
+    for place in range(len(whole)):
+        for bit in (0, 1, 5):
+            changed = bytearray(whole)
+            changed[place] ^= 1 << bit
+            path.write_bytes(changed)
+            try:
+                found = run_directory.read_json(path)
+            except ValueError as error:
+                assert str(path) in str(error)  # noqa: PT017
+            else:  # white space
+                assert found == expected
+
+
+def test_results_of_others_are_read_without_a_digest(tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text('{"a": 1}')
+    assert run_directory.read_json(path, own=False) == {"a": 1}
+    with pytest.raises(ValueError, match="damaged: it has no sha256"):
+        run_directory.read_json(path)
+    run_directory.write_json(path, {"a": 1})
+    path.write_text(path.read_text().replace("1", "2", 1))
+    with pytest.raises(ValueError, match="changed since it was written"):
+        run_directory.read_json(path, own=False)
+
+
+def test_processes_with_other_settings_are_refused_before_anything_is_written(
+    tmp_path, monkeypatch
+):
+    other = json.dumps({"seed": 1, "data": {"per_class": 5}})
+    monkeypatch.setattr(run_directory.parallel, "gather_text", lambda own: [own, other])
+    message = "processes of this run differ: seed is 0 in process 0 and 1 in process 1"
+    with (
+        pytest.raises(ValueError, match=message),
+        run_directory.open_directory(
+            tmp_path / "run", {"seed": 0, "data": {"per_class": 5}}, resume=True
+        ),
+    ):
+        pass
+    assert not (tmp_path / "run").exists()

@@ -16,7 +16,7 @@ from miue_jax import cli, data
 from miue_jax import victims as protocols
 from miue_jax.budget import Budget
 from miue_jax.data import DataSource, artifact
-from miue_jax.train import parallel
+from miue_jax.train import parallel, run_directory
 from miue_jax.workflows import evaluate, table
 from miue_jax.workflows.measure import brackets, estimates, run, summary, victims
 from miue_jax.workflows.measure.config import (
@@ -74,7 +74,7 @@ def one_device():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parallel, "data_mesh", lambda: mesh)
         # This process has touched its devices: it is too late to look for others.
-        patch.setattr(parallel, "initialize_processes", lambda: None)
+        patch.setattr(parallel, "initialize_processes", lambda **_: None)
         yield
 
 
@@ -177,9 +177,9 @@ def _lost_checkpoint(root):
 
 def _cut_short(root):
     copy = shutil.copytree(root / "half", root / "cut")
-    results = json.loads((copy / evaluate.RESULTS).read_text())
+    results = run_directory.read_json(copy / evaluate.RESULTS)
     results["victim"]["epochs"] = 5
-    (copy / evaluate.RESULTS).write_text(json.dumps(results))
+    run_directory.write_json(copy / evaluate.RESULTS, results)
     return {"run": str(copy)}
 
 
@@ -196,17 +196,17 @@ def _other_classes(root):
 
 def _retrained(root):
     copy = shutil.copytree(root / "half", root / "retrained")
-    results = json.loads((copy / evaluate.RESULTS).read_text())
+    results = run_directory.read_json(copy / evaluate.RESULTS)
     results["train"]["seed"] = 9
-    (copy / evaluate.RESULTS).write_text(json.dumps(results))
+    run_directory.write_json(copy / evaluate.RESULTS, results)
     return {"run": str(copy)}
 
 
 def _in_memory(root):
     copy = shutil.copytree(root / "half", root / "memory")
-    results = json.loads((copy / evaluate.RESULTS).read_text())
+    results = run_directory.read_json(copy / evaluate.RESULTS)
     results["train"] = {}
-    (copy / evaluate.RESULTS).write_text(json.dumps(results))
+    run_directory.write_json(copy / evaluate.RESULTS, results)
     return {"run": str(copy)}
 
 
@@ -517,7 +517,7 @@ def test_results_hold_every_victim_and_layer_and_are_continued(
     # mlp3: the last hidden layer is the features.
     assert [e["layer"] for e in found["entries"]] == ["hidden1", "features"]
     assert found["held_out"]
-    assert found == json.loads((workdir / run.RESULTS).read_text())
+    assert found == run_directory.read_json(workdir / run.RESULTS)
     for name in ("command", "hardware", "versions", "seed", "source"):
         assert found[name] not in (None, ""), name
     assert found["data"]["name"] == str(root / "data.npz")

@@ -21,7 +21,7 @@ from miue_jax import _command_line, defenses, generators, victims
 from miue_jax import data as data_sets
 from miue_jax.budget import Budget
 from miue_jax.data import DataSource, artifact
-from miue_jax.train import checkpoints
+from miue_jax.train import checkpoints, run_directory
 from miue_jax.workflows import evaluate, protect
 from miue_jax.workflows.evaluate import EvaluateConfig
 from miue_jax.workflows.protect import ProtectConfig, Selection
@@ -153,7 +153,7 @@ def test_results_hold_every_seed_and_epoch(tmp_path, data):
         np.std(found["final"]["values"], ddof=1)
     )
     again = evaluate.run(config, tmp_path / "run", progress=False)
-    assert again == json.loads((tmp_path / "run" / evaluate.RESULTS).read_text())
+    assert again == run_directory.read_json(tmp_path / "run" / evaluate.RESULTS)
 
 
 @pytest.mark.usefixtures("one_device")
@@ -376,7 +376,7 @@ def test_a_truncated_checkpoint_ends_in_one_line(tmp_path, data, capsys, workflo
         if file.is_file():
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     line = _refused(capsys, run)
-    assert re.search(r"checkpoint \d+ in .*checkpoints cannot be read", line), line
+    assert re.search(r"checkpoint \d+ in .*checkpoints is damaged", line), line
     assert not (tmp_path / "run" / result).exists()
 
 
@@ -515,13 +515,12 @@ def test_a_truncated_artifact_is_no_silent_clean_run(tmp_path, data):
 
 @pytest.mark.usefixtures("one_device")
 def test_a_full_disk_is_one_error_and_leaves_no_artifact(tmp_path, data, monkeypatch):
-    def full(*_):
+    def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     config = _protection(data, run={"checkpoint_every": 5})
-    checkpointer = checkpoints.ocp.training.Checkpointer
     with monkeypatch.context() as patch:
-        patch.setattr(checkpointer, "wait", full)
+        patch.setattr(checkpoints.ocp, "save", full)
         with pytest.raises(OSError, match=r"checkpoint 5 .* cannot be .*No space"):
             protect.run(config, tmp_path / "run", progress=False)
     replace = os.replace

@@ -94,7 +94,7 @@ def test_cells_of_a_run_have_their_protocol_seeds_and_spread(tmp_path, config):
     made = results["protected"]["random_noise"]
     assert made["audit"]["max_change"] <= 8
     assert made["budget"] == "linf 8 gray levels"
-    assert json.loads((workdir / evaluate.RESULTS).read_text()) == results
+    assert run_directory.read_json(workdir / evaluate.RESULTS) == results
     own = [plan.Cell("random_noise", "cutout_4", "small", s) for s in (0, 1)]
     read = [run_directory.read_json(c.folder(workdir) / evaluate.RESULTS) for c in own]
     assert [r["final"]["mean"] for r in read] == values

@@ -21,7 +21,7 @@ from typing import Any
 import jax
 
 from miue_jax.data import artifact, atomic
-from miue_jax.train import loop, run_directory
+from miue_jax.train import loop, parallel, run_directory
 from miue_jax.workflows import evaluate, protect
 from miue_jax.workflows.protect import directory_of
 from miue_jax.workflows.sweep import plan, summary, table, workers
@@ -118,7 +118,8 @@ def run(
       True
     """
     left = planned = plan.cells(sweep)
-    identity = plan.check(sweep, planned)
+    with parallel.together():
+        identity = plan.check(sweep, planned)
     # What this process has made or checked itself is not a run that was stopped.
     known: set[pathlib.Path] = set()
     made: dict[str, dict[str, Any]] = {}
