@@ -1,6 +1,7 @@
 """Command lines derived from dataclasses; whatever is wrong is one line, status 2."""
 
 import contextlib
+import glob
 import importlib.util
 import io
 import logging
@@ -275,7 +276,9 @@ def _logged(prog: str) -> Iterator[None]:
     """Prints the library's log and warnings in single lines on standard error."""
 
     def show(message: Any, *rest: Any) -> None:
-        print(f"{prog}: {' '.join(str(message).split())}", file=sys.stderr)
+        text = " ".join(str(message).split())
+        if not _forget_compiled(text):
+            print(f"{prog}: {text}", file=sys.stderr)
 
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter(f"{prog}: %(message)s"))
@@ -316,5 +319,32 @@ def keep_compiled() -> None:
 
     if jax.config.values["jax_compilation_cache_dir"] is None:
         with contextlib.suppress(RuntimeError):  # a user without a home
-            cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-            jax.config.update("jax_compilation_cache_dir", f"{cache}/miue_jax")
+            jax.config.update("jax_compilation_cache_dir", str(_own_cache()))
+
+
+def _own_cache() -> pathlib.Path:
+    cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(cache) / "miue_jax"
+
+
+def _forget_compiled(warning: str) -> bool:
+    """Removes what JAX could not read from the cache, or could not write whole.
+
+    JAX leaves an entry that a full disk cut short, and warns of it in every process.
+
+    Args:
+      warning: what it warned of.
+
+    Returns:
+      Whether it was that.
+    """
+    found = re.match(
+        r"Error (?:read|writ)ing persistent compilation cache entry for '([\w.<>-]+)'",
+        warning,
+    )
+    if found is None:
+        return False
+    with contextlib.suppress(RuntimeError, OSError):
+        for entry in _own_cache().glob(f"{glob.escape(found[1])}-*"):
+            entry.unlink(missing_ok=True)
+    return True

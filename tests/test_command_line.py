@@ -60,3 +60,37 @@ def test_a_reader_that_has_seen_enough_is_no_error():
     finally:
         os.close(write)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_compiled_program_that_was_cut_short_is_removed_and_made_again(tmp_path):
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "XDG_CACHE_HOME": str(tmp_path),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+    command = [sys.executable, "-m", "miue_jax", "protect", "shapes", "--quiet"]
+    command += ["--data.per-class=2", "--generator=random_noise"]
+
+    def run(name: str) -> None:
+        done = subprocess.run(
+            [*command, f"--workdir={tmp_path / name}"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+
+    run("first")
+    entries = sorted((tmp_path / "miue_jax").glob("*-cache"))
+    whole = {path: path.stat().st_size for path in entries}
+    assert whole, "nothing was kept"
+    for path in entries:
+        path.write_bytes(path.read_bytes()[:100])
+    run("second")  # removes them
+    run("third")
+    found = sorted((tmp_path / "miue_jax").glob("*-cache"))
+    assert found == entries
+    assert all(path.stat().st_size > 100 for path in found)
