@@ -33,7 +33,7 @@ class ResultsTable(rendering.MarkdownDirective):
         """Renders the file."""
         path = RESULTS / self.arguments[0]
         self.env.note_dependency(str(path))
-        text = table.render(run_directory.read_json(path))
+        text = table.render(run_directory.read_json(path, own=False))
         return self.render(text.split("\n"), "figures")
 
 
@@ -46,7 +46,7 @@ class OurFigures(rendering.MarkdownDirective):
         """Renders rows of the matrix as columns, or some of its columns."""
         path = RESULTS / "matrix_cpu.json"
         self.env.note_dependency(str(path))
-        results = run_directory.read_json(path)
+        results = run_directory.read_json(path, own=False)
         kind, name = self.arguments
         cells = {(x["generator"], x["defense"]): x["final"] for x in results["cells"]}
         if kind == "generator":
@@ -83,9 +83,9 @@ def _draw(app: Any) -> None:
     """Draws the plots next to the pages, before they are read."""
     folder = pathlib.Path(app.srcdir) / "_build" / "plots"
     folder.mkdir(parents=True, exist_ok=True)
-    matrix = run_directory.read_json(RESULTS / "matrix_cpu.json")
+    matrix = run_directory.read_json(RESULTS / "matrix_cpu.json", own=False)
     plot.heat_map(folder / "heat_map.png", matrix)
-    measured = run_directory.read_json(RESULTS / "measure.json")
+    measured = run_directory.read_json(RESULTS / "measure.json", own=False)
     plots.accuracy(
         folder / "accuracy.png",
         measured["entries"],
