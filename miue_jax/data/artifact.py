@@ -369,7 +369,8 @@ def describe(protected: Protected) -> str:
     text = f"{size} images"
     if (chosen := meta.get("protected_images", size)) != size:
         text += f", {chosen} of them protected"
-    text += f", largest change {meta['audit']['max_change']} gray levels"
+    largest = meta["audit"]["max_change"]
+    text += f", largest change {largest} gray level{'s' * (largest != 1)}"
     budget = Budget(meta.get("norm", "linf"), meta["radius"])
     if budget.norm != "linf":
         text += f" (budget: {budget})"

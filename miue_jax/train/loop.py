@@ -7,6 +7,7 @@ same compiled code, so that the results are equal to the last bit.
 """
 
 import contextlib
+import os
 import signal
 import sys
 import time
@@ -232,6 +233,9 @@ def stop_signals() -> Iterator[list[int]]:
     def receive(number: int, _: object) -> None:
         received.append(number)
         signal.signal(number, signal.SIG_DFL)
+        if number == signal.SIGINT:
+            # Not by print, which a signal must not interrupt itself in.
+            os.write(2, b"\nstopping after this step; once more to stop at once\n")
 
     before = {number: signal.signal(number, receive) for number in signals}
     try:

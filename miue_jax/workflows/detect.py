@@ -104,7 +104,7 @@ def detect(
         key, delta, source.labels[changed], num_classes, steps=config.steps
     )
     if clipped:
-        report_clipped(clipped, fitted)
+        report_clipped("detect", clipped, fitted)
     found = {
         network.model: {
             name: detection.simple_network(

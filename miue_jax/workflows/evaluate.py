@@ -199,11 +199,11 @@ def run(
     train_set, test_set = job.train_set, job.test_set
     mesh, num_shards = job.mesh, job.identity["num_shards"]
     with run_directory.open_directory(workdir, job.identity, resume=resume):
-        report_clipped(job.identity["clipped"], len(train_set.labels))
         results_file = workdir / RESULTS
         if results_file.exists():
             (workdir / _PURIFIED).unlink(missing_ok=True)
             return read_results(results_file, job.identity)
+        report_clipped("victim", job.identity["clipped"], len(train_set.labels))
         images = _purify(job.defense, train_set, workdir / _PURIFIED)
         placed = [
             parallel.place(shards, mesh, parallel.DATA_SPEC)
@@ -405,8 +405,8 @@ def _read_purified(file: pathlib.Path, images: np.ndarray) -> np.ndarray:
 def _check_match(train_set: Dataset, test_set: Dataset) -> None:
     if train_set.class_names != test_set.class_names:
         raise ValueError(
-            f"training and test data have other classes: {train_set.class_names} and "
-            f"{test_set.class_names}"
+            f"training and test data have different classes: {train_set.class_names} "
+            f"and {test_set.class_names}"
         )
     shapes = train_set.images.shape[1:], test_set.images.shape[1:]
     if shapes[0] != shapes[1]:
@@ -452,6 +452,7 @@ def _train(
         with loop.progress(
             epochs, done, label=f"seed {seed}", quiet=not progress
         ) as bar:
+            bar.set_postfix_str("compiling")
             while step < victim.num_steps:
                 epoch = step // victim.steps_per_epoch + 1
                 state, values = loop.run_until(
@@ -465,6 +466,8 @@ def _train(
                     saved=saved,
                     received=received,
                 )
+                if bar.postfix == "compiling":
+                    bar.unpause()  # the time left is that of epochs
                 step, totals = epoch * victim.steps_per_epoch, None
                 line = {
                     "epoch": epoch,

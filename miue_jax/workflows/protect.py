@@ -29,6 +29,9 @@ __all__ = ["ARTIFACT", "Export", "ProtectConfig", "Selection", "protect", "run"]
 
 ARTIFACT = "protected.npz"
 
+# Below it, victims of small folders were not hurt.
+_FEW_STEPS = 200
+
 Export = Literal["round", "truncate", "drop_negative"]
 
 _LOGGER = logging.getLogger("miue_jax")
@@ -197,7 +200,6 @@ def run(
     with parallel.together():
         job = prepare(config)
     with run_directory.open_directory(workdir, job.identity, resume=resume):
-        report_clipped(job.identity["clipped"], len(job.clean.labels))
         path = workdir / ARTIFACT
         if path.exists() and artifact.delta_path(path).exists():
             finished = artifact.load(path)
@@ -207,6 +209,7 @@ def run(
             )
             _check_delta(finished, artifact.delta_path(path))
             return finished
+        _report(config, job)
         delta = _generate(job, workdir, config.checkpoint_every, progress=progress)
         delta = generators.per_example(
             job.generator, delta, job.clean.labels, job.selected
@@ -340,10 +343,31 @@ def clipped_fields(before: Any, after: Any) -> dict[str, Any]:
     return {k: v for k, v in used.items() if v != getattr(before, k)}
 
 
-def report_clipped(clipped: Mapping[str, Any], size: int) -> None:
+def report_clipped(
+    part: str, clipped: Mapping[str, Any], size: int, *, consequence: str = ""
+) -> None:
     """Logs the batches that were reduced to the size of the data."""
     for name, value in clipped.items():
-        _LOGGER.warning("%s is more than the %s images: using %s", name, size, value)
+        _LOGGER.warning(
+            "%s.%s is more than the %s images: using %s%s",
+            *(part, name, size, value, consequence),
+        )
+
+
+def _report(config: ProtectConfig, job: Job) -> None:
+    """Logs what may surprise in the result."""
+    size, steps = len(job.clean.labels), job.generator.num_steps
+    few = f", which makes {steps} steps in all: few steps protect little"
+    report_clipped(
+        *("generator", job.identity["clipped"], size),
+        consequence=few if steps < _FEW_STEPS else "",
+    )
+    named = isinstance(config.data, DataSource)
+    if named and artifact.is_artifact(config.data.name):
+        _LOGGER.warning(
+            "%s is a protected data set: changes add up to more than the budget",
+            config.data.name,
+        )
 
 
 def _metadata(config: ProtectConfig, job: Job) -> dict[str, Any]:
@@ -376,6 +400,7 @@ def _generate(
         metrics = run_directory.MetricsFile(lines, keep_until=step)
         began = time.perf_counter()
         with loop.progress(generator.num_steps, step, quiet=not progress) as bar:
+            bar.set_postfix_str("compiling")
             while step < generator.num_steps and not bool(generator.finished(state)):
                 mark = min(
                     (step // report_every + 1) * report_every,
@@ -393,6 +418,8 @@ def _generate(
                     saved=saved,
                     received=received,
                 )
+                if bar.postfix == "compiling":
+                    bar.unpause()  # the time left is that of steps
                 step, totals = mark, None
                 seconds = time.perf_counter() - began
                 metrics.write(step, {**values, "seconds": round(seconds, 3)})

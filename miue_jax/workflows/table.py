@@ -19,8 +19,42 @@ __all__ = ["render", "table"]
 
 _TABLE = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
+
+def _victims(results: Mapping[str, Any]) -> str:
+    """The accuracies of the victims of `evaluate`, a row per seed and their mean."""
+    columns = {"last epoch": "final", "best epoch": "best", "robust": "robust"}
+    columns = {name: key for name, key in columns.items() if key in results}
+    rows = [
+        f"| seed | {' | '.join(columns)} |",
+        f"|---|{'---:|' * len(columns)}",
+    ]
+    for index, seed in enumerate(results["seeds"]):
+        values = [results[key]["values"][index] for key in columns.values()]
+        shown = " | ".join(f"{100 * value:.1f}" for value in values)
+        rows.append(f"| {seed} | {shown} |")
+    if len(results["seeds"]) > 1:
+        shown = " | ".join(
+            f"{100 * results[key]['mean']:.1f} ± {100 * results[key]['std']:.1f}"
+            for key in columns.values()
+        )
+        rows.append(f"| mean | {shown} |")
+    data = " and ".join(
+        f"{results[part].get('name', 'images in memory')}" for part in ("train", "test")
+    )
+    return "\n".join(
+        [
+            *rows,
+            "",
+            "Accuracy in % on clean test images; trained and tested on "
+            f"{data}, {results['victim']['model']}, {results['victim']['epochs']} "
+            f"epochs, defense {results['defense']['name']}.",
+        ]
+    )
+
+
 # By a key that only these results have.
 _TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "final": _victims,
     "cells": sweep.render,
     "planned": estimator_table.render,
     "entries": measurement.render,
@@ -55,8 +89,8 @@ def render(results: Mapping[str, Any]) -> str:
         if key in results:
             return table(results)
     raise ValueError(
-        f"results with {', '.join(results) or 'nothing'} have no table; allowed are "
-        f"those with one of {', '.join(_TABLES)}"
+        "the results are of none of the runs that have a table: evaluate, sweep, "
+        "measure, or the benchmark of estimators"
     )
 
 
@@ -84,6 +118,11 @@ def table(path: str | os.PathLike[str]) -> str:
     path = pathlib.Path(path)
     if path.is_dir():
         path = path / "results.json"
+        if not path.exists():
+            raise ValueError(
+                f"{path.parent} holds no results.json; runs of evaluate, sweep and "
+                "measure do"
+            )
     if path.suffix == ".json":
         return render(run_directory.read_json(path, own=False))
 

@@ -66,7 +66,7 @@ def test_a_batch_larger_than_the_data_is_reduced(tmp_path, caplog):
     with caplog.at_level("WARNING", logger="miue_jax"):
         found = detect(*paths, **settings | {"batch_size": 128})
     assert caplog.messages == [
-        f"batch_size is more than the {fitted} images: using {fitted}"
+        f"detect.batch_size is more than the {fitted} images: using {fitted}"
     ]
     exact = detect(*paths, **settings | {"batch_size": fitted})
     assert found == {**exact, "batch_size": 128}

@@ -34,6 +34,7 @@ def pictures(tmp_path):
 
 _MODEL = ["--victim.model=mlp2", "--victim.epochs=1", "--seeds=0"]
 _CLIPPED = f"batch_size is more than the {COUNT} images: using {COUNT}"
+_FEW = ", which makes {} steps in all: few steps protect little"
 
 
 def _protect(miue, pictures, workdir, *options):
@@ -47,7 +48,10 @@ def _protect(miue, pictures, workdir, *options):
 def test_they_go_through_every_command(miue, pictures, tmp_path):
     run = tmp_path / "run"
     status, output, errors = _protect(miue, pictures, run)
-    assert (status, errors) == (0, f"miue protect: {_CLIPPED}\n")
+    assert (status, errors) == (
+        0,
+        f"miue protect: generator.{_CLIPPED}{_FEW.format(2)}\n",
+    )
     file = run / protect.ARTIFACT
     assert f"{file}: {COUNT} images" in output
     made = artifact.load(file)
@@ -59,7 +63,7 @@ def test_they_go_through_every_command(miue, pictures, tmp_path):
         *("evaluate", file, pictures, *_MODEL, "--quiet"),
         *("--workdir", tmp_path / "victim"),
     )
-    assert (status, errors) == (0, f"miue evaluate: {_CLIPPED}\n")
+    assert (status, errors) == (0, f"miue evaluate: victim.{_CLIPPED}\n")
     results = json.loads((tmp_path / "victim" / "results.json").read_text())
     assert results["clipped"] == {"batch_size": COUNT}
 
@@ -69,7 +73,8 @@ def test_they_go_through_every_command(miue, pictures, tmp_path):
     assert status == 0
     fitted = COUNT - round(0.2 * COUNT)
     assert errors == (
-        f"miue detect: batch_size is more than the {fitted} images: using {fitted}\n"
+        f"miue detect: detect.batch_size is more than the {fitted} images: "
+        f"using {fitted}\n"
     )
     assert f"{COUNT} of {COUNT} images are changed" in output
 
@@ -83,9 +88,9 @@ def test_they_are_swept(miue, pictures, tmp_path):
     assert "2 of 2 cells are done" in output
     assert errors.splitlines() == [
         "miue sweep: cell: clean-none-quick-seed_0",
-        f"miue sweep: {_CLIPPED}",
+        f"miue sweep: victim.{_CLIPPED}",
         "miue sweep: cell: random_noise-none-quick-seed_0",
-        f"miue sweep: {_CLIPPED}",
+        f"miue sweep: victim.{_CLIPPED}",
     ]
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["victims"]["quick"]["batch_size"] == COUNT
@@ -108,8 +113,8 @@ def test_every_batch_of_a_generator_is_reduced(miue, pictures, tmp_path):
     )
     assert status == 0, errors
     assert errors.splitlines() == [
-        f"miue protect: {_CLIPPED}",
-        f"miue protect: perturbation_{_CLIPPED}",
+        f"miue protect: generator.{_CLIPPED}{_FEW.format(2)}",
+        f"miue protect: generator.perturbation_{_CLIPPED}{_FEW.format(2)}",
     ]
 
 
@@ -123,7 +128,7 @@ def test_one_picture_of_each_class_is_enough(miue, tmp_path, number):
     status, _, errors = _protect(miue, tmp_path / "in", tmp_path / "run")
     assert status == 0, errors
     count = 2 * number
-    assert f"batch_size is more than the {count} images: using {count}" in errors
+    assert f".batch_size is more than the {count} images: using {count}" in errors
 
 
 @pytest.mark.parametrize("given", ["dog", "1"])

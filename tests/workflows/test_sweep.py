@@ -387,7 +387,8 @@ def test_a_batch_larger_than_the_data_is_reduced(tmp_path, config, caplog):
     )
     with caplog.at_level("WARNING", logger="miue_jax"):
         results = _run(config, tmp_path / "run")
-    assert caplog.messages.count("batch_size is more than the 40 images: using 40") == 2
+    clipped = "victim.batch_size is more than the 40 images: using 40"
+    assert caplog.messages.count(clipped) == 2
     assert results["victims"]["small"]["batch_size"] == 40
     assert "batch 40" in table.render(results)
 

@@ -43,8 +43,36 @@ RESULTS = {
 }
 
 
+def test_victims_have_a_row_for_every_seed():
+    final = {"mean": 0.5, "std": 0.1, "values": [0.4, 0.6]}
+    results = {
+        "train": {"name": "runs/protected.npz"},
+        "test": {"name": "shapes"},
+        "victim": {"model": "resnet10", "epochs": 3},
+        "defense": {"name": "jpeg", "quality": 10},
+        "seeds": [3, 5],
+        "final": final,
+        "best": {"mean": 0.65, "std": 0.05, "values": [0.6, 0.7]},
+    }
+    assert table.render(results).splitlines() == [
+        "| seed | last epoch | best epoch |",
+        "|---|---:|---:|",
+        "| 3 | 40.0 | 60.0 |",
+        "| 5 | 60.0 | 70.0 |",
+        "| mean | 50.0 ± 10.0 | 65.0 ± 5.0 |",
+        "",
+        "Accuracy in % on clean test images; trained and tested on runs/protected.npz "
+        "and shapes, resnet10, 3 epochs, defense jpeg.",
+    ]
+
+
+def test_the_folder_of_a_run_without_results_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"holds no results\.json; runs of evaluate"):
+        table.table(tmp_path)
+
+
 def test_results_without_a_table_are_refused():
-    with pytest.raises(ValueError, match="results with theory have no table"):
+    with pytest.raises(ValueError, match="none of the runs that have a table"):
         table.render({"theory": []})
 
 
