@@ -362,11 +362,11 @@ def _report(config: ProtectConfig, job: Job) -> None:
         *("generator", job.identity["clipped"], size),
         consequence=few if steps < _FEW_STEPS else "",
     )
-    named = isinstance(config.data, DataSource)
-    if named and artifact.is_artifact(config.data.name):
+    source = config.data
+    if isinstance(source, DataSource) and artifact.is_artifact(source.name):
         _LOGGER.warning(
             "%s is a protected data set: changes add up to more than the budget",
-            config.data.name,
+            source.name,
         )
 
 
