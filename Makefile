@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 WORKDIR ?= runs/demo
 
-.PHONY: demo test test-slow docs lint format clean
+.PHONY: demo test test-slow test-faults docs lint format clean
 
 demo: $(VENV)/installed
 	$(VENV)/bin/miue demo --workdir $(WORKDIR)
@@ -13,6 +13,10 @@ test: $(VENV)/installed
 
 test-slow: $(VENV)/installed
 	$(VENV)/bin/python -m pytest -n 2 --dist worksteal -m slow
+
+# Kills, damaged files, full disks, bad input: about half an hour on two cores.
+test-faults: $(VENV)/installed
+	$(VENV)/bin/python -m tests.faults
 
 docs: $(VENV)/installed
 	$(VENV)/bin/python -m sphinx -W --keep-going -q docs docs/_build/html

@@ -1,0 +1,1 @@
+"""The fault suite, a program of its own: `python -m tests.faults --help`."""
