@@ -286,6 +286,8 @@ def _logged(prog: str) -> Iterator[None]:
     # Orbax reports every directory that it makes.
     logging.getLogger("absl").setLevel(logging.WARNING)
     propagate, logger.propagate = logger.propagate, False
+    level = logger.level
+    logger.setLevel(logging.INFO)
     logger.addHandler(handler)
     before = warnings.showwarning
     warnings.showwarning = cast(Any, show)
@@ -293,6 +295,7 @@ def _logged(prog: str) -> Iterator[None]:
         yield
     finally:
         logger.removeHandler(handler)
+        logger.setLevel(level)
         logger.propagate, warnings.showwarning = propagate, before
 
 

@@ -430,12 +430,14 @@ def _chosen(base: Any, axis: str, names: Sequence[str]) -> Any:
 def _sweep_worker(arguments: Sequence[str]) -> None:
     """One of the processes that `sweep --devices` starts."""
     from miue_jax.train import run_directory
-    from miue_jax.workflows.sweep import run
+    from miue_jax.workflows.sweep import run, workers
     from miue_jax.workflows.sweep.plan import Sweep
 
-    settings, workdir = map(pathlib.Path, arguments)
+    settings, workdir, parent = arguments
+    workers.end_with(int(parent))
     _start(alone=True)
-    run.run(Sweep(**run_directory.read_json(settings)), workdir)
+    sweep = Sweep(**run_directory.read_json(pathlib.Path(settings)))
+    run.run(sweep, pathlib.Path(workdir))
 
 
 # measure

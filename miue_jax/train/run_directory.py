@@ -190,10 +190,12 @@ def check_same(
     changed = [k for k in keys if before.get(k) != now.get(k)]
     if changed:
         key = changed[0]
+        hint = "choose another --workdir"
+        if key == "num_shards":
+            hint = f"set num_shards to {before.get(key)}, or {hint}"
         raise ValueError(
             f"{path} holds a run of another configuration ({key} is "
-            f"{before.get(key)!r} there and {now.get(key)!r} here): choose another "
-            "--workdir"
+            f"{before.get(key)!r} there and {now.get(key)!r} here): {hint}"
         )
 
 

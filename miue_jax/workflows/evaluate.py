@@ -378,7 +378,8 @@ def _purify(
     # All processes have looked before the first one writes.
     parallel.barrier("purified images looked for")
     try:
-        purified = np.asarray(defense.purify(jax.random.key(0), images, labels))
+        # A copy, since a user's own function may write into its arguments.
+        purified = np.asarray(defense.purify(jax.random.key(0), images.copy(), labels))
     except FloatingPointError as error:
         raise run_directory.Diverged(str(error)) from error
     with parallel.together():

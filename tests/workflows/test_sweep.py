@@ -737,6 +737,31 @@ def test_signals_are_passed_on_to_the_workers(tmp_path):
     assert time.monotonic() - began < 50, "the worker was not told to stop"
 
 
+def test_workers_end_when_their_parent_is_killed():
+    child = (
+        "import os, sys, time\n"
+        "from miue_jax.workflows.sweep import workers\n"
+        "workers.end_with(int(sys.argv[1]))\n"
+        "print(os.getpid(), flush=True)\n"
+        "time.sleep(100)\n"
+    )
+    parent = (
+        "import os, subprocess, sys, time\n"
+        f"command = [sys.executable, '-c', {child!r}, str(os.getpid())]\n"
+        "subprocess.run(command)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        process.kill()
+        began = time.monotonic()
+        # The pipe is closed once the worker has ended, too.
+        assert process.stdout.read() == ""
+    assert time.monotonic() - began < 50, "the worker went on"
+
+
 @pytest.mark.parametrize("count", [0, 100_000])
 def test_more_workers_than_cores_are_refused(tmp_path, count):
     with pytest.raises(ValueError, match=f"devices is {count}; allowed: from 1 to"):

@@ -4,7 +4,7 @@ Runs lie below the working directory and are made once; rerun the command to res
 also with more generators, defenses or seeds. Several processes may work in one
 directory, and no cell runs twice. A cell whose training diverges is marked by
 .failed.json in its folder and not tried again. results.json, table.md, table.csv and
-heat_map.png show the cells that are done so far, by whichever process.
+heat_map.png show those cells of its settings that are done so far, by any process.
 """
 
 import dataclasses
@@ -137,7 +137,7 @@ def run(
                     continue
                 try:
                     if cell not in logged:
-                        _LOGGER.warning("cell: %s", cell.folder(workdir).name)
+                        _LOGGER.info("cell: %s", cell.folder(workdir).name)
                         logged.add(cell)
                     _run_cell(
                         *(sweep, workdir, cell),
@@ -339,7 +339,7 @@ def run_workers(
         ) as bar:
             workers.run(
                 count,
-                [*command, str(settings), str(workdir)],
+                [*command, str(settings), str(workdir), str(os.getpid())],
                 workdir / ".logs",
                 lambda: bar.update(sum(file.exists() for file in files) - bar.n),
             )

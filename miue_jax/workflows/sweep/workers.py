@@ -6,6 +6,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -93,6 +94,23 @@ def run(
             lines = path.read_text(errors="replace").strip().splitlines() or [""]
             print(f"{path}: {lines[-1]}", file=sys.stderr)
             sys.exit(process.returncode if process.returncode > 0 else 1)
+
+
+def end_with(parent: int) -> None:
+    """Stops this process, which saves its work first, once its parent is gone.
+
+    A killed parent passes no signal on, and its workers would hold their devices.
+
+    Args:
+      parent: the parent's process number.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_SECONDS_TO_WAIT)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _environment(index: int, visible: Sequence[str] | None) -> dict[str, str]:
