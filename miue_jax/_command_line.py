@@ -9,17 +9,24 @@ import pathlib
 import re
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
 import tyro
 
-from miue_jax import _checks
+from miue_jax import _checks, _own
 
 BAD_INPUT = 2
+# Set to anything, it shows where an error came from.
+TRACEBACK = "MIUE_TRACEBACK"
 
 T = TypeVar("T")
+
+
+class HelpShown(SystemExit):
+    """Raised after the help was printed."""
 
 
 def parse(
@@ -44,7 +51,7 @@ def parse(
 
     Raises:
       ValueError: if the arguments are wrong.
-      SystemExit: with status 0 after the help was printed.
+      HelpShown: after the help was printed.
     """
     arguments = list(arguments)
     given = [_option(a) for a in arguments if a.startswith("--")]
@@ -63,7 +70,10 @@ def parse(
             )
 
     if {"-h", "--help"} & set(arguments):
-        return run(arguments)
+        try:
+            return run(arguments)
+        except SystemExit:
+            raise HelpShown(0) from None
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors), _unwrapped():
@@ -177,24 +187,25 @@ def load_config(argument: str) -> Any:
     path = pathlib.Path(name)
     if not path.is_file() or path.suffix != ".py":
         raise ValueError(f"{name or 'config'}: no such configuration file (.py)")
-    try:
+    with _own.calling(name):
         made = importlib.util.spec_from_file_location(path.stem, path)
         assert made is not None
         assert made.loader is not None
         module = importlib.util.module_from_spec(made)
         made.loader.exec_module(module)
+        if not callable(getattr(module, "get_config", None)):
+            raise ValueError("it has no function get_config")
         config = module.get_config(*([text] if text else []))
-    except (Exception, SystemExit) as error:  # of the user's own code
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{name}: {type(error).__name__}: {reason}") from error
-    config = config.to_dict() if hasattr(config, "to_dict") else config
-    if config is None:
-        raise ValueError(f"{name}: get_config returned None")
+        config = config.to_dict() if hasattr(config, "to_dict") else config
+        if config is None:
+            raise ValueError("get_config returned None")
     return config
 
 
 def run(main: Callable[[], int | None], prog: str) -> int:
-    """Runs a program; bad input is one line on standard error and status 2.
+    """Runs a program; what stops it is one line on standard error and status 2.
+
+    With the environment variable MIUE_TRACEBACK set, the traceback precedes the line.
 
     Args:
       main: the program; it returns its exit status, None for 0.
@@ -212,19 +223,41 @@ def run(main: Callable[[], int | None], prog: str) -> int:
             # Whoever reads the output has seen enough; nothing is left to flush.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 128 + signal.SIGPIPE
-        except (ValueError, OSError) as error:
-            print(f"{prog}: {_one_line(error)}", file=sys.stderr)
-            return BAD_INPUT
+        except HelpShown:
+            return 0
         except KeyboardInterrupt:
             print(f"{prog}: interrupted", file=sys.stderr)
             return 130
+        except SystemExit as error:
+            # Whatever of ours exits with a number, as after a signal, has said why.
+            if isinstance(error.code, int) and error.code:
+                return error.code
+            return _refuse(prog, ValueError(error.code or "sys.exit was called"))
+        except Exception as error:
+            return _refuse(prog, error)
 
 
-def _one_line(error: BaseException) -> str:
+def _refuse(prog: str, error: BaseException) -> int:
+    if TRACEBACK in os.environ:
+        traceback.print_exception(error)
+    print(f"{prog}: {_reason_of(error)}", file=sys.stderr)
+    return BAD_INPUT
+
+
+def _reason_of(error: BaseException) -> str:
     text = str(error)
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         text = f"{os.fsdecode(error.filename)}: {error.strerror.lower()}"
-    return " ".join(text.split()) or type(error).__name__
+    if isinstance(error, ValueError | OSError):
+        return _checks.one_line(text, _LONGEST) or type(error).__name__
+    if isinstance(error, MemoryError):
+        return f"there is not enough memory ({_own.describe(error)})"
+    # Not foreseen: whoever reports it needs more than a line.
+    return f"{_own.describe(error)}; {TRACEBACK}=1 shows where"
+
+
+# Characters of a line: enough for the names that a message lists.
+_LONGEST = 2000
 
 
 @contextlib.contextmanager
@@ -232,13 +265,15 @@ def _logged(prog: str) -> Iterator[None]:
     """Prints the library's log and warnings in single lines on standard error."""
 
     def show(message: Any, *rest: Any) -> None:
-        print(f"{prog}: {' '.join(str(message).split())}", file=sys.stderr)
+        print(f"{prog}: {_checks.one_line(str(message), _LONGEST)}", file=sys.stderr)
 
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter(f"{prog}: %(message)s"))
     logger = logging.getLogger("miue_jax")
     # Orbax reports every directory that it makes.
     logging.getLogger("absl").setLevel(logging.WARNING)
+    # JAX logs the traceback of what it raises, too.
+    logging.getLogger("jax._src.callback").setLevel(logging.CRITICAL)
     propagate, logger.propagate = logger.propagate, False
     logger.addHandler(handler)
     before = warnings.showwarning

@@ -302,7 +302,10 @@ def prepare(config: ProtectConfig, clean: Dataset | None = None) -> Job:
     }
     shards = sampling.deal(clean.images, clean.labels, num_shards, selected=selected)
     # A network that does not take these images is found before anything is written.
-    jax.eval_shape(generator.init, jax.random.key(0), shards)
+    if generators.is_own(name):
+        generators.trace_own(name, generator, spec, mesh, shards)
+    else:
+        jax.eval_shape(generator.init, jax.random.key(0), shards)
     return Job(clean, generator, mesh, shards, selected, identity)
 
 
