@@ -54,7 +54,7 @@ def test_a_protected_data_set_and_its_exports(miue, home, monkeypatch):
     ]
     assert miue(*arguments)[0] == 0
     # A rerun recognizes what it made, whose settings hold less than the run's.
-    status, output, errors = miue(*arguments)
+    status, _, errors = miue(*arguments)
     assert (status, errors) == (0, "")
     made = run / "protected.npz"
     status, _, errors = miue(

@@ -290,6 +290,7 @@ def _together(measured: list[dict[str, Any]]) -> dict[str, Any]:
     entries = []
     for found in measured:
         about = {k: v for k, v in found.items() if k != "layers"}
+        about = public.without_folders(about)
         entries += [{**about, **report} for report in found["layers"]]
     return {
         "held_out": all(found["held_out"] for found in measured),
