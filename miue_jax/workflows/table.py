@@ -10,7 +10,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from miue_jax.train import run_directory
+from miue_jax import _json
+from miue_jax._checks import one_line, shown
+from miue_jax.data import memory
 from miue_jax.workflows import estimator_table
 from miue_jax.workflows.measure import summary as measurement
 from miue_jax.workflows.sweep import table as sweep
@@ -18,6 +20,12 @@ from miue_jax.workflows.sweep import table as sweep
 __all__ = ["render", "table"]
 
 _TABLE = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+# What a value of another type or without an entry provokes.
+_WRONG = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+
+# Bytes of parsed JSON for each byte of text, at most.
+_JSON_FACTOR = 40
 
 # By a key that only these results have.
 _TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
@@ -53,9 +61,12 @@ def render(results: Mapping[str, Any]) -> str:
     """
     for key, table in _TABLES.items():
         if key in results:
-            return table(results)
+            try:
+                return table(results)
+            except _WRONG as error:
+                raise ValueError(f"the results are damaged: {_what(error)}") from error
     raise ValueError(
-        f"results with {', '.join(results) or 'nothing'} have no table; allowed are "
+        f"results with {shown(list(results))} have no table; allowed are "
         f"those with one of {', '.join(_TABLES)}"
     )
 
@@ -85,17 +96,41 @@ def table(path: str | os.PathLike[str]) -> str:
     if path.is_dir():
         path = path / "results.json"
     if path.suffix == ".json":
-        return render(run_directory.read_json(path))
+        return _rendered(path)
 
     def fill(match: re.Match[str]) -> str:
-        results = run_directory.read_json(path.parent / match[2])
-        return f"{match[1]}\n{render(results)}\n{match[3]}"
+        results = _rendered(path.parent / match[2])
+        return f"{match[1]}\n{results}\n{match[3]}"
 
     try:
-        text = path.read_text()
+        text = _read(path)
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is not a text; allowed: results (.json), the folder of a run, or "
             f"Markdown"
         ) from error
     return _TABLE.sub(fill, text)
+
+
+def _rendered(path: pathlib.Path) -> str:
+    try:
+        results = _json.parse(_read(path))
+        if not isinstance(results, dict):
+            raise ValueError("it holds no JSON object")
+        return render(results)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _read(path: pathlib.Path) -> str:
+    # A pipe would not end, and a device must not be filled like a text.
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path}: is no file")
+    memory.check(_JSON_FACTOR * path.stat().st_size, f"{path}: it")
+    return path.read_text(encoding="utf-8")
+
+
+def _what(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"there is no {shown(error.args[0])}"
+    return one_line(str(error)) or type(error).__name__
