@@ -31,7 +31,6 @@ import json
 import os
 import pathlib
 import platform
-import shlex
 import statistics
 import sys
 import time
@@ -49,7 +48,7 @@ from jax import lax
 
 from miue_jax import _command_line, losses, models, projected_gradient
 from miue_jax._checks import check_choice, check_number
-from miue_jax.data import atomic
+from miue_jax.data import atomic, public
 from miue_jax.train import classifier, parallel
 
 PROG = "benchmark.py"
@@ -381,7 +380,9 @@ def main() -> None:
     if path is not None and not path.parent.is_dir():
         raise ValueError(f"{path}: there is no folder {path.parent}")
     measured = run(options)
-    measured["command"] = shlex.join(["python", f"experiments/{PROG}", *sys.argv[1:]])
+    measured["command"] = public.command(
+        ["python", f"experiments/{PROG}", *sys.argv[1:]]
+    )
     _report(measured)
     if path is not None:
         with atomic.write_file(path) as file:

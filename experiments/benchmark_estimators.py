@@ -25,7 +25,6 @@ import importlib.metadata
 import math
 import pathlib
 import platform
-import shlex
 import sys
 import time
 from typing import Any, NamedTuple
@@ -35,7 +34,7 @@ from accuracy import cell_log, measuring, plot, summary
 from accuracy.config import Benchmark
 
 from miue_jax import _checks, _command_line, _settings
-from miue_jax.data import atomic
+from miue_jax.data import atomic, public
 from miue_jax.information import tasks
 from miue_jax.train import loop, run_directory
 from miue_jax.workflows import estimator_table
@@ -199,7 +198,7 @@ def _collect(config: Benchmark, work: _Work, log: cell_log.CellLog) -> dict[str,
     """What is done so far, by whichever process."""
     versions = {name: importlib.metadata.version(name) for name in ("jax", "numpy")}
     return {
-        "command": shlex.join(["python", f"experiments/{PROG}", *sys.argv[1:]]),
+        "command": public.command(["python", f"experiments/{PROG}", *sys.argv[1:]]),
         "hardware": sorted({row["hardware"] for row in log.rows.values()}),
         "versions": {"python": platform.python_version(), **versions},
         "float": "float64" if jax.config.values["jax_enable_x64"] else "float32",

@@ -13,7 +13,6 @@ four PNG plots, and exits with status 1 if a statement fails.
 import dataclasses
 import pathlib
 import platform
-import shlex
 import sys
 import time
 
@@ -32,6 +31,7 @@ from theory import (
 )
 
 from miue_jax import _command_line
+from miue_jax.data import public
 from miue_jax.train import run_directory
 
 PROG = "verify_theory.py"
@@ -158,7 +158,7 @@ def run(options: Options) -> bool:
     run_directory.write_json(
         workdir / RESULTS,
         {
-            "command": shlex.join(["python", f"experiments/{PROG}", *sys.argv[1:]]),
+            "command": public.command(["python", f"experiments/{PROG}", *sys.argv[1:]]),
             "hardware": f"{platform.processor() or platform.machine()}, "
             f"{jax.devices()[0].device_kind}",
             "seed": seed,

@@ -1,8 +1,8 @@
 """Checks for settings and names, with uniform messages."""
 
 import difflib
-import importlib
 import numbers
+import reprlib
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
@@ -35,8 +35,8 @@ def check_number(name: str, value: Any, allowed: Range, *, whole: bool = False) 
     # NaN is in no range; infinity must be kept out of the unbounded ones.
     if not fits or not _RANGES[allowed](value) or value == float("inf"):
         raise ValueError(
-            f"{name} is {value!r}; allowed: {'whole' if whole else 'finite'} numbers "
-            f"{allowed}"
+            f"{name} is {shown(value)}; allowed: "
+            f"{'whole' if whole else 'finite'} numbers {allowed}"
         )
 
 
@@ -52,7 +52,7 @@ def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
       ValueError: if the value is not among them.
     """
     if value not in allowed:
-        raise ValueError(f"{name} is {value!r}; allowed: {', '.join(allowed)}")
+        raise ValueError(f"{name} is {shown(value)}; allowed: {', '.join(allowed)}")
 
 
 def check_seeds(name: str, seeds: Any) -> None:
@@ -67,17 +67,69 @@ def check_seeds(name: str, seeds: Any) -> None:
         to 2**32 - 1.
     """
     if not isinstance(seeds, list | tuple):
-        raise ValueError(f"{name} is {seeds!r}; it must be a list of integers")
+        raise ValueError(f"{name} is {shown(seeds)}; it must be a list of integers")
     if not seeds:
         raise ValueError(f"{name} is empty; name at least one")
     for seed in seeds:
         # A PRNG key keeps only the lowest 32 bits of a larger number.
         if type(seed) is not int or not 0 <= seed < 2**32:
             raise ValueError(
-                f"{name} holds {seed!r}; allowed: integers from 0 to 2**32 - 1"
+                f"{name} holds {shown(seed)}; allowed: integers from 0 to 2**32 - 1"
             )
     if len(set(seeds)) < len(seeds):
-        raise ValueError(f"{name} is {tuple(seeds)}; they must differ")
+        raise ValueError(f"{name} is {shown(seeds)}; they must differ")
+
+
+# Characters of a message that are enough to recognize what it quotes.
+_LONGEST = 300
+
+
+def one_line(text: str, longest: int = _LONGEST) -> str:
+    """Makes a text that was found in an input fit to be shown.
+
+    Args:
+      text: any text.
+      longest: characters to keep.
+
+    Returns:
+      One line without characters that a terminal would obey, cut where it is long.
+    """
+    # Cut first: the text may be as long as a file.
+    cut = len(text) > longest
+    line = " ".join(text[:longest].split())
+    return "".join(c if c.isprintable() else "?" for c in line) + ("..." if cut else "")
+
+
+def shown(value: object, longest: int = 100) -> str:
+    """Quotes a value of an input in a message, whatever it holds.
+
+    Args:
+      value: any value.
+      longest: characters to keep.
+
+    Returns:
+      The value as Python writes it, in one line, abbreviated: of nested and long
+      values only the beginning is looked at.
+    """
+    quote = _Quote()
+    quote.maxlevel = 3
+    quote.maxstring = quote.maxother = quote.maxlong = longest
+    try:
+        return one_line(quote.repr(value), longest)
+    except Exception:  # of a user's own type
+        return f"a value of type {type(value).__name__}"
+
+
+class _Quote(reprlib.Repr):
+    """Abbreviates containers before it walks them, those of derived types too."""
+
+    def repr1(self, x: Any, level: int) -> str:
+        if isinstance(x, _CONTAINERS) and type(x) not in _CONTAINERS:
+            return f"{type(x).__name__} of {len(x)}"
+        return super().repr1(x, level)
+
+
+_CONTAINERS = (dict, list, tuple, set, frozenset)
 
 
 def unknown(
@@ -99,34 +151,13 @@ def unknown(
       The error.
     """
     known = tuple(known)
-    near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.4)
+    # The comparison takes time with the square of the length.
+    near = difflib.get_close_matches(
+        name[:100] if isinstance(name, str) else shown(name), known, n=3, cutoff=0.4
+    )
     hint = (
         f"did you mean {' or '.join(map(repr, near))}? Allowed" if near else "allowed"
     )
-    return ValueError(f"unknown {kind} {name!r}; {hint}: {', '.join(allowed or known)}")
-
-
-def imported(kind: str, name: str) -> Callable[..., Any]:
-    """Imports the user-defined function that ``module:function`` names.
-
-    Args:
-      kind: the kind of thing that is named, such as "defense".
-      name: an importable module and a function in it.
-
-    Returns:
-      The function.
-
-    Raises:
-      ValueError: if the module cannot be imported or has no such function.
-    """
-    module, _, attribute = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (Exception, SystemExit) as error:  # from user code
-        reason = " ".join(str(error).split())
-        if not isinstance(error, ImportError | AttributeError | ValueError):
-            reason = f"{type(error).__name__}: {reason}"
-        raise ValueError(f"{kind} {name!r} cannot be imported: {reason}") from error
-    if not callable(found):
-        raise ValueError(f"{kind} {name!r} is not a function but {found!r}")
-    return found
+    return ValueError(
+        f"unknown {kind} {shown(name)}; {hint}: {', '.join(allowed or known)}"
+    )

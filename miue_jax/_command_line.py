@@ -10,21 +10,29 @@ import pathlib
 import re
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
 import tyro
 
-from miue_jax import _checks, _lost_process
+from miue_jax import _checks, _lost_process, _own
 
 BAD_INPUT = 2
+INTERRUPTED = 130
+# Set to anything, it shows where an error came from.
+TRACEBACK = "MIUE_TRACEBACK"
 
 _HEARTBEAT = "MIUE_HEARTBEAT_TIMEOUT"
 
 T = TypeVar("T")
 
 _LOGGER = logging.getLogger("miue_jax")
+
+
+class HelpShown(SystemExit):
+    """Raised after the help was printed."""
 
 
 def parse(
@@ -49,7 +57,7 @@ def parse(
 
     Raises:
       ValueError: if the arguments are wrong.
-      SystemExit: with status 0 after the help was printed.
+      HelpShown: after the help was printed.
     """
     arguments = list(arguments)
     given = [_option(a) for a in arguments if a.startswith("--")]
@@ -68,7 +76,10 @@ def parse(
             )
 
     if {"-h", "--help"} & set(arguments):
-        return run(arguments)
+        try:
+            return run(arguments)
+        except SystemExit:
+            raise HelpShown(0) from None
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors), _unwrapped():
@@ -182,24 +193,25 @@ def load_config(argument: str) -> Any:
     path = pathlib.Path(name)
     if not path.is_file() or path.suffix != ".py":
         raise ValueError(f"{name or 'config'}: no such configuration file (.py)")
-    try:
+    with _own.calling(name):
         made = importlib.util.spec_from_file_location(path.stem, path)
         assert made is not None
         assert made.loader is not None
         module = importlib.util.module_from_spec(made)
         made.loader.exec_module(module)
+        if not callable(getattr(module, "get_config", None)):
+            raise ValueError("it has no function get_config")
         config = module.get_config(*([text] if text else []))
-    except (Exception, SystemExit) as error:  # of the user's own code
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{name}: {type(error).__name__}: {reason}") from error
-    config = config.to_dict() if hasattr(config, "to_dict") else config
-    if config is None:
-        raise ValueError(f"{name}: get_config returned None")
+        config = config.to_dict() if hasattr(config, "to_dict") else config
+        if config is None:
+            raise ValueError("get_config returned None")
     return config
 
 
 def run(main: Callable[[], int | None], prog: str) -> int:
-    """Runs a program; bad input is one line on standard error and status 2.
+    """Runs a program; what stops it is one line on standard error and status 2.
+
+    With the environment variable MIUE_TRACEBACK set, the traceback precedes the line.
 
     Args:
       main: the program; it returns its exit status, None for 0.
@@ -218,19 +230,21 @@ def run(main: Callable[[], int | None], prog: str) -> int:
             # Whoever reads the output has seen enough.
             _discard_output()
             return 128 + signal.SIGPIPE
-        except (ValueError, OSError) as error:
-            print(f"{prog}: {_one_line(error)}", file=sys.stderr)
-            _discard_unwritten()
-            return BAD_INPUT
+        except HelpShown:
+            return 0
         except KeyboardInterrupt:
             print(f"{prog}: interrupted", file=sys.stderr)
-            return 130
-        except RuntimeError as error:
-            if not _lost_process.is_disconnection(error):
-                raise
-            # The process that coordinates knows which one is gone, and ends this one.
-            _lost_process.wait_for_report(heartbeat_timeout() + 30)
-            raise
+            return INTERRUPTED
+        except SystemExit as error:
+            # Whatever of ours exits with a number, as after a signal, has said why.
+            if isinstance(error.code, int) and error.code:
+                return error.code
+            return _refuse(prog, ValueError(error.code or "sys.exit was called"))
+        except Exception as error:
+            if _lost_process.is_disconnection(error):
+                # The process that coordinates knows which one is gone, and ends us.
+                _lost_process.wait_for_report(heartbeat_timeout() + 30)
+            return _refuse(prog, error)
 
 
 def report(text: object) -> None:
@@ -245,7 +259,7 @@ def report(text: object) -> None:
         print(text, flush=True)
     except OSError as error:
         if not isinstance(error, BrokenPipeError):
-            _LOGGER.warning("standard output: %s", _one_line(error))
+            _LOGGER.warning("standard output: %s", _reason_of(error))
         _discard_output()
 
 
@@ -262,13 +276,33 @@ def _discard_unwritten() -> None:
         _discard_output()
 
 
-def _one_line(error: BaseException) -> str:
+def _refuse(prog: str, error: BaseException) -> int:
+    if TRACEBACK in os.environ:
+        traceback.print_exception(error)
+    print(f"{prog}: {_reason_of(error)}", file=sys.stderr)
+    _discard_unwritten()
+    return BAD_INPUT
+
+
+def _reason_of(error: BaseException) -> str:
     text = str(error)
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         text = f"{os.fsdecode(error.filename)}: {error.strerror.lower()}"
     elif isinstance(error, OSError) and error.strerror:
         text = error.strerror.lower()
-    return " ".join(text.split()) or type(error).__name__
+    if isinstance(error, ValueError | OSError):
+        return _checks.one_line(text, _LONGEST) or type(error).__name__
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
+        return (
+            f"there is not enough memory ({_own.describe(error)}); take smaller "
+            "batches, smaller images or a smaller model"
+        )
+    # Not foreseen: whoever reports it needs more than a line.
+    return f"{_own.describe(error)}; {TRACEBACK}=1 shows where"
+
+
+# Characters of a line: enough for the names that a message lists.
+_LONGEST = 2000
 
 
 @contextlib.contextmanager
@@ -276,7 +310,7 @@ def _logged(prog: str) -> Iterator[None]:
     """Prints the library's log and warnings in single lines on standard error."""
 
     def show(message: Any, *rest: Any) -> None:
-        text = " ".join(str(message).split())
+        text = _checks.one_line(str(message), _LONGEST)
         if not _forget_compiled(text):
             print(f"{prog}: {text}", file=sys.stderr)
 
@@ -285,6 +319,8 @@ def _logged(prog: str) -> Iterator[None]:
     logger = logging.getLogger("miue_jax")
     # Orbax reports every directory that it makes.
     logging.getLogger("absl").setLevel(logging.WARNING)
+    # JAX logs the traceback of what it raises, too.
+    logging.getLogger("jax._src.callback").setLevel(logging.CRITICAL)
     propagate, logger.propagate = logger.propagate, False
     level = logger.level
     logger.setLevel(logging.INFO)

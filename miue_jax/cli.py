@@ -1,10 +1,12 @@
 """The command ``miue``: what `miue_jax.workflows` does, from the command line."""
 
+import contextlib
 import dataclasses
 import functools
 import json
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, get_args
@@ -12,7 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 import tyro
 from tyro.conf import Positional, arg
 
-from miue_jax import _checks, _command_line, _lost_process
+from miue_jax import _checks, _command_line, _lost_process, _own
 from miue_jax._command_line import load_config, option, parse, report
 
 # JAX and the workflows are imported by the commands, so that the help is quick.
@@ -77,8 +79,8 @@ def _options(source: Any, default: _Data) -> tuple[str, _Data]:
         source = dataclasses.asdict(source)
     elif not isinstance(source, Mapping):
         raise ValueError(
-            f"data are {source!r:.100}; allowed: a name, a path, or a mapping with the "
-            "name and the options"
+            f"data are {_checks.shown(source)}; allowed: a name, a path, or a mapping "
+            "with the name and the options"
         )
     settings: dict[str, Any] = {**dataclasses.asdict(default), **source}
     name = settings.pop("name", "shapes")
@@ -171,11 +173,11 @@ def _protect(arguments: Sequence[str]) -> None:
     report(f"{workdir / protect.ARTIFACT}: {artifact.describe(made)}")
 
 
-def _protect_defaults(config: Any, file: str) -> tuple[_Protect, Any]:
+def _protect_defaults(config: Any) -> tuple[_Protect, Any]:
     from miue_jax import _settings, generators
     from miue_jax.workflows.protect import ProtectConfig, Selection
 
-    plain = _mapping(config, ProtectConfig, file)
+    plain = _mapping(config, ProtectConfig)
     name, options = _options(plain.pop("data", "shapes"), _Data())
     spec = generators.spec(plain.pop("generator", "mi_ue/interleaved"))
     select = plain.pop("select", {})
@@ -190,34 +192,32 @@ def _protect_defaults(config: Any, file: str) -> tuple[_Protect, Any]:
     return _Protect(data=name, data_options=options, **plain), spec
 
 
-def _from_file(file: str, convert: Callable[[Any, str], Any]) -> Any:
-    """Converts what a configuration file returns; a value of a wrong type is named."""
+def _from_file(file: str, convert: Callable[[Any], Any]) -> Any:
+    """Converts what a configuration file returns; whatever is wrong names the file."""
     config = load_config(file)
-    try:
-        return convert(config, file)
-    except (AttributeError, TypeError) as error:
-        raise ValueError(f"{file}: {error}") from error
+    with _own.calling(file):
+        return convert(config)
 
 
-def _mapping(config: Any, kind: type, file: str) -> dict[str, Any]:
+def _mapping(config: Any, kind: type) -> dict[str, Any]:
     """The fields of a configuration, which may be a mapping or the dataclass itself."""
     if isinstance(config, kind):
         return _shallow(config)
     if not isinstance(config, Mapping):
         raise ValueError(
-            f"{file}: get_config must return a {kind.__name__} or a mapping of its "
-            f"fields, got {config!r:.100}"
+            f"get_config must return a {kind.__name__} or a mapping of its fields, "
+            f"got {_checks.shown(config)}"
         )
     fields = [field.name for field in dataclasses.fields(kind)]
     for name in config:
         if name not in fields:
-            raise _checks.unknown(f"setting in {file}", name, fields)
+            raise _checks.unknown("setting", name, fields)
     return dict(config)
 
 
-def _as(kind: type, config: Any, file: str) -> Any:
+def _as(kind: type, config: Any) -> Any:
     """The configuration as the dataclass, which converts its fields itself."""
-    return config if isinstance(config, kind) else kind(**_mapping(config, kind, file))
+    return config if isinstance(config, kind) else kind(**_mapping(config, kind))
 
 
 def _shallow(instance: Any) -> dict[str, Any]:
@@ -304,11 +304,11 @@ def _evaluate(arguments: Sequence[str]) -> None:
     report(f"{workdir / evaluate.RESULTS}: {evaluate.describe(results)}")
 
 
-def _evaluate_defaults(config: Any, file: str) -> tuple[_Evaluate, Any, Any]:
+def _evaluate_defaults(config: Any) -> tuple[_Evaluate, Any, Any]:
     from miue_jax import _settings, defenses, victims
     from miue_jax.workflows.evaluate import EvaluateConfig
 
-    plain = _mapping(config, EvaluateConfig, file)
+    plain = _mapping(config, EvaluateConfig)
     victim = plain.pop("victim", "quick")
     if isinstance(victim, str):
         victim = victims.preset(victim)
@@ -316,7 +316,8 @@ def _evaluate_defaults(config: Any, file: str) -> tuple[_Evaluate, Any, Any]:
         victim = _settings.from_plain(victims.VictimConfig, victim, "victim")
     elif not isinstance(victim, victims.VictimConfig):
         raise ValueError(
-            f"victim is {victim!r:.100}; allowed: the name of a protocol, or settings"
+            f"victim is {_checks.shown(victim)}; allowed: the name of a protocol, or "
+            "settings"
         )
     for part, default in (("train", _Data()), ("test", _Data(split="test"))):
         named = _options(plain.pop(part, "shapes"), default)
@@ -787,10 +788,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
       The exit status: 0, or 2 after bad input, which is reported in one line.
     """
+    own_process = arguments is None
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     name, *rest = arguments or ["--help"]
     prog = PROG if name.startswith("-") else f"{PROG} {name}"
-    return _command_line.run(lambda: _dispatch(name, rest), prog)
+    status = _command_line.run(lambda: _dispatch(name, rest), prog)
+    if status == _command_line.INTERRUPTED and own_process:
+        # XLA's threads go on compiling, and crash when Python ends around them.
+        sys.stderr.flush()
+        os._exit(status)
+    return status
 
 
 def _dispatch(name: str, arguments: list[str]) -> int | None:
@@ -802,19 +809,27 @@ def _dispatch(name: str, arguments: list[str]) -> int | None:
 
         print(__version__)
         return 0
-    # User-defined parts are found in the current directory, too.
-    if "" not in sys.path:
+    # A user's own parts are found in the current directory, too, if the command names
+    # any: no library may find a module there that it only tries to import.
+    own = any(map(_names_own, arguments)) or name == "sweep-worker"
+    if own and "" not in sys.path:
         sys.path.append("")
     if name == "sweep-worker":
         return _sweep_worker(arguments)
     if name not in (*_COMMANDS, "completion"):
-        raise _checks.unknown("command", name, _COMMANDS)
-    try:
-        if name == "completion":
-            return _completion(arguments)
-        return _COMMANDS[name].run(arguments)
-    except SystemExit as error:
-        return error.code if isinstance(error.code, int) else 0
+        raise _checks.unknown("command", name, (*_COMMANDS, "completion"))
+    if name == "completion":
+        return _completion(arguments)
+    return _COMMANDS[name].run(arguments)
+
+
+def _names_own(argument: str) -> bool:
+    """Whether an argument is module:function, or a file that may name one."""
+    value = argument.partition("=")[2] if argument.startswith("--") else argument
+    return argument.startswith("--config") or bool(re.fullmatch(_OWN, value))
+
+
+_OWN = r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"
 
 
 def _start(*, alone: bool = False) -> None:
@@ -848,7 +863,8 @@ def _usage() -> str:
             *rows,
             "  completion Prints the completion script of a shell: bash or zsh.",
             "",
-            f"`{PROG} COMMAND --help` shows the options of a command.",
+            f"`{PROG} COMMAND --help` shows the options of a command, "
+            f"`{PROG} --version` the version.",
         ]
     )
 
@@ -860,6 +876,7 @@ def _completion(arguments: Sequence[str]) -> None:
     if len(arguments) != 1 or arguments[0] not in ("bash", "zsh"):
         raise ValueError("name a shell: bash or zsh")
     kinds: Any = {n: c.options for n, c in _COMMANDS.items() if c.options is not None}
-    tyro.extras.subcommand_cli_from_dict(
-        kinds, prog=PROG, args=["--tyro-print-completion", arguments[0]]
-    )
+    with contextlib.suppress(SystemExit):
+        tyro.extras.subcommand_cli_from_dict(
+            kinds, prog=PROG, args=["--tyro-print-completion", arguments[0]]
+        )

@@ -1,6 +1,6 @@
 """Checks of settings and names: one wording, the nearest names first."""
 
-import uuid
+import collections
 
 import jax
 import pytest
@@ -82,26 +82,33 @@ def test_the_largest_seed_gives_its_own_key():
     assert len(keys) == 3
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (
-            "raise RuntimeError('no\\ndisk')",
-            "cannot be imported: RuntimeError: no d",
-        ),
-        ("def f(:", "cannot be imported: SyntaxError: "),
-        ("raise SystemExit(3)", "cannot be imported: SystemExit: 3"),
-        ("import no_such_module", "cannot be imported: No module named 'no_such_mod"),
-        ("f = 3", "is not a function but 3"),
-        ("g = 3", "cannot be imported: .* has no attribute 'f'"),
-    ],
-)
-def test_a_function_that_cannot_be_imported_is_named(
-    tmp_path, monkeypatch, text, message
-):
-    name = f"broken_{uuid.uuid4().hex}"
-    (tmp_path / f"{name}.py").write_text(text)
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ValueError, match=f"^defense '{name}:f' {message}") as raised:
-        _checks.imported("defense", f"{name}:f")
-    assert "\n" not in str(raised.value)
+def test_what_a_message_quotes_is_bounded():
+    assert len(_checks.shown("x" * 10**6)) < 120
+    assert len(_checks.shown([["x" * 1000] * 1000] * 1000)) < 120
+    assert len(_checks.shown(10**5000)) < 120
+    assert _checks.shown("a\x1b[2Jb\n") == "'a\\x1b[2Jb\\n'"
+    assert _checks.one_line("a\x1b[2J\n b") == "a?[2J b"
+    with pytest.raises(
+        ValueError, match=r"^n is '1{3,60}\.\.\.1{3,60}'; allowed: whole"
+    ):
+        _checks.check_number("n", "1" * 10**6, "> 0", whole=True)
+
+
+def test_quoting_looks_at_the_beginning_of_shared_parts_only():
+    """A value of n nested pairs of one part has 2**n paths."""
+    seen = []
+
+    class Leaf:
+        def __repr__(self) -> str:
+            seen.append(self)
+            return "leaf"
+
+    for kind in (tuple, list, collections.OrderedDict):
+        value = Leaf()
+        for _ in range(16):
+            pair = [value, value]
+            value = (
+                kind(enumerate(pair)) if kind is collections.OrderedDict else kind(pair)
+            )
+        assert len(_checks.shown(value)) < 120
+    assert len(seen) < 10

@@ -542,7 +542,7 @@ BROKEN = {
         "def get_config():\n    return 5\n",
         "or a mapping of its fields, got 5",
     ),
-    "no function": ("x = 1\n", "has no attribute 'get_config'"),
+    "no function": ("x = 1\n", "mine.py: it has no function get_config"),
     "error": ("def get_config():\n    return 1 / 0\n", "ZeroDivisionError: division"),
     "exit": ("raise SystemExit(3)\n", "mine.py: SystemExit: 3"),
     "argument": (
@@ -551,7 +551,7 @@ BROKEN = {
     ),
     "key": (
         "def get_config():\n    return {'sede': 3}\n",
-        "unknown setting in mine.py",
+        "mine.py: unknown setting 'sede'",
     ),
 }
 BROKEN_VALUES = {
@@ -648,3 +648,44 @@ def test_compiled_programs_are_kept_unless_there_is_no_home(monkeypatch, tmp_pat
         assert jax.config.values[option] is None
     finally:
         jax.config.update(option, before)
+
+
+def test_the_current_directory_is_searched_for_own_parts_only(miue, site, monkeypatch):
+    """A library may try to import a module that happens to lie there."""
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    assert miue("protect", "--workdir=")[0] == 2
+    assert "" not in sys.path
+    assert miue("protect", "--generator=no_such:part", "--workdir=run")[0] == 2
+    assert "" in sys.path
+
+
+def test_what_is_not_foreseen_is_one_line_too(monkeypatch, capsys):
+    def fails():
+        raise KeyError("lost")
+
+    assert _command_line.run(fails, "miue") == 2
+    assert capsys.readouterr().err == (
+        "miue: KeyError: 'lost' (test_cli.py, line "
+        f"{fails.__code__.co_firstlineno + 1}); MIUE_TRACEBACK=1 shows where\n"
+    )
+    monkeypatch.setenv("MIUE_TRACEBACK", "1")
+    assert _command_line.run(fails, "miue") == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("Traceback (most recent call last)")
+    assert "in fails\n" in shown
+
+
+@pytest.mark.parametrize("code", [0, None, "leaving"])
+def test_an_exit_without_a_reason_is_no_success(capsys, code):
+    assert _command_line.run(lambda: sys.exit(code), "miue") == 2
+    assert capsys.readouterr().err == f"miue: {code or 'sys.exit was called'}\n"
+
+
+def test_lines_are_safe_to_show(capsys):
+    def fails():
+        raise ValueError("\x1b[2J" + "x" * 10**6 + "\n")
+
+    assert _command_line.run(fails, "miue") == 2
+    shown = capsys.readouterr().err
+    assert len(shown) < 3000
+    assert "\x1b" not in shown

@@ -184,6 +184,9 @@ def _load_path(path: pathlib.Path, split: str) -> Dataset:
         if cifar_archive.is_archive(path):
             return cifar_archive.load(path, split)
         return folder.load(path, split)
+    if not path.is_file():
+        # Reading a pipe would wait for a writer.
+        raise ValueError(f"{path}: is neither a file nor a folder")
     if path.suffix == ".npz":
         from miue_jax.data import artifact  # heavy: image metrics
 

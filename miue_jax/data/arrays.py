@@ -1,10 +1,11 @@
 """Images and labels in a NumPy `.npz` file."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from miue_jax._checks import one_line
 from miue_jax.data import npz
 from miue_jax.data.dataset import Dataset, validate
 
@@ -58,7 +59,7 @@ def load(path: str | os.PathLike[str], split: str = "train") -> Dataset:
             raise ValueError(
                 f"it has no {split} images and labels: it must hold "
                 + " or ".join(" and ".join(pair) for pair in _KEYS[split])
-                + f", it holds {', '.join(content) or 'nothing'}"
+                + f", it holds {_listed(content)}"
             )
         image_key, label_key = pairs[0]
         if "class_names" in content:
@@ -116,7 +117,15 @@ def dataset(
     return validate(Dataset(pixels, classes, tuple(map(str, class_names))))
 
 
+def _listed(names: Iterable[str]) -> str:
+    names = [one_line(name, 60) for name in names]
+    more = [f"{len(names) - 8} more"] if len(names) > 8 else []
+    return ", ".join([*names[:8], *more]) or "nothing"
+
+
 def _to_names(names: np.ndarray) -> tuple[str, ...]:
+    if names.dtype.kind not in "SU":
+        raise ValueError(f"class_names must be strings, got {names.dtype}")
     if names.dtype.kind == "S":
         names = np.char.decode(names, "utf-8")
     return tuple(str(name) for name in names.ravel())

@@ -15,8 +15,10 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
+from miue_jax import _json
+from miue_jax._checks import shown
 from miue_jax.budget import Budget, audit, check_within, quantize
-from miue_jax.data import atomic, npz
+from miue_jax.data import atomic, npz, public
 from miue_jax.data.dataset import Dataset, fingerprint, validate
 from miue_jax.image import quality
 
@@ -72,6 +74,7 @@ def build(
         by up to half a gray level, another export by up to a whole one; "l2" allows
         that on top of the radius.
       metadata: how the perturbation was made: JSON values, NumPy scalars included.
+        Paths are reduced to their last part: an artifact is made to be published.
       export: how it becomes whole gray levels, see `quantize`.
       source_fingerprint: the fingerprint of `clean`, if it is known already.
 
@@ -123,7 +126,8 @@ def build(
     taken = sorted(measured.keys() & metadata.keys())
     if taken:
         raise ValueError(f"metadata: {', '.join(taken)} cannot be given: measured here")
-    return Protected(dataset, _plain({**metadata, **measured}, "metadata"))
+    given = public.without_folders(metadata)
+    return Protected(dataset, _plain({**given, **measured}, "metadata"))
 
 
 def save(
@@ -369,16 +373,17 @@ def describe(protected: Protected) -> str:
     text = f"{size} images"
     if (chosen := meta.get("protected_images", size)) != size:
         text += f", {chosen} of them protected"
-    largest = meta["audit"]["max_change"]
-    text += f", largest change {largest} gray level{'s' * (largest != 1)}"
+    if "max_change" in (audit := meta.get("audit", {})):
+        largest = audit["max_change"]
+        text += f", largest change {largest} gray level{'s' * (largest != 1)}"
     budget = Budget(meta.get("norm", "linf"), meta["radius"])
     if budget.norm != "linf":
         text += f" (budget: {budget})"
     if meta.get("export", "round") != "round":
         text += f", export {meta['export']}"
-    if meta["psnr"] is not None:
+    if meta.get("psnr") is not None:
         text += f", PSNR {meta['psnr']:.2f} dB"
-    if meta["ssim"] is not None:
+    if meta.get("ssim") is not None:
         text += f", SSIM {meta['ssim']:.4f}"
     return text
 
@@ -412,13 +417,10 @@ def _write(file: BinaryIO, dataset: Dataset, metadata: dict[str, Any]) -> None:
 
 
 def _parse_json(text: str) -> dict[str, Any]:
-    def refuse(constant: str) -> None:
-        raise ValueError(f"metadata holds {constant}, which is not JSON")
-
     try:
-        metadata = json.loads(text, parse_constant=refuse)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"metadata is not JSON ({error})") from error
+        metadata = _json.parse(text)
+    except ValueError as error:
+        raise ValueError(f"metadata: {error}") from error
     if not isinstance(metadata, dict):
         raise ValueError("metadata is not a JSON object")
     return metadata
@@ -430,14 +432,37 @@ def _check_metadata(metadata: dict[str, Any], dataset: Dataset) -> None:
         raise ValueError(f"metadata has no {', '.join(missing)}")
     if metadata["format"] != FORMAT:
         raise ValueError(
-            f"format {metadata['format']!r} is unknown; this version reads {FORMAT}"
+            f"format {shown(metadata['format'])} is unknown; this version reads "
+            f"{FORMAT}"
         )
     # Raises if they are not a budget.
     Budget(metadata.get("norm", "linf"), metadata["radius"])
     if not isinstance(metadata["source_fingerprint"], str):
         raise ValueError("source_fingerprint in the metadata is not a string")
+    _check_measured(metadata)
     if metadata["fingerprint"] != fingerprint(dataset):
         raise ValueError("the images or labels are not those that were protected")
+
+
+def _check_measured(metadata: Mapping[str, Any]) -> None:
+    """Checks the entries that others read, where there are any."""
+    kinds: dict[str, tuple[type, ...]] = {
+        "audit": (dict,),
+        "psnr": (int, float, type(None)),
+        "ssim": (int, float, type(None)),
+        "export": (str,),
+        "protected_images": (int,),
+        "generator": (dict,),
+    }
+    for name, allowed in kinds.items():
+        value = metadata.get(name)
+        if name in metadata and (
+            not isinstance(value, allowed) or isinstance(value, bool)
+        ):
+            raise ValueError(f"{name} in the metadata is {shown(value)}")
+    audit = metadata.get("audit", {})
+    if not all(isinstance(value, int | float) for value in audit.values()):
+        raise ValueError(f"audit in the metadata is {shown(audit)}")
 
 
 def _quality(clean: np.ndarray, images: np.ndarray) -> dict[str, float | None]:

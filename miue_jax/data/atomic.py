@@ -26,7 +26,8 @@ def write_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
       The binary file to write to.
 
     Raises:
-      ValueError: if the parent folder does not exist.
+      ValueError: if the parent folder does not exist, or `path` is a folder, a device
+        or a pipe.
       OSError: naming `path`, if it cannot be written; nothing is left behind, and a
         file that was there before stays as it was.
 
@@ -40,6 +41,7 @@ def write_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
       ['data.bin']
     """
     path = pathlib.Path(path)
+    check_new_file(path)
     temporary = _beside(path)
     try:
         with open(temporary, "xb") as file:
@@ -117,7 +119,8 @@ def check_new_file(path: str | os.PathLike[str]) -> None:
       path: the file to create or replace.
 
     Raises:
-      ValueError: if the parent folder does not exist or `path` is a folder.
+      ValueError: if the parent folder does not exist, or `path` is a folder, a device
+        or a pipe.
 
     Example:
       >>> from miue_jax.data import atomic
@@ -127,6 +130,9 @@ def check_new_file(path: str | os.PathLike[str]) -> None:
     _check_parent(path)
     if path.is_dir():
         raise ValueError(f"{path}: is a folder")
+    # The rename would put a file in the place of a device, such as /dev/null.
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path}: is a device or a pipe, not a file")
 
 
 def remove_unfinished(folder: str | os.PathLike[str]) -> None:

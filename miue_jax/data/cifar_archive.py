@@ -5,17 +5,37 @@ References:
   https://www.cs.toronto.edu/~kriz/cifar.html, section "Binary version".
 """
 
+import bz2
+import contextlib
+import gzip
+import io
+import lzma
 import os
 import pathlib
 import tarfile
 import zlib
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
+from miue_jax._checks import one_line
 from miue_jax.data.dataset import Dataset, validate
 
 _SIDE = 32
+
+# Bytes of the largest file of either version (CIFAR-100's training images have 154
+# million), and of all of them; members that are looked at.
+_LARGEST_FILE = 160_000_000
+_LARGEST = 400_000_000
+_MOST_FILES = 1000
+
+_PACKED: dict[bytes, Callable[[IO[bytes]], Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\x00": lzma.open,
+}
+_UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError)
 
 
 class _Layout(NamedTuple):
@@ -155,14 +175,17 @@ def _wanted(split: str) -> set[str]:
 def _read_folder(path: pathlib.Path, split: str) -> dict[str, bytes | None]:
     """Returns the files by name, with None for contents that are not needed."""
     wanted = _wanted(split)
+    files: dict[str, bytes | None] = {}
     try:
-        return {
-            file.name: file.read_bytes() if file.name in wanted else None
-            for file in path.iterdir()
-            if file.is_file()
-        }
+        for file in path.iterdir():
+            if file.is_file():
+                files[file.name] = None
+                if file.name in wanted:
+                    _check_size(path, file.name, file.stat().st_size)
+                    files[file.name] = file.read_bytes()
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error})") from error
+    return files
 
 
 def _read_tar(path: pathlib.Path, split: str) -> dict[str, bytes | None]:
@@ -170,24 +193,65 @@ def _read_tar(path: pathlib.Path, split: str) -> dict[str, bytes | None]:
     files: dict[str, bytes | None] = {}
     try:
         # As a stream: members are read on the way, and nothing is unpacked to disk.
-        with tarfile.open(path, "r|*") as archive:
-            for member in archive:
+        with _unpacked(path) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
+            for member in tar:
                 name = pathlib.PurePosixPath(member.name).name
-                if member.isfile():
-                    content = archive.extractfile(member) if name in wanted else None
-                    files[name] = content.read() if content else None
-    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+                if member.isfile() and len(files) < _MOST_FILES:
+                    files[name] = None
+                    content = tar.extractfile(member) if name in wanted else None
+                    if content is not None:
+                        _check_size(path, name, member.size)
+                        files[name] = content.read()
+    except (*_UNREADABLE, tarfile.TarError) as error:
+        reason = one_line(str(error))
         raise ValueError(
-            f"{path}: not a readable tar archive, perhaps truncated ({error})"
+            f"{path}: not a readable tar archive, perhaps truncated ({reason})"
         ) from error
     return files
 
 
+def _check_size(path: pathlib.Path, name: str, size: int) -> None:
+    if size > _LARGEST_FILE:
+        raise ValueError(
+            f"{path}: {name} has {size} bytes; allowed: at most {_LARGEST_FILE}"
+        )
+
+
+class _Unpacked(io.RawIOBase):
+    """A compressed file as it is unpacked, up to a bound: a small one may hold much."""
+
+    def __init__(self, file: IO[bytes]):
+        self._file = file
+        self._left = _LARGEST
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size if 0 <= size < self._left else self._left + 1)
+        self._left -= len(data)
+        if self._left < 0:
+            raise OSError(f"it unpacks to more than {_LARGEST} bytes")
+        return data
+
+
+@contextlib.contextmanager
+def _unpacked(path: pathlib.Path) -> Iterator[_Unpacked]:
+    with open(path, "rb") as packed:
+        start = packed.read(6)
+        packed.seek(0)
+        opened = next(
+            (opened for magic, opened in _PACKED.items() if start.startswith(magic)),
+            None,
+        )
+        with contextlib.nullcontext(packed) if opened is None else opened(packed) as f:
+            yield _Unpacked(f)
+
+
 def _is_tar(path: pathlib.Path) -> bool:
     try:
-        return tarfile.is_tarfile(path)
-    except (OSError, EOFError, zlib.error):
+        with _unpacked(path) as stream:
+            tarfile.TarInfo.frombuf(stream.read(tarfile.BLOCKSIZE), "utf-8", "replace")
+    except (*_UNREADABLE, tarfile.HeaderError):
         return False
+    return True
 
 
 def _recognize(path: pathlib.Path, files: dict[str, bytes | None]) -> _Layout:

@@ -1,6 +1,7 @@
 """Export of a protected data set, and import of perturbations made elsewhere."""
 
 import concurrent.futures
+import itertools
 import json
 import os
 import pathlib
@@ -13,8 +14,9 @@ import numpy as np
 from jax.typing import ArrayLike
 from PIL import Image
 
+from miue_jax._checks import one_line
 from miue_jax.budget import to_unit
-from miue_jax.data import artifact, atomic, npz, torch_file
+from miue_jax.data import artifact, atomic, npz, public, torch_file
 from miue_jax.data.artifact import Protected
 from miue_jax.data.dataset import Dataset, validate
 
@@ -24,6 +26,8 @@ _SUFFIXES = (".npy", ".npz", ".pt", ".pth")
 _RESERVED = re.compile(
     r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?|metadata\.json", re.IGNORECASE
 )
+# Arrays that a message lists.
+_MOST_LISTED = 8
 _LONGEST = 200  # bytes of a folder's name; file systems allow 255
 
 
@@ -33,7 +37,8 @@ def export_png_folder(protected: Protected, root: str | os.PathLike[str]) -> Non
     The index is the image's position in the source data set, so that its order can be
     restored. A class whose name is not a safe folder name goes into a folder with a
     similar name, see `class_folders`; ``class_folders`` in the metadata maps folders to
-    classes. The folder appears when it is complete.
+    classes. Paths in the metadata are reduced to their last part. The folder appears
+    when it is complete.
 
     Args:
       protected: the protected data set.
@@ -72,7 +77,7 @@ def export_png_folder(protected: Protected, root: str | os.PathLike[str]) -> Non
         _parallel(write, range(len(images)))
         text = json.dumps(
             {
-                **protected.metadata,
+                **public.without_folders(protected.metadata),
                 "class_names": class_names,
                 "class_folders": dict(zip(folders, class_names, strict=True)),
             },
@@ -148,7 +153,7 @@ def read_delta(path: str | os.PathLike[str], protected: Protected) -> np.ndarray
     file = artifact.delta_path(path)
     if not file.is_file():
         raise ValueError(f"{file} is missing: it holds the float perturbation")
-    delta = _read_npy(file)
+    delta = npz.read_npy(file)
     try:
         if delta.dtype != np.float32:
             raise ValueError(f"the perturbation must be float32, got {delta.dtype}")
@@ -257,7 +262,7 @@ def import_perturbation(
     if not path.is_file():
         raise ValueError(f"{path}: no such file or folder")
     if path.suffix == ".npy":
-        delta = _read_npy(path)
+        delta = npz.read_npy(path)
     elif path.suffix == ".npz":
         if artifact.is_artifact(path):
             protected = artifact.load(path)
@@ -341,26 +346,24 @@ def _only_one(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> np.ndarray:
     images = [array for array in arrays.values() if array.ndim == 4]
     if len(images) == 1:
         return images[0]
-    found = ", ".join(
-        f"{name or 'tensor'} {array.shape}" for name, array in arrays.items()
-    )
+    found = [
+        f"{one_line(name, 60) or 'tensor'} {array.shape}"
+        for name, array in itertools.islice(arrays.items(), _MOST_LISTED)
+    ]
+    if len(arrays) > len(found):
+        found.append(f"{len(arrays) - len(found)} more")
     raise ValueError(
-        f"{path}: must hold exactly one array of four axes, found {found or 'none'}"
+        f"{path}: must hold exactly one array of four axes, found "
+        f"{', '.join(found) or 'none'}"
     )
-
-
-def _read_npy(path: pathlib.Path) -> np.ndarray:
-    try:
-        with open(path, "rb") as file:
-            return np.lib.format.read_array(file, allow_pickle=False)
-    except npz.UNREADABLE as error:
-        raise npz.unreadable(path, error) from error
 
 
 def _read_png_folder(root: pathlib.Path, clean: Dataset) -> np.ndarray:
     paths: dict[int, pathlib.Path] = {}
     named = class_folders(clean.class_names)
     for path in sorted(root.rglob("*.png")):
+        if not path.is_file():
+            raise ValueError(f"{path}: is no file, with the name of an image")
         if not (path.stem.isascii() and path.stem.isdigit()):
             raise ValueError(f"{path}: the name must be the index of the image")
         index = int(path.stem)
@@ -404,8 +407,9 @@ def _read_png(path: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray:
                     f"{image.width}x{image.height} {image.mode}"
                 )
             return np.asarray(image).reshape(shape)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: {error}") from error
+    except Exception as error:  # damaged files provoke any
+        reason = one_line(str(error)) or type(error).__name__
+        raise ValueError(f"{path}: {reason}") from error
 
 
 def _parallel(function: Callable[[int], None], indices: range) -> None:

@@ -1,16 +1,28 @@
 """Image folders: files in one folder per class."""
 
 import concurrent.futures
+import contextlib
+import math
 import os
 import pathlib
+import warnings
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from miue_jax._checks import one_line
+from miue_jax.data import memory
 from miue_jax.data.dataset import Dataset, validate
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 SPLITS = ("train", "test")
+
+# Whatever the suffix says. Pillow would start another program for some others.
+_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF")
+
+# Copies of an image that are alive while it is decoded and converted.
+_COPIES = 5
 
 # Names of the folder of test images if none is called "test".
 _VALIDATION = ("val", "validation")
@@ -34,7 +46,8 @@ def load(root: str | os.PathLike[str], split: str = "train") -> Dataset:
     Raises:
       ValueError: naming the folder or file, if there are no images or only one class, a
         class is empty, an image cannot be read, sizes differ, the split is missing,
-        images lie beside or below the class folders, or a link is broken.
+        images lie beside or below the class folders, a link is broken, what is named
+        like an image is no file, or there is not enough memory.
 
     Example:
       >>> import pathlib, tempfile
@@ -108,12 +121,15 @@ def _entries(folder: pathlib.Path) -> list[pathlib.Path]:
     for entry in entries:
         if not entry.exists():
             raise ValueError(f"{entry}: is a link to nothing")
+        # Skipping an image silently would change the data set.
+        if not entry.is_file() and entry.suffix.lower() in SUFFIXES:
+            what = "a folder" if entry.is_dir() else "no regular file"
+            raise ValueError(f"{entry}: is {what} with the name of an image")
     return entries
 
 
 def _check_no_images(folder: pathlib.Path, where: str) -> None:
     for entry in _entries(folder):
-        # Skipping an image silently would change the data set.
         if entry.is_file() and entry.suffix.lower() in SUFFIXES:
             raise ValueError(f"{entry}: lies {where}, where no image is read")
 
@@ -137,19 +153,45 @@ def _image_files(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _decode(paths: list[pathlib.Path]) -> np.ndarray:
+    with warnings.catch_warnings():
+        # The sizes are compared with the memory there is.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return _decode_all(paths)
+
+
+def _decode_all(paths: list[pathlib.Path]) -> np.ndarray:
+    threads = min(os.cpu_count() or 1, len(paths))
+    with _opened(paths[0]) as image:
+        stored = image.size
+    memory.check(
+        3 * math.prod(stored) * (len(paths) + _COPIES * threads),
+        f"{paths[0].parent.parent}: {len(paths)} images of {_size(stored)}",
+    )
     first, _ = _read(paths[0])
     images = np.empty((len(paths), *first.shape), np.uint8)
+    size = first.shape[1::-1]
     all_gray = True
+
+    def read(path: pathlib.Path) -> tuple[np.ndarray, bool]:
+        with _opened(path) as opened:
+            found = opened.size
+        # Before it is decoded: a small file may hold a huge picture. Which way it is
+        # turned is not known yet.
+        if sorted(found) == sorted(size):
+            image, gray = _read(path)
+            found = image.shape[1::-1]
+            if found == size:
+                return image, gray
+        raise ValueError(
+            f"{path}: is {_size(found)}, but {paths[0]} is {_size(size)}; all images "
+            "must have one size"
+        )
+
     # Pillow releases the interpreter lock while it decodes; more threads than cores
     # would only compete for it.
-    pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
+    pool = concurrent.futures.ThreadPoolExecutor(threads)
     try:
-        for index, (image, gray) in enumerate(pool.map(_read, paths)):
-            if image.shape != first.shape:
-                raise ValueError(
-                    f"{paths[index]}: is {_size(image)}, but {paths[0]} is "
-                    f"{_size(first)}; all images must have one size"
-                )
+        for index, (image, gray) in enumerate(pool.map(read, paths)):
             images[index] = image
             all_gray = all_gray and gray
     finally:
@@ -157,13 +199,24 @@ def _decode(paths: list[pathlib.Path]) -> np.ndarray:
     return np.ascontiguousarray(images[..., :1]) if all_gray else images
 
 
-def _read(path: pathlib.Path) -> tuple[np.ndarray, bool]:
+def _size(size: tuple[int, ...]) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+@contextlib.contextmanager
+def _opened(path: pathlib.Path) -> Iterator[Image.Image]:
     try:
-        with Image.open(path) as opened:
-            opened.load()
-            image = ImageOps.exif_transpose(opened)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: not a readable image ({error})") from error
+        with Image.open(path, formats=_FORMATS) as image:
+            yield image
+    except Exception as error:  # damaged files provoke any
+        reason = one_line(str(error)) or type(error).__name__
+        raise ValueError(f"{path}: not a readable image ({reason})") from error
+
+
+def _read(path: pathlib.Path) -> tuple[np.ndarray, bool]:
+    with _opened(path) as opened:
+        opened.load()
+        image = ImageOps.exif_transpose(opened)
     if image.mode.startswith(("I", "F")):
         raise ValueError(
             f"{path}: has more than 8 bits per channel (mode {image.mode})"
@@ -174,7 +227,3 @@ def _read(path: pathlib.Path) -> tuple[np.ndarray, bool]:
         if alpha.min() < 255:
             raise ValueError(f"{path}: is partly transparent; give it a background")
     return np.asarray(image.convert("RGB")), bands[0] in ("1", "L")
-
-
-def _size(image: np.ndarray) -> str:
-    return f"{image.shape[1]}x{image.shape[0]}"

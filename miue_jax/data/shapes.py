@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from miue_jax._checks import check_number
+from miue_jax.data import memory
 from miue_jax.data.dataset import Dataset
 
 SIZE = 32
@@ -35,6 +36,9 @@ NOISE = 0.01
 # Width in pixels of the edge's transition from background to shape.
 EDGE = 1.0
 
+# Of the pixels, the labels, and what numbers them.
+_BYTES_PER_IMAGE = 3 * SIZE * SIZE + 16
+
 # Images drawn at a time, so that their arrays stay in cache.
 _BLOCK = 250
 # Separates the streams of the splits for one seed.
@@ -58,7 +62,8 @@ def generate(num_images: int, *, seed: int = 0, split: str = "train") -> Dataset
       alphabetical order.
 
     Raises:
-      ValueError: if `num_images` < 1, `seed` < 0 or `split` is unknown.
+      ValueError: if `num_images` < 1, `seed` < 0, `split` is unknown, or there is not
+        enough memory.
 
     Example:
       >>> from miue_jax.data import shapes
@@ -70,6 +75,7 @@ def generate(num_images: int, *, seed: int = 0, split: str = "train") -> Dataset
     check_number("seed", seed, ">= 0", whole=True)
     if split not in _STREAMS:
         raise ValueError(f"split must be one of {', '.join(_STREAMS)}, got {split!r}")
+    memory.check(_BYTES_PER_IMAGE * num_images, f"{num_images} images")
     labels = np.arange(num_images, dtype=np.int32) % len(CLASS_NAMES)
     images = np.empty((num_images, SIZE, SIZE, 3), np.uint8)
     for block, start in enumerate(range(0, num_images, _BLOCK)):

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from miue_jax.data import memory
 from miue_jax.data.dataset import Dataset, validate
 
 INSTALL = "TFDS names need: pip install miue_jax[tfds]"
@@ -111,6 +112,9 @@ def load(
     for index, example in enumerate(source):
         image = np.asarray(example[image_key])
         if images is None:
+            memory.check(
+                len(source) * image.nbytes, f"{name!r}: its {len(source)} images"
+            )
             images = np.empty((len(source), *image.shape), image.dtype)
         if image.shape != images.shape[1:]:
             raise ValueError(

@@ -2,21 +2,22 @@
 
 Such a file is a zip archive: the raw numbers are in ``<name>/data/<key>``, and
 ``<name>/data.pkl`` is a pickle that builds tensors from them. A pickle is a program, so
-only the calls that build a tensor are understood, and functions of this module answer
-them; anything else is refused.
+`pickle_program` interprets the part of it that builds a tensor, and functions of this
+module answer its calls; anything else is refused.
 """
 
 import collections
-import io
 import math
 import os
 import pathlib
-import pickle
 import zipfile
 from typing import Any, NamedTuple, NoReturn
 
 import jax.numpy as jnp
 import numpy as np
+
+from miue_jax._checks import one_line, shown
+from miue_jax.data import memory, pickle_program
 
 _DTYPES = {
     "DoubleStorage": np.float64,
@@ -29,6 +30,9 @@ _DTYPES = {
     "CharStorage": np.int8,
     "ByteStorage": np.uint8,
 }
+# Levels of containers, of which a state has a few, and axes of a tensor.
+_DEEPEST = 32
+_MOST_AXES = 32
 _CONVERT = (
     "load it where you trust it and save the array with np.save('perturbation.npy', "
     "tensor.numpy())"
@@ -47,8 +51,8 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
     Raises:
       ValueError: naming the file, if it is missing, truncated, a bare pickle (the old
-        format), or refers to anything but tensors, lists, tuples, dictionaries, numbers
-        and strings.
+        format), too large or too deeply nested, or refers to anything but tensors,
+        lists, tuples, dictionaries, numbers and strings.
 
     Example:
       >>> from miue_jax.data import torch_file
@@ -64,14 +68,13 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         )
     try:
         with zipfile.ZipFile(path) as archive:
-            loaded = _load(archive)
+            return _tensors(_load(archive, path.stat().st_size))
     except Exception as error:  # A hostile pickle can provoke any exception.
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(str(error), 600) or type(error).__name__
         raise ValueError(f"{path}: cannot be read: {reason}") from error
-    return _tensors(loaded)
 
 
-def _load(archive: zipfile.ZipFile) -> Any:
+def _load(archive: zipfile.ZipFile, size: int) -> Any:
     members = {info.filename: info for info in archive.infolist()}
     programs = [name for name in members if name.split("/")[1:] == ["data.pkl"]]
     if len(programs) != 1:
@@ -79,16 +82,45 @@ def _load(archive: zipfile.ZipFile) -> Any:
     for info in members.values():
         # torch never compresses; a small file that unpacks to a huge one is hostile.
         if info.compress_type != zipfile.ZIP_STORED:
-            raise ValueError(f"not a file of torch.save: {info.filename} is compressed")
+            raise ValueError(
+                f"not a file of torch.save: {shown(info.filename)} is compressed"
+            )
+    # Nor do its parts share bytes, as in a file that is smaller than they are.
+    total = sum(info.file_size for info in archive.infolist())
+    if total > size:
+        raise ValueError(f"its parts have {total} bytes, the file has {size}")
+    memory.check(total, "its tensors")
     prefix = programs[0].removesuffix("data.pkl")
     if f"{prefix}byteorder" in members:
         order = archive.read(f"{prefix}byteorder")
         if order != b"little":
-            raise ValueError(f"only little-endian numbers can be read, not {order!r}")
-    return _Unpickler(archive, prefix).load()
+            raise ValueError(
+                f"only little-endian numbers can be read, not {shown(order)}"
+            )
+    storages: dict[str, _Storage] = {}
+
+    def load(identifier: Any) -> _Storage:
+        kind, dtype, key, _, count = identifier
+        named = kind == "storage" and isinstance(dtype, str) and isinstance(key, str)
+        if not named or dtype not in _DTYPES:
+            _refuse(shown(identifier))
+        if f"{prefix}data/{key}" not in members:
+            raise ValueError(f"there is no item named {shown(f'{prefix}data/{key}')}")
+        if key not in storages:
+            raw = archive.read(f"{prefix}data/{key}")
+            values = np.frombuffer(raw, np.dtype(_DTYPES[dtype]))
+            if type(count) is not int or values.size != count:
+                raise ValueError(
+                    f"storage {shown(key)} holds {values.size} of {shown(count)} "
+                    "numbers"
+                )
+            storages[key] = _Storage(values)
+        return storages[key]
+
+    program = archive.read(f"{prefix}data.pkl")
+    return pickle_program.run(program, refer=_refer, call=_call, load=load)
 
 
-# The pickle can neither call nor change these.
 class _Storage(NamedTuple):
     values: np.ndarray
 
@@ -97,86 +129,78 @@ class _Tensor(NamedTuple):
     values: np.ndarray
 
 
-class _RebuildTensor:
-    """Stands for ``torch._utils._rebuild_tensor_v2`` in the pickle."""
+class _Function(NamedTuple):
+    """Stands for a function of torch or Python."""
 
-    __slots__ = ()
-
-    def __call__(
-        self,
-        storage: _Storage,
-        offset: int,
-        size: tuple[int, ...],
-        stride: tuple[int, ...],
-        *unused: Any,
-    ) -> _Tensor:
-        if not isinstance(storage, _Storage):
-            raise ValueError("a tensor without numbers")
-        numbers = (offset, *size, *stride)
-        if len(size) != len(stride) or not all(
-            type(n) is int and 0 <= n < 2**48 for n in numbers
-        ):
-            raise ValueError(f"a tensor of impossible shape {size}, stride {stride}")
-        last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
-        if math.prod(size) and last >= storage.values.size:
-            raise ValueError(
-                f"a tensor of shape {size} with {storage.values.size} numbers"
-            )
-        itemsize = storage.values.itemsize
-        strides = [s * itemsize for s in stride]
-        start = storage.values[offset:]
-        return _Tensor(
-            np.lib.stride_tricks.as_strided(start, size, strides, writeable=False)
-        )
+    name: str
 
 
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, archive: zipfile.ZipFile, prefix: str):
-        super().__init__(io.BytesIO(archive.read(f"{prefix}data.pkl")))
-        self._archive = archive
-        self._prefix = prefix
-        self._storages: dict[str, _Storage] = {}
+_REBUILD = _Function("_rebuild_tensor_v2")
+_ORDERED = _Function("OrderedDict")
 
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _RebuildTensor()
-        if (module, name) == ("collections", "OrderedDict"):
-            return collections.OrderedDict
-        if module == "torch" and name in _DTYPES:
-            return name
-        self._refuse(f"{module}.{name}")
 
-    def persistent_load(self, pid: Any) -> _Storage:
-        kind, dtype, key, _, count = pid
-        if kind != "storage" or dtype not in _DTYPES or not isinstance(key, str):
-            self._refuse(repr(pid))
-        if key not in self._storages:
-            raw = self._archive.read(f"{self._prefix}data/{key}")
-            values = np.frombuffer(raw, np.dtype(_DTYPES[dtype]))
-            if values.size != count:
-                raise ValueError(
-                    f"storage {key} holds {values.size} of {count} numbers"
-                )
-            self._storages[key] = _Storage(values)
-        return self._storages[key]
+def _refer(module: str, name: str) -> Any:
+    if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+        return _REBUILD
+    if (module, name) == ("collections", "OrderedDict"):
+        return _ORDERED
+    if module == "torch" and name in _DTYPES:
+        return name
+    _refuse(one_line(f"{module}.{name}", 100))
 
-    def _refuse(self, found: str) -> NoReturn:
+
+def _refuse(found: str) -> NoReturn:
+    raise ValueError(
+        f"refers to {found}, which is not part of a tensor; nothing was executed; "
+        f"{_CONVERT}"
+    )
+
+
+def _call(function: Any, arguments: tuple[Any, ...]) -> Any:
+    if function is _REBUILD:
+        return _rebuild(*arguments)
+    if function is _ORDERED and not arguments:
+        return {}
+    raise ValueError(f"{shown(function)} is not callable with {shown(arguments)}")
+
+
+def _rebuild(
+    storage: Any, offset: Any, size: Any, stride: Any, *unused: Any
+) -> _Tensor:
+    if not isinstance(storage, _Storage):
+        raise ValueError("a tensor without numbers")
+    fits = isinstance(size, tuple) and isinstance(stride, tuple)
+    if (
+        not fits
+        or not len(size) == len(stride) <= _MOST_AXES
+        or not all(type(n) is int and 0 <= n < 2**48 for n in (offset, *size, *stride))
+    ):
         raise ValueError(
-            f"refers to {found}, which is not part of a tensor; nothing was executed; "
-            f"{_CONVERT}"
+            f"a tensor of impossible shape {shown(size)}, stride {shown(stride)}"
         )
+    last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
+    if math.prod(size) and last >= storage.values.size:
+        raise ValueError(f"a tensor of shape {size} with {storage.values.size} numbers")
+    itemsize = storage.values.itemsize
+    strides = [s * itemsize for s in stride]
+    start = storage.values[offset:]
+    return _Tensor(
+        np.lib.stride_tricks.as_strided(start, size, strides, writeable=False)
+    )
 
 
 def _tensors(loaded: Any) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
-    waiting, seen = [("", loaded)], set()
+    waiting, seen = collections.deque([("", 0, loaded)]), set()
     while waiting:
-        place, value = waiting.pop(0)
+        place, depth, value = waiting.popleft()
         if isinstance(value, _Tensor):
             found[place] = value.values
         # A pickle can make a list that holds itself.
         elif isinstance(value, dict | list | tuple) and id(value) not in seen:
+            if depth == _DEEPEST:
+                raise ValueError(f"it is nested more than {_DEEPEST} levels deep")
             seen.add(id(value))
             items = value.items() if isinstance(value, dict) else enumerate(value)
-            waiting += [(f"{place}[{name!r}]", item) for name, item in items]
+            waiting += [(f"{place}[{shown(k)}]", depth + 1, item) for k, item in items]
     return found

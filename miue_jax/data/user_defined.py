@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from miue_jax import _checks
+from miue_jax import _checks, _own
 from miue_jax.data import arrays
 from miue_jax.data.dataset import Dataset
 
@@ -60,24 +60,22 @@ def load(name: str, split: str = "train") -> Dataset:
       >>> user_defined.load("my_data:squares").class_names
       ('0', '1')
     """
-    function = _checks.imported("data set", name)
-    try:
+    function = _own.imported("data set", name)
+    with _own.calling(f"data set {name!r}"):
         takes_split = "split" in inspect.signature(function).parameters
         if not takes_split and split != "train":
             raise ValueError(f"it has no parameter split, so no {split!r} split")
         return _dataset(function(split=split) if takes_split else function())
-    except (Exception, SystemExit) as error:  # from user code
-        reason = " ".join(str(error).split())
-        if not isinstance(error, ValueError):
-            reason = f"{type(error).__name__}: {reason}"
-        raise ValueError(f"data set {name!r}: {reason}") from error
 
 
 def _dataset(result: Any) -> Dataset:
     if not isinstance(result, tuple) or len(result) not in (2, 3):
         raise ValueError(
             "it must return (images, labels) or (images, labels, class_names), got "
-            f"{type(result).__name__}"
+            f"{_checks.shown(result)}"
         )
     images, labels, *names = result
+    for given in names:
+        if isinstance(given, str) or not all(isinstance(name, str) for name in given):
+            raise ValueError(f"class_names must be strings, got {_checks.shown(given)}")
     return arrays.dataset(np.asarray(images), np.asarray(labels), *names)

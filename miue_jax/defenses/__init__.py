@@ -9,14 +9,13 @@ A user-defined defense is named ``module:function``, where the function is one o
 """
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import jax
-import numpy as np
-
-from miue_jax import _checks, _settings
+from miue_jax import _checks, _own, _settings
+from miue_jax.defenses import own
 from miue_jax.defenses.adversarial_training import adversarial_training
 from miue_jax.defenses.base import Attack, Defense
 from miue_jax.defenses.bit_depth import bit_depth
@@ -48,6 +47,7 @@ __all__ = [
     "gaussian_blur",
     "gaussian_noise",
     "grayscale",
+    "is_own",
     "jpeg",
     "mixup",
     "orthogonal_projection",
@@ -219,6 +219,27 @@ def parse(spec: Spec) -> tuple[str, Any]:
     return name, kind if missing else _settings.from_plain(kind, settings, name)
 
 
+def is_own(spec: Spec) -> bool:
+    """Tells whether a defense is user-defined.
+
+    Args:
+      spec: as for `create`.
+
+    Returns:
+      Whether its name is of the form ``module:function``.
+
+    Example:
+      >>> from miue_jax import defenses
+      >>> defenses.is_own("my_defense:smooth"), defenses.is_own("jpeg-10")
+      (True, False)
+    """
+    return _named_own(_name_and_settings(spec)[0])
+
+
+def _named_own(name: object) -> bool:
+    return isinstance(name, str) and ":" in name
+
+
 def parameters(name: str) -> dict[str, inspect.Parameter]:
     """Returns the settings of a defense as the parameters of its function.
 
@@ -255,44 +276,16 @@ def _user_defined(
 ) -> Defense:
     found = list(inspect.signature(function).parameters)
     if found[:3] == _PURIFY:
-        return Defense(purify=_guarded(name, function, settings))
-    try:
-        fits = {k: v for k, v in fits.items() if k in found}
-        defense = function(**fits, **settings)
-        if not isinstance(defense, Defense):
-            raise TypeError(f"it must return a Defense, got {defense!r:.100}")
-    except Exception as error:  # of the user's own code
-        raise _failed(name, error) from error
-    if defense.purify is None:
-        return defense
-    return defense._replace(purify=_guarded(name, defense.purify, {}))
-
-
-def _guarded(
-    name: str, purify: Callable[..., Any], settings: Mapping[str, Any]
-) -> Callable[..., np.ndarray]:
-    """A user-defined purification whose faults are reported in one line."""
-
-    def checked(key: jax.Array, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        try:
-            purified = np.asarray(purify(key, images, labels, **settings))
-            if purified.dtype != np.uint8 or purified.shape != images.shape:
-                raise TypeError(
-                    f"the purified images must be uint8 {images.shape}, got "
-                    f"{purified.dtype} {purified.shape}"
+        defense = Defense(purify=functools.partial(function, **settings))
+    else:
+        with _own.calling(f"defense {name!r}"):
+            fits = {k: v for k, v in fits.items() if k in found}
+            defense = function(**fits, **settings)
+            if not isinstance(defense, Defense):
+                raise ValueError(
+                    f"it must return a Defense, got {_checks.shown(defense)}"
                 )
-        except FloatingPointError:
-            raise  # training diverged
-        except Exception as error:  # of the user's own code
-            raise _failed(name, error) from error
-        return purified
-
-    return checked
-
-
-def _failed(name: str, error: Exception) -> ValueError:
-    reason = " ".join(str(error).split())
-    return ValueError(f"defense {name!r}: {type(error).__name__}: {reason}")
+    return own.guarded(f"defense {name!r}", defense)
 
 
 def _rebuilt(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -304,8 +297,8 @@ def _rebuilt(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 def _entry(name: object) -> _Entry:
     if isinstance(name, str) and name in _REGISTRY:
         return _REGISTRY[name]
-    if isinstance(name, str) and ":" in name:
-        return _Entry(_checks.imported("defense", name))
+    if isinstance(name, str) and _named_own(name):
+        return _Entry(_own.imported("defense", name))
     raise _checks.unknown("defense", name, _REGISTRY, allowed=NAMES)
 
 

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from miue_jax import _checks, _settings
+from miue_jax import _checks, _own, _settings
 from miue_jax.budget import Budget
 from miue_jax.generators import adversarial_poisoning as _ap
 from miue_jax.generators import autoregressive as _ar
@@ -47,7 +47,8 @@ from miue_jax.generators.base import (
     select,
     to_sharded,
 )
-from miue_jax.train import sampling
+from miue_jax.train import sampling, tracing
+from miue_jax.train.parallel import State
 
 __all__ = [
     "NAMES",
@@ -57,12 +58,14 @@ __all__ = [
     "clip_batches",
     "create",
     "from_function",
+    "is_own",
     "per_example",
     "preset",
     "presets",
     "select",
     "spec",
     "to_sharded",
+    "trace_own",
 ]
 
 
@@ -262,26 +265,105 @@ def create(name: str, config: Any, spec: DataSpec) -> Generator:
 def _build(name: str, entry: _Entry, config: Any, spec: DataSpec) -> Generator:
     if name in _REGISTRY:
         return entry.build(config, spec)
-    try:
+    what = _what(name)
+    with _own.calling(what):
         generator = entry.build(config, spec)
         if not isinstance(generator, Generator):
-            raise ValueError(f"it must return a Generator, got {generator!r:.100}")
-        return _traced(generator, spec)
-    except Exception as error:  # of the user's code
-        raise ValueError(f"generator {name!r} failed: {_one_line(error)}") from error
+            raise ValueError(
+                f"it must return a Generator, got {_checks.shown(generator)}"
+            )
+        # They are called again while it runs, where nothing else names the generator.
+        guarded = generator._replace(
+            init=_own.guarded(what, generator.init),
+            step=_own.guarded(what, generator.step),
+            perturbation=_own.guarded(what, generator.perturbation),
+            finished=_own.guarded(what, generator.finished),
+        )
+        return _traced(guarded, spec)
+
+
+def _what(name: str) -> str:
+    return f"generator {name!r} failed"
+
+
+def is_own(name: object) -> bool:
+    """Tells whether a name is that of a user-defined generator.
+
+    Args:
+      name: the name.
+
+    Returns:
+      Whether it is of the form ``module:function``.
+
+    Example:
+      >>> from miue_jax import generators
+      >>> generators.is_own("my_noise:stripes"), generators.is_own("mi_ue")
+      (True, False)
+    """
+    return isinstance(name, str) and ":" in name
+
+
+def trace_own(
+    name: str,
+    generator: Generator,
+    spec: DataSpec,
+    mesh: jax.sharding.Mesh,
+    data: sampling.Shards,
+) -> None:
+    """Traces a user-defined generator on a mesh, so that faults come before a run.
+
+    Args:
+      name: of the generator.
+      generator: what `create` made of it.
+      spec: of the data.
+      mesh: the devices.
+      data: dealt to shards.
+
+    Raises:
+      ValueError: if a function fails, or returns something else than `Generator` says.
+
+    Example:
+      It is called with what `create` makes of a function of the user's own:
+
+      >>> from miue_jax import generators
+      >>> generators.trace_own(  # doctest: +SKIP
+      ...     "my_noise:stripes", generator, spec, mesh, shards
+      ... )
+    """
+    with _own.calling(_what(name)):
+        state = tracing.trace(generator.init, generator.step, mesh, data)
+        delta = jax.eval_shape(generator.perturbation, state)
+        rows = data.images.shape[:2]
+        if generator.per_class:
+            rows = (spec.num_classes,)
+        shape = (*rows, *spec.image_shape)
+        fits = getattr(delta, "shape", None) == shape
+        if not fits or not jnp.issubdtype(delta.dtype, jnp.floating):
+            raise ValueError(
+                f"the perturbation must be floating point of shape {shape}, got "
+                f"{_checks.shown(delta)}"
+            )
 
 
 def _traced(generator: Generator, spec: DataSpec) -> Generator:
     """Traces a user-defined generator, so that its faults are found before a run."""
     steps = generator.num_steps
     if not isinstance(steps, int | np.integer) or steps < 1:
-        raise ValueError(f"num_steps must be a whole number > 0, got {steps!r:.100}")
+        raise ValueError(
+            f"num_steps must be a whole number > 0, got {_checks.shown(steps)}"
+        )
     if not isinstance(generator.budget, Budget):
-        raise ValueError(f"budget must be a Budget, got {generator.budget!r:.100}")
+        raise ValueError(
+            f"budget must be a Budget, got {_checks.shown(generator.budget)}"
+        )
     key = jax.eval_shape(lambda: jax.random.key(0))
     data = _shapes(spec)
     if generator.sharded:
-        jax.eval_shape(generator.init, key, data)
+        state = jax.eval_shape(generator.init, key, data)
+        if not isinstance(state, State):
+            raise ValueError(
+                f"init must return a train.parallel.State, got {_checks.shown(state)}"
+            )
         # Its step may use collectives, which are defined only on a mesh.
         return generator
     local = to_sharded(generator, dataclasses.replace(spec, axis_name=None))
@@ -290,7 +372,9 @@ def _traced(generator: Generator, spec: DataSpec) -> Generator:
     jax.eval_shape(local.perturbation, state)
     finished = jax.eval_shape(local.finished, state)
     if (getattr(finished, "shape", None), finished.dtype) != ((), bool):
-        raise ValueError(f"finished must return a () bool, got {finished!r:.100}")
+        raise ValueError(
+            f"finished must return a () bool, got {_checks.shown(finished)}"
+        )
     return to_sharded(generator, spec)
 
 
@@ -310,18 +394,16 @@ def _shapes(spec: DataSpec) -> sampling.Shards:
 
 
 def _entry(name: object) -> _Entry:
-    if not isinstance(name, str) or ":" not in name:
+    if not isinstance(name, str) or not is_own(name):
         return _lookup("generator", name, _REGISTRY)
-    return _user_defined(name, _checks.imported("generator", name))
+    return _user_defined(name, _own.imported("generator", name))
 
 
 @functools.cache  # so that settings of one function are of one class, and comparable
 def _user_defined(name: str, function: Callable[..., Any]) -> _Entry:
-    try:
+    with _own.calling(f"generator {name!r}"):  # annotations are code, too
         parameters = list(inspect.signature(function).parameters)
         hints = typing.get_type_hints(function)
-    except Exception as error:  # of the user's annotations
-        raise ValueError(f"generator {name!r}: {_one_line(error)}") from error
     kind = hints.get(parameters[0]) if parameters else None
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return _Entry(function, {"default": _defaults(kind, name)})
@@ -346,31 +428,17 @@ def _user_defined(name: str, function: Callable[..., Any]) -> _Entry:
 
 
 def _defaults(kind: type, name: str) -> Any:
-    try:
+    with _own.calling(f"generator {name!r}: every setting needs a default"):
         config = kind()
-    except Exception as error:
-        raise ValueError(
-            f"generator {name!r}: every setting needs a default: {_one_line(error)}"
-        ) from error
     if hasattr(config, "name"):
         raise ValueError(f"generator {name!r}: no setting may be called 'name'")
     return config
 
 
 def _configured(name: str, kind: type, values: Mapping[str, Any]) -> Any:
-    try:
+    # A setting that a user's own check refuses is like any other.
+    with _own.calling(f"generator {name!r}", passing=(ValueError,)):
         return _settings.from_plain(kind, values, name)
-    except ValueError:
-        raise
-    except Exception as error:  # of a user-defined __post_init__
-        raise ValueError(f"generator {name!r}: {_one_line(error)}") from error
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    if isinstance(error, ValueError) and text:
-        return text
-    return f"{type(error).__name__}: {text}"
 
 
 def _lookup(kind: str, name: Any, table: Mapping[str, Any]) -> Any:

@@ -96,6 +96,12 @@ def create(config: SurrogateConfig, spec: DataSpec, *, crop: int = 0) -> nn.Modu
             f"crop is {crop} pixels, the images have {height}x{width}: "
             "a shift as large as the image leaves nothing of it"
         )
+    models.check_own(
+        config.model,
+        image_shape=spec.image_shape,
+        num_classes=spec.num_classes,
+        width=config.width,
+    )
     return models.create(
         config.model,
         num_classes=spec.num_classes,

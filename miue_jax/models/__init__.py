@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from miue_jax import _checks
+from miue_jax import _checks, _own
 from miue_jax.models.convolution import loop_convolution
 from miue_jax.models.densenet import DenseNet
 from miue_jax.models.lenet import LeNet5
@@ -28,7 +28,7 @@ from miue_jax.models.vgg import VGG
 from miue_jax.models.vit import VisionTransformer
 from miue_jax.models.wide_resnet import WideResNet
 
-__all__ = ["NAMES", "create", "loop_convolution"]
+__all__ = ["NAMES", "check_own", "create", "is_own", "loop_convolution"]
 
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "resnet18": ResNet,
@@ -98,8 +98,8 @@ def create(
       >>> features.shape, logits.shape
       ((2, 84), (2, 10))
     """
-    own = isinstance(name, str) and ":" in name
-    if name not in _BUILDERS and not own:
+    own = is_own(name)
+    if not own and (not isinstance(name, str) or name not in _BUILDERS):
         raise _checks.unknown("model", name, NAMES)
     if num_classes < 2:
         raise ValueError(f"num_classes must be at least 2, given {num_classes}")
@@ -111,7 +111,7 @@ def create(
         "axis_name": axis_name,
         "convolution": convolution or lax.conv_general_dilated,
     }
-    builder = _checks.imported("model", name) if own else _BUILDERS[name]
+    builder = _own.imported("model", name) if own else _BUILDERS[name]
     accepted = _accepted(name, builder)
     if width is None:
         options.pop("width")
@@ -121,14 +121,88 @@ def create(
     options = {key: value for key, value in options.items() if key in accepted}
     if not own:
         return builder(num_classes=num_classes, **options)
-    try:
+    with _own.calling(f"model {name!r}"):
         module = builder(num_classes=num_classes, **options)
         if not isinstance(module, nn.Module):
-            raise ValueError(f"it must return a Flax module, got {module!r:.100}")
-    except Exception as error:  # of the user's own code
-        reason = " ".join(str(error).split())
-        raise ValueError(f"model {name!r}: {type(error).__name__}: {reason}") from error
+            raise ValueError(
+                f"it must return a Flax module, got {_checks.shown(module)}"
+            )
     return module
+
+
+def is_own(name: object) -> bool:
+    """Tells whether a name is that of a user-defined model.
+
+    Args:
+      name: the name.
+
+    Returns:
+      Whether it is of the form ``module:function``.
+
+    Example:
+      >>> from miue_jax import models
+      >>> models.is_own("my_models:small"), models.is_own("resnet18")
+      (True, False)
+    """
+    return isinstance(name, str) and ":" in name
+
+
+def check_own(
+    name: str, *, image_shape: tuple[int, ...], num_classes: int, width: int | None
+) -> None:
+    """Traces a user-defined model, so that its faults are found before a run.
+
+    Args:
+      name: of the model; others than ``module:function`` are not traced.
+      image_shape: (H, W, C) of the images that it has to take.
+      num_classes: number of classes.
+      width: as for `create`.
+
+    Raises:
+      ValueError: if the model fails, or does not return features and logits.
+
+    Example:
+      >>> from miue_jax import models
+      >>> models.check_own(
+      ...     "resnet10", image_shape=(8, 8, 3), num_classes=2, width=None
+      ... )
+    """
+    if not is_own(name):
+        return
+    module = create(name, num_classes=num_classes, width=width)
+    images = jnp.zeros((2, *image_shape), jnp.float32)
+    key = jax.random.key(0)
+    with _own.calling(f"model {name!r}"):
+        variables = jax.eval_shape(
+            functools.partial(module.init, train=False), key, images
+        )
+        changing = [name for name in variables if name != "params"]
+        for train in (False, True):
+            result, _ = jax.eval_shape(
+                functools.partial(module.apply, train=train, mutable=changing),
+                variables,
+                images,
+            )
+            _check_outputs(result, len(images), num_classes)
+
+
+def _check_outputs(result: Any, batch: int, num_classes: int) -> None:
+    fits = isinstance(result, tuple) and len(result) == 2
+    if fits:
+        shapes = [getattr(x, "shape", None) for x in result]
+        fits = shapes[1] == (batch, num_classes) and all(
+            shape is not None
+            and len(shape) == 2
+            and shape[0] == batch
+            and jnp.issubdtype(x.dtype, jnp.floating)
+            for x, shape in zip(result, shapes, strict=True)
+        )
+    if not fits:
+        raise ValueError(
+            "it must return (features, logits), floating point of shapes "
+            f"({batch}, D) and ({batch}, {num_classes}) for {batch} images, got "
+            f"{_checks.shown(result)}"
+        )
 
 
 def _accepted(name: str, builder: Callable[..., nn.Module]) -> set[str]:

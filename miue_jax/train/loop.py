@@ -146,7 +146,7 @@ def advance(
     ) -> tuple[State, Metrics]:
         if totals is None:
             shapes = jax.eval_shape(measured, key, state, data)
-            _check_metrics(shapes)
+            check_metrics(shapes)
             totals = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
         # Always from the host: another placement would compile another program.
         totals = jax.device_get(totals)
@@ -155,8 +155,20 @@ def advance(
     return run
 
 
-def _check_metrics(metrics: object) -> None:
-    # Anything else would be summed over the steps and reported as a mean.
+def check_metrics(metrics: object) -> None:
+    """Checks the metrics of a step.
+
+    Args:
+      metrics: what a step returned.
+
+    Raises:
+      ValueError: if they are not `metrics.Mean` by name: anything else would be summed
+        over the steps and reported as a mean.
+
+    Example:
+      >>> from miue_jax.train import loop
+      >>> loop.check_metrics({})
+    """
     means = isinstance(metrics, dict) and all(
         isinstance(value, Mean) for value in metrics.values()
     )

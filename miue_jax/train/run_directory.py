@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 
+from miue_jax import _json
 from miue_jax.data import atomic
 from miue_jax.train import parallel
 
@@ -354,8 +355,8 @@ def read_json(
       {'accuracy': 0.5}
     """
     try:
-        value = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
+        value = _json.parse(path.read_text())
+    except ValueError as error:
         raise ValueError(f"{path} is not readable JSON: {error}") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path} is damaged: it holds no JSON object")

@@ -109,8 +109,15 @@ def victim(
     )
 
     def init(key: jax.Array, data: sampling.Shards) -> State:
+        image_shape = data.images.shape[2:]
+        models.check_own(
+            config.model,
+            image_shape=image_shape,
+            num_classes=num_classes,
+            width=config.width,
+        )
         learner = init_learner(
-            jax.random.fold_in(key, _INIT), module, optimizer, data.images.shape[2:]
+            jax.random.fold_in(key, _INIT), module, optimizer, image_shape
         )
         order = jnp.zeros(data.labels.shape, jnp.int32)
         return State(jnp.zeros((), jnp.int32), learner, order)

@@ -14,11 +14,18 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from miue_jax import data, defenses, detection, victims
+from miue_jax import data, defenses, detection, models, victims
 from miue_jax._checks import check_number, check_seeds
 from miue_jax.data import Dataset, DataSource, atomic, npz
 from miue_jax.data.artifact import Protected
-from miue_jax.train import checkpoints, loop, parallel, run_directory, sampling
+from miue_jax.train import (
+    checkpoints,
+    loop,
+    parallel,
+    run_directory,
+    sampling,
+    tracing,
+)
 from miue_jax.train import metrics as means
 from miue_jax.victims import Victim, VictimConfig
 from miue_jax.workflows.protect import (
@@ -321,12 +328,15 @@ def prepare(
         "fingerprints": [data.fingerprint(train_set), data.fingerprint(test_set)],
         "clipped": clipped_fields(config.victim, settings),
     }
-    # A network that does not take these images is found before anything is written.
-    jax.eval_shape(
-        victim.init,
-        jax.random.key(0),
-        sampling.deal(train_set.images, train_set.labels, num_shards),
-    )
+    # A network that does not take these images is found before anything is written,
+    # and what is wrong with a defense or a model of the user's own.
+    shards = sampling.deal(train_set.images, train_set.labels, num_shards)
+    if models.is_own(config.victim.model) or defenses.is_own(config.defense):
+        tracing.trace(
+            victim.init, victim.step, mesh, shards, evaluate=victim.evaluate_robust
+        )
+    else:
+        jax.eval_shape(victim.init, jax.random.key(0), shards)
     return Job(*(train_set, test_set, victim, defense, settings.epochs, mesh, identity))
 
 

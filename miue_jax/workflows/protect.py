@@ -21,7 +21,7 @@ import numpy as np
 from miue_jax import data, generators
 from miue_jax._checks import check_number, check_seeds
 from miue_jax.budget import check_export
-from miue_jax.data import Dataset, DataSource, artifact
+from miue_jax.data import Dataset, DataSource, artifact, public
 from miue_jax.generators import GeneratorSpec
 from miue_jax.train import checkpoints, loop, parallel, run_directory, sampling
 
@@ -203,7 +203,12 @@ def run(
         path = workdir / ARTIFACT
         if path.exists() and artifact.delta_path(path).exists():
             finished = artifact.load(path)
-            run_directory.check_same(path, finished.metadata, job.identity, whole=False)
+            run_directory.check_same(
+                path,
+                finished.metadata,
+                public.without_folders(job.identity),
+                whole=False,
+            )
             artifact.check_source(
                 finished, job.clean, source_fingerprint=job.identity["source"]
             )
@@ -317,7 +322,10 @@ def prepare(config: ProtectConfig, clean: Dataset | None = None) -> Job:
     }
     shards = sampling.deal(clean.images, clean.labels, num_shards, selected=selected)
     # A network that does not take these images is found before anything is written.
-    jax.eval_shape(generator.init, jax.random.key(0), shards)
+    if generators.is_own(name):
+        generators.trace_own(name, generator, spec, mesh, shards)
+    else:
+        jax.eval_shape(generator.init, jax.random.key(0), shards)
     return Job(clean, generator, mesh, shards, selected, identity)
 
 

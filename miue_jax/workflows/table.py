@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from miue_jax._checks import one_line, shown
+from miue_jax.data import memory
 from miue_jax.train import run_directory
 from miue_jax.workflows import estimator_table
 from miue_jax.workflows.measure import summary as measurement
@@ -52,6 +54,12 @@ def _victims(results: Mapping[str, Any]) -> str:
     )
 
 
+# What a value of another type or without an entry provokes.
+_WRONG = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+
+# Bytes of parsed JSON for each byte of text, at most.
+_JSON_FACTOR = 40
+
 # By a key that only these results have.
 _TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "final": _victims,
@@ -87,7 +95,10 @@ def render(results: Mapping[str, Any]) -> str:
     """
     for key, table in _TABLES.items():
         if key in results:
-            return table(results)
+            try:
+                return table(results)
+            except _WRONG as error:
+                raise ValueError(f"the results are damaged: {_what(error)}") from error
     raise ValueError(
         "the results are of none of the runs that have a table: evaluate, sweep, "
         "measure, or the benchmark of estimators"
@@ -124,17 +135,40 @@ def table(path: str | os.PathLike[str]) -> str:
                 "measure do"
             )
     if path.suffix == ".json":
-        return render(run_directory.read_json(path, own=False))
+        return _rendered(path)
 
     def fill(match: re.Match[str]) -> str:
-        results = run_directory.read_json(path.parent / match[2], own=False)
-        return f"{match[1]}\n{render(results)}\n{match[3]}"
+        results = _rendered(path.parent / match[2])
+        return f"{match[1]}\n{results}\n{match[3]}"
 
     try:
-        text = path.read_text()
+        _check(path)
+        text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is not a text; allowed: results (.json), the folder of a run, or "
             f"Markdown"
         ) from error
     return _TABLE.sub(fill, text)
+
+
+def _rendered(path: pathlib.Path) -> str:
+    _check(path)
+    results = run_directory.read_json(path, own=False)
+    try:
+        return render(results)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _check(path: pathlib.Path) -> None:
+    # A pipe would not end, and a device must not be filled like a text.
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path}: is no file")
+    memory.check(_JSON_FACTOR * path.stat().st_size, f"{path}: it")
+
+
+def _what(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"there is no {shown(error.args[0])}"
+    return one_line(str(error)) or type(error).__name__

@@ -149,3 +149,28 @@ def test_unreadable_files_are_named(tmp_path):
         arrays.load(tmp_path / "single.npy")
     with pytest.raises(ValueError, match=r"nowhere\.npz: no such file"):
         arrays.load(tmp_path / "nowhere.npz")
+
+
+def test_arrays_beyond_the_memory_are_not_unpacked(tmp_path, monkeypatch):
+    """A file of zeros packs to a thousandth."""
+    path = tmp_path / "data.npz"
+    np.savez_compressed(path, images=np.zeros((64, 64, 64, 3)), labels=np.arange(64))
+    assert path.stat().st_size < 10**4
+    monkeypatch.setenv("MIUE_MEMORY", "1e-3")
+    monkeypatch.setattr(np.lib.format, "read_array", None)
+    with pytest.raises(ValueError, match=r"2 arrays would need 0\.00629 GB .* MIUE_M"):
+        arrays.load(path)
+
+
+def test_the_names_of_arrays_are_listed_in_part(tmp_path):
+    names = [f"{'x' * 200}{number}" for number in range(100)]
+    path = save(tmp_path, **dict.fromkeys(names, np.zeros(1)))
+    with pytest.raises(ValueError, match="92 more") as raised:
+        arrays.load(path)
+    assert len(str(raised.value)) < 1200
+
+
+def test_class_names_are_texts(tmp_path):
+    path = save(tmp_path, images=IMAGES, labels=LABELS, class_names=[[1.5], [2], [3]])
+    with pytest.raises(ValueError, match="class_names must be strings, got float64"):
+        arrays.load(path)

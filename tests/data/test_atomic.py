@@ -103,3 +103,18 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path, check):
     with pytest.raises(ValueError, match="folder"):
         check(tmp_path / "a")
     check(tmp_path / "new")
+
+
+def test_a_pipe_or_a_device_is_not_replaced_by_a_file(tmp_path):
+    """The rename would put a file in the place of /dev/null."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match="pipe: is a device or a pipe, not a file"):
+        atomic.check_new_file(path)
+    with (
+        pytest.raises(ValueError, match="pipe: is a device or a pipe, not a file"),
+        atomic.write_file(path),
+    ):
+        pytest.fail("it must not be written")
+    assert path.is_fifo()
+    assert [p.name for p in tmp_path.iterdir()] == ["pipe"]

@@ -183,3 +183,34 @@ def test_other_archives_are_refused(tmp_path):
     assert not cifar_archive.is_archive(tmp_path)
     (tmp_path / "notes.txt").write_text("x")
     assert not cifar_archive.is_archive(tmp_path / "notes.txt")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_files_larger_than_any_of_the_archive_are_not_read(
+    tmp_path, monkeypatch, packed
+):
+    monkeypatch.setattr(cifar_archive, "_LARGEST_FILE", 3 * (PLANES + 1))
+    files = {**cifar10()[0], "data_batch_3.bin": bytes(3 * (PLANES + 1) + 1)}
+    write = write_tar if packed else write_folder
+    path = write(tmp_path / ("c.tar.gz" if packed else "c"), files)
+    with pytest.raises(ValueError, match=r"data_batch_3\.bin has 9220 bytes; allowed"):
+        cifar_archive.load(path)
+
+
+@pytest.mark.parametrize("name", ["padding", "data_batch_1.bin"])
+def test_what_unpacks_to_much_more_is_not_unpacked(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(cifar_archive, "_LARGEST", 10**5)
+    path = write_tar(tmp_path / "c.tar.gz", {**cifar10()[0], name: bytes(10**6)})
+    assert path.stat().st_size < 10**5
+    with pytest.raises(ValueError, match="unpacks to more than 100000 bytes"):
+        cifar_archive.load(path)
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+def test_any_packing_is_recognized(tmp_path, mode):
+    path = tmp_path / "archive"
+    with tarfile.open(path, mode) as archive:
+        archive.addfile(tarfile.TarInfo("x"), io.BytesIO())
+    assert cifar_archive.is_archive(path)
+    path.write_bytes(path.read_bytes()[:1])
+    assert not cifar_archive.is_archive(path)

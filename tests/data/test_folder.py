@@ -1,6 +1,8 @@
+import os
+
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from miue_jax.data import folder
 
@@ -223,3 +225,54 @@ def test_a_validation_folder_is_the_test_split(tmp_path, name):
     assert (folder.load(tmp_path, "test").images == 20).all()
     write(tmp_path / "test" / "a" / "0.png", np.full((8, 8, 3), 30, np.uint8))
     assert (folder.load(tmp_path, "test").images == 30).all()
+
+
+@pytest.mark.parametrize("place", ["cat", "."])
+def test_what_is_named_like_an_image_but_is_none_is_not_skipped(root, place):
+    (root / place / "x.png").mkdir()
+    with pytest.raises(ValueError, match=r"x\.png: is a folder with the name of an"):
+        folder.load(root)
+    (root / place / "x.png").rmdir()
+    os.mkfifo(root / place / "x.png")
+    with pytest.raises(ValueError, match=r"x\.png: is no regular file with the name"):
+        folder.load(root)
+
+
+def test_images_beyond_the_memory_are_refused_before_they_are_decoded(
+    root, monkeypatch
+):
+    monkeypatch.setenv("MIUE_MEMORY", "1e-6")
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", None)
+    with pytest.raises(ValueError, match=r"4 images of 4x6 would need .* MIUE_MEMORY"):
+        folder.load(root)
+
+
+def test_a_huge_picture_among_small_ones_is_not_decoded(root, monkeypatch):
+    huge = (300, 300)
+    Image.new("1", huge).save(root / "dog" / "b.png")
+    decoded = []
+    real = PngImagePlugin.PngImageFile.load
+    monkeypatch.setattr(
+        PngImagePlugin.PngImageFile,
+        "load",
+        lambda image: decoded.append(image.size) or real(image),
+    )
+    with pytest.raises(ValueError, match=r"b\.png: is 300x300, but .* is 4x6"):
+        folder.load(root)
+    assert decoded
+    assert huge not in decoded
+
+
+def test_large_pictures_are_measured_by_the_memory_alone(root, monkeypatch, recwarn):
+    """Pillow warns about pictures of many pixels."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    assert folder.load(root).images.shape == (4, 6, 4, 3)
+    assert not recwarn.list
+
+
+def test_programs_that_draw_a_picture_are_not_run(root):
+    (root / "dog" / "b.png").write_text(
+        "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 6"
+    )
+    with pytest.raises(ValueError, match=r"b\.png: not a readable image"):
+        folder.load(root)

@@ -1,4 +1,5 @@
 import dataclasses
+import os
 import pathlib
 import types
 
@@ -162,3 +163,10 @@ def test_a_source_checks_its_fields(changes, message):
     with pytest.raises(ValueError, match=message):
         data.DataSource(**{"name": "shapes", **changes})
     assert data.DataSource("x", data_dir=pathlib.Path("y")).data_dir == "y"
+
+
+@pytest.mark.parametrize("name", ["pipe", "pipe.npz", "pipe.tar"])
+def test_a_pipe_is_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ValueError, match="is neither a file nor a folder"):
+        data.load(tmp_path / name)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from miue_jax.data import dataset, shapes
+from miue_jax.data import dataset, load, shapes
 
 
 @pytest.fixture(scope="module")
@@ -98,3 +98,10 @@ def test_the_values_use_the_range_without_saturating(drawn):
 def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         shapes.generate(**options)
+
+
+def test_more_than_there_is_memory_for_is_not_begun():
+    with pytest.raises(ValueError, match=r"1000000000 images would need 3\.09e\+03 GB"):
+        shapes.generate(10**9)
+    with pytest.raises(ValueError, match="set by the environment variable MIUE_MEMORY"):
+        load("shapes", per_class=10**8)

@@ -132,3 +132,9 @@ def test_without_tfds_names_say_what_to_install(monkeypatch):
         tfds.load("cifar10")
     with pytest.raises(ValueError, match="did you mean 'shapes'"):
         load("shaeps")
+
+
+def test_images_beyond_the_memory_are_refused(mock_data, monkeypatch):
+    monkeypatch.setenv("MIUE_MEMORY", "1e-6")
+    with pytest.raises(ValueError, match="'cifar10': its 12 images would need "):
+        tfds.load("cifar10")

@@ -143,7 +143,7 @@ def test_what_fails_names_the_function(spec, message):
 
 @pytest.mark.parametrize("name", ["wrong_dtype", "none"])
 def test_wrong_results_of_a_purification_are_named(name):
-    with pytest.raises(ValueError, match=f"'own_defenses:{name}': TypeError: .*uint8"):
+    with pytest.raises(ValueError, match=f"'own_defenses:{name}': purify: .*uint8"):
         _purified(f"own_defenses:{name}")
 
 

@@ -384,7 +384,7 @@ def test_settings_that_do_not_fit_are_refused(write, name, changes, message):
     ("changes", "message"),
     [
         ({"scale": -1}, r"^scale is -1; allowed: > 0$"),
-        ({"tone": 1}, r"^generator 'own_settings:own': AssertionError: "),
+        ({"tone": 1}, r"^generator 'own_settings:own': AssertionError "),
     ],
 )
 def test_the_checks_of_a_config_are_heeded(write, changes, message):
@@ -574,7 +574,7 @@ FAULTY = """
         ("required", "every setting needs a default: .*'size'"),
         ("no_spec", "failed: TypeError: "),
         ("returns_none", "it must return a Generator, got None"),
-        ("build_raises", "failed: RuntimeError: two lines$"),
+        ("build_raises", r"failed: RuntimeError: two lines \(faulty.py, line \d+\)$"),
         ("state_grows", "step must return a state like init's, or"),
         ("state_shrinks", "step must keep the shapes and dtypes of the state"),
         ("state_turns_whole", "keep the shapes and dtypes .* float32 .* became int32"),

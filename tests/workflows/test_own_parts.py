@@ -218,10 +218,15 @@ def test_what_cannot_be_used_is_refused(own, call, message):
 
 
 FAULTS = """
+    import dataclasses
+    import sys
+
     import jax.numpy as jnp
     import numpy as np
+    from flax import linen as nn
 
-    from miue_jax import defenses
+    from miue_jax import defenses, generators
+    from miue_jax.train.parallel import State
 
 
     def error(key, images, labels, *, level: int = 1):
@@ -262,6 +267,116 @@ FAULTS = """
 
     def no_model(num_classes):
         return 5
+
+
+    def leaves(key, images, labels):
+        sys.exit(0)
+
+
+    def _sharded(step, perturbation=lambda state: state.per_example):
+        def init(key, data):
+            delta = jnp.zeros(data.images.shape, jnp.float32)
+            return State(jnp.zeros((), jnp.int32), None, delta)
+
+        return generators.Generator(
+            init=init, step=step, perturbation=perturbation, sharded=True
+        )
+
+
+    @dataclasses.dataclass(frozen=True)
+    class Config:
+        radius: float = 8.0
+
+
+    def sharded_exit(config: Config, spec):
+        return _sharded(lambda key, state, data: sys.exit(3))
+
+
+    def sharded_shrinks(config: Config, spec):
+        return _sharded(lambda key, state, data: (State(state.step, None, 1.0), {}))
+
+
+    def sharded_metric(config: Config, spec):
+        return _sharded(lambda key, state, data: (state, {"loss": 1.0}))
+
+
+    def sharded_nothing(config: Config, spec):
+        return _sharded(lambda key, state, data: (state, {}), lambda state: None)
+
+
+    def augment_exit():
+        return defenses.Defense(augment=lambda key, images, labels: sys.exit(3))
+
+
+    def augment_nothing():
+        return defenses.Defense(augment=lambda key, images, labels: None)
+
+
+    def augment_shape():
+        return defenses.Defense(
+            augment=lambda key, images, labels: (images[1:], labels)
+        )
+
+
+    def loss_error():
+        def loss(keys, progress, forward, images, labels):
+            raise RuntimeError("mine")
+
+        return defenses.Defense(loss=loss)
+
+
+    def loss_vector():
+        def loss(keys, progress, forward, images, labels):
+            logits, state = forward(images)
+            return logits, (logits, state)
+
+        return defenses.Defense(loss=loss)
+
+
+    def attack_nothing():
+        return defenses.Defense(attack=lambda keys, predict, images, labels: None)
+
+
+    def no_function():
+        return defenses.Defense(augment=3)
+
+
+    class Net(nn.Module):
+        num_classes: int
+        result: str
+
+        @nn.compact
+        def __call__(self, images, train):
+            features = images.reshape(images.shape[0], -1)
+            logits = nn.Dense(self.num_classes)(features)
+            results = {
+                "error": lambda: 1 / 0,
+                "exit": lambda: sys.exit(3),
+                "nothing": lambda: None,
+                "logits": lambda: logits,
+                "classes": lambda: (features, logits[:, :1]),
+            }
+            return results[self.result]()
+
+
+    def call_error(num_classes):
+        return Net(num_classes, "error")
+
+
+    def call_exit(num_classes):
+        return Net(num_classes, "exit")
+
+
+    def call_nothing(num_classes):
+        return Net(num_classes, "nothing")
+
+
+    def call_logits(num_classes):
+        return Net(num_classes, "logits")
+
+
+    def call_classes(num_classes):
+        return Net(num_classes, "classes")
 """
 
 FAILING = {
@@ -271,11 +386,23 @@ FAILING = {
         ("nothing", ""),
         ("required", "level"),
         ("no_such", "no attribute 'no_such'"),
+        ("leaves", "SystemExit: 0 (own_faults.py, line "),
+        ("sharded_exit", "SystemExit: 3 (own_faults.py, line "),
+        ("sharded_shrinks", "step must keep the shapes and dtypes of the state"),
+        ("sharded_metric", "metrics.Mean"),
+        ("sharded_nothing", "the perturbation must be floating point of shape"),
     ],
     "defense": [
         ("failing_defense", "RuntimeError: mine"),
         ("no_defense", "must return a Defense, got 5"),
         ("no_such", "no attribute 'no_such'"),
+        ("augment_exit", "augment: SystemExit: 3 (own_faults.py, line "),
+        ("augment_nothing", "augment: it must return (images, labels), got None"),
+        ("augment_shape", "augment: it must return floating images of shape"),
+        ("loss_error", "loss: RuntimeError: mine (own_faults.py, line "),
+        ("loss_vector", "loss: its value must be a floating scalar, got float32"),
+        ("attack_nothing", "attack: it must return floating images of shape"),
+        ("no_function", "augment: 3 is not a function"),
     ],
     "data": [
         ("failing_data", "RuntimeError: mine"),
@@ -284,6 +411,11 @@ FAILING = {
     "model": [
         ("failing_model", "RuntimeError: mine"),
         ("no_model", "must return a Flax module, got 5"),
+        ("call_error", "ZeroDivisionError: division by zero (own_faults.py, line "),
+        ("call_exit", "SystemExit: 3 (own_faults.py, line "),
+        ("call_nothing", "it must return (features, logits), floating point"),
+        ("call_logits", "it must return (features, logits), floating point"),
+        ("call_classes", "it must return (features, logits), floating point"),
     ],
 }
 

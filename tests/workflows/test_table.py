@@ -1,6 +1,9 @@
 """Tables of results: what they show, and that the texts' tables are up to date."""
 
+import copy
+import functools
 import json
+import os
 import pathlib
 
 import pytest
@@ -194,3 +197,71 @@ def test_committed_results_have_todays_names(path):
 def test_the_tables_of_the_texts_are_up_to_date():
     for path in (ROOT / "README.md", *ROOT.glob("docs/*.md")):
         assert table.table(path) == path.read_text(), path
+
+
+VALUES = (None, True, 3, "x", [], [[]], {}, {"a": 1}, [None], "x" * 10**5)
+
+
+def _places(value, place=()):
+    yield place
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value[:1])
+        for key, item in items:
+            yield from _places(item, (*place, key))
+
+
+@pytest.mark.parametrize("place", [*_places(RESULTS)], ids=str)
+def test_wrong_contents_are_one_line_that_names_the_file(miue, tmp_path, place):
+    """Results of another program, or of a hand that slipped, anywhere in a file."""
+    path = tmp_path / "results.json"
+    for value in (*VALUES, KeyError):
+        results = copy.deepcopy({"all": RESULTS})
+        *outer, last = ("all", *place)
+        target = functools.reduce(lambda inner, key: inner[key], outer, results)
+        if value is KeyError:
+            del target[last]
+        else:
+            target[last] = value
+        path.write_text(json.dumps(results.get("all")))
+        status, output, errors = miue("table", path)
+        assert status in (0, 2)
+        if status == 2:
+            assert (output, len(errors.splitlines())) == ("", 1), errors
+            assert errors.startswith(f"miue table: {path}: ")
+            assert "MIUE_TRACEBACK" not in errors
+            assert len(errors) < 1000
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "it is not JSON"),
+        ("{", "it is not JSON"),
+        ("[1]", "it holds no JSON object"),
+        ('{"cells": NaN}', "it holds NaN, which is not JSON"),
+        ('{"cells": 1e999}', "it holds the number 1e999"),
+        ('{"cells": []}', "the results are damaged: there is no 'victims'"),
+        ('{"cells": ' + "[" * 10**5, "it is nested more than 64 levels deep"),
+        ('{"a":' * 70 + "1" + "}" * 70, "it is nested more than 64 levels deep"),
+    ],
+)
+def test_what_is_no_results_is_refused(tmp_path, text, message):
+    (tmp_path / "results.json").write_text(text)
+    for path in (tmp_path, tmp_path / "results.json"):
+        with pytest.raises(ValueError, match=message) as raised:
+            table.table(path)
+        assert str(raised.value).startswith(f"{tmp_path / 'results.json'}: ")
+
+
+def test_a_pipe_is_neither_read_nor_replaced(miue, tmp_path):
+    os.mkfifo(tmp_path / "pipe.md")
+    status, _, errors = miue("table", tmp_path / "pipe.md")
+    assert (status, errors) == (2, f"miue table: {tmp_path / 'pipe.md'}: is no file\n")
+    assert (tmp_path / "pipe.md").is_fifo()
+
+
+def test_results_beyond_the_memory_are_not_parsed(tmp_path, monkeypatch):
+    (tmp_path / "results.json").write_text(json.dumps(RESULTS))
+    monkeypatch.setenv("MIUE_MEMORY", "1e-6")
+    with pytest.raises(ValueError, match=r"it would need .* MIUE_MEMORY"):
+        table.table(tmp_path)

@@ -28,7 +28,6 @@ import logging
 import os
 import pathlib
 import platform
-import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -38,7 +37,7 @@ import jax
 import numpy as np
 
 from miue_jax import __version__, _settings, data, features
-from miue_jax.data import DataSource
+from miue_jax.data import DataSource, public
 from miue_jax.information import bounds
 from miue_jax.train import loop, parallel, run_directory
 from miue_jax.workflows.measure import brackets, estimates, summary, victims
@@ -291,6 +290,7 @@ def _together(measured: list[dict[str, Any]]) -> dict[str, Any]:
     entries = []
     for found in measured:
         about = {k: v for k, v in found.items() if k != "layers"}
+        about = public.without_folders(about)
         entries += [{**about, **report} for report in found["layers"]]
     return {
         "held_out": all(found["held_out"] for found in measured),
@@ -305,7 +305,7 @@ def _about() -> dict[str, Any]:
     for name in ("jax", "flax", "optax", "numpy"):
         versions[name] = importlib.metadata.version(name)
     return {
-        "command": shlex.join(["miue", *sys.argv[1:]]),
+        "command": public.command(["miue", *sys.argv[1:]]),
         "hardware": f"{platform.processor() or platform.machine()}, "
         f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "versions": {**versions, "miue_jax": __version__},

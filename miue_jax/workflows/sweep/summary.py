@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+import pathlib
 import platform
-import shlex
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from miue_jax.budget import Budget
+from miue_jax.data import DataSource, public
 from miue_jax.train.metrics import mean_and_std
 from miue_jax.workflows.sweep.plan import Cell, Sweep
 
@@ -41,8 +42,8 @@ def summarize(
         if cell in done:
             groups.setdefault(cell[:3], {})[cell.seed] = done[cell]
     return {
-        "command": shlex.join(["miue", *sys.argv[1:]]),
-        "data": sweep.data_name or sweep.data.name,
+        "command": public.command(["miue", *sys.argv[1:]]),
+        "data": sweep.data_name or _named(sweep.data),
         # The same in all cells of a directory.
         "num_shards": next((run["num_shards"] for run in done.values()), None),
         "processor": platform.processor() or platform.machine(),
@@ -52,7 +53,10 @@ def summarize(
             name: {"budget": str(_budget(made)), **{k: made[k] for k in KEPT}}
             for name, made in protected.items()
         },
-        "failed": {"-".join(map(str, cell)): why for cell, why in failed.items()},
+        "failed": {
+            "-".join(map(str, cell)): public.without_folders(why)
+            for cell, why in failed.items()
+        },
         # In the order in which they run, those that are not done included.
         "generators": list(dict.fromkeys(cell.generator for cell in planned)),
         "defenses": {
@@ -73,6 +77,11 @@ def summarize(
         },
         "cells": [_join(key, by_seed) for key, by_seed in groups.items()],
     }
+
+
+def _named(source: DataSource) -> str:
+    path = pathlib.Path(source.name)
+    return path.name if path.exists() else public.without_folders(source.name)
 
 
 def _budget(made: Mapping[str, Any]) -> Budget:
