@@ -55,6 +55,20 @@ def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
         raise ValueError(f"{name} is {shown(value)}; allowed: {', '.join(allowed)}")
 
 
+def check_flag(name: str, value: object) -> None:
+    """Checks a setting that is on or off.
+
+    Args:
+      name: name of the setting.
+      value: its value.
+
+    Raises:
+      ValueError: if it is not a bool.
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} is {value!r}; allowed: True, False")
+
+
 def check_seeds(name: str, seeds: Any) -> None:
     """Checks the seeds of runs that must differ.
 

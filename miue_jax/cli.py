@@ -123,6 +123,8 @@ class _Protect(_Run):
       export: how the perturbation becomes whole gray levels.
       seed: of the generator.
       num_shards: shards of the data; None for one per device.
+      device_invariant: make results equal to the last bit on any number of devices of
+        one kind.
       checkpoint_every: steps between checkpoints.
     """
 
@@ -135,6 +137,7 @@ class _Protect(_Run):
     export: _Export = "round"
     seed: int = 0
     num_shards: int | None = None
+    device_invariant: bool = False
     checkpoint_every: int = 200
 
 
@@ -165,7 +168,10 @@ def _protect(arguments: Sequence[str]) -> None:
         ),
         **{
             k: getattr(given, k)
-            for k in ("export", "seed", "num_shards", "checkpoint_every")
+            for k in (
+                *("export", "seed", "num_shards", "device_invariant"),
+                "checkpoint_every",
+            )
         },
     )
     _start()
@@ -242,6 +248,8 @@ class _Evaluate(_Run):
         module:function.
       seeds: one victim each.
       num_shards: shards of the data; None for one per device.
+      device_invariant: make results equal to the last bit on any number of devices of
+        one kind.
       evaluate_every: epochs between tests.
       checkpoint_every: epochs between checkpoints.
     """
@@ -254,6 +262,7 @@ class _Evaluate(_Run):
     defense: str = "none"
     seeds: tuple[int, ...] = (0, 1, 2)
     num_shards: int | None = None
+    device_invariant: bool = False
     evaluate_every: int = 1
     checkpoint_every: int = 1
 
@@ -294,7 +303,10 @@ def _evaluate(arguments: Sequence[str]) -> None:
         defense=(defense_name, given.defense_settings),
         **{
             k: getattr(given, k)
-            for k in ("seeds", "num_shards", "evaluate_every", "checkpoint_every")
+            for k in (
+                *("seeds", "num_shards", "device_invariant"),
+                *("evaluate_every", "checkpoint_every"),
+            )
         },
     )
     _start()
@@ -347,6 +359,8 @@ class _Sweep(_Run):
       seeds: of the victims.
       generator_seed: of every generator.
       num_shards: shards of the data; None for one per device.
+      device_invariant: make results equal to the last bit on any number of devices of
+        one kind.
       evaluate_every: epochs between tests.
       data_name: what the tables call the data.
       devices: processes to run at once, each on a device of its own.
@@ -362,6 +376,7 @@ class _Sweep(_Run):
     seeds: tuple[int, ...] = (0,)
     generator_seed: int = 0
     num_shards: int | None = None
+    device_invariant: bool = False
     evaluate_every: int = 1
     data_name: str | None = None
     devices: int | None = None
@@ -413,7 +428,10 @@ def _sweep(arguments: Sequence[str]) -> None:
 
 
 _AXES = ("generators", "defenses", "victims")
-_SWEEP = ("generator_seed", "num_shards", "evaluate_every", "data_name")
+_SWEEP = (
+    *("generator_seed", "num_shards", "device_invariant"),
+    *("evaluate_every", "data_name"),
+)
 
 
 def _chosen(base: Any, axis: str, names: Sequence[str]) -> Any:

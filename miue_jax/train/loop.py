@@ -22,6 +22,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from miue_jax.train import checkpoints, metrics, parallel
+from miue_jax.train import device_invariant as invariance
 from miue_jax.train.metrics import Mean, Metrics
 from miue_jax.train.parallel import DATA_SPEC, REPLICATED_SPEC, STATE_SPEC, State
 from miue_jax.train.sampling import Shards
@@ -45,12 +46,19 @@ class Advance(Protocol):
         ...
 
 
-def start(init: Callable[[jax.Array, Shards], State], mesh: Mesh) -> Start:
+def start(
+    init: Callable[[jax.Array, Shards], State],
+    mesh: Mesh,
+    *,
+    device_invariant: bool = False,
+) -> Start:
     """Compiles the initialization of a state, each leaf placed on the mesh.
 
     Args:
       init: (key, data) -> state.
       mesh: the devices.
+      device_invariant: whether the state is equal to the last bit on any number of
+        devices; every device then computes all of it.
 
     Returns:
       A function (key, data) -> state of global arrays. It raises a ValueError if the
@@ -73,6 +81,13 @@ def start(init: Callable[[jax.Array, Shards], State], mesh: Mesh) -> Start:
             raise ValueError(
                 f"init must return a parallel.State, got a {type(shape).__name__}"
             )
+        if device_invariant:
+            return invariance.of_whole_arrays(
+                init,
+                mesh,
+                in_specs=(REPLICATED_SPEC, DATA_SPEC),
+                out_specs=STATE_SPEC,
+            )(key, data)
         placed = parallel.shardings(mesh, STATE_SPEC, shape)
         return jax.jit(init, out_shardings=placed)(key, data)
 
@@ -80,7 +95,10 @@ def start(init: Callable[[jax.Array, Shards], State], mesh: Mesh) -> Start:
 
 
 def advance(
-    step: Callable[[jax.Array, State, Shards], tuple[State, Metrics]], mesh: Mesh
+    step: Callable[[jax.Array, State, Shards], tuple[State, Metrics]],
+    mesh: Mesh,
+    *,
+    device_invariant: bool = False,
 ) -> Advance:
     """Compiles a step function into a loop of any number of steps.
 
@@ -90,6 +108,8 @@ def advance(
     Args:
       step: (key, state, data) -> (state, metrics), for one device's share.
       mesh: the devices.
+      device_invariant: whether results are equal to the last bit on any number of
+        devices, see `train.device_invariant`.
 
     Returns:
       A function (key, state, data, stop, totals=None) -> (state, metrics) that runs
@@ -123,14 +143,15 @@ def advance(
         return lax.fori_loop(state.step, stop, body, (state, totals))
 
     inputs = (REPLICATED_SPEC, STATE_SPEC, DATA_SPEC)
-    compiled = parallel.parallelize(
+    parallelize = invariance.parallelize if device_invariant else parallel.parallelize
+    compiled = parallelize(
         loop,
         mesh,
         in_specs=(*inputs, REPLICATED_SPEC, REPLICATED_SPEC),
         out_specs=(STATE_SPEC, REPLICATED_SPEC),
         donate_argnums=1,
     )
-    measured = parallel.parallelize(
+    measured = parallelize(
         lambda key, state, data: step(key, state, data)[1],
         mesh,
         in_specs=inputs,
@@ -179,12 +200,16 @@ def check_metrics(metrics: object) -> None:
         )
 
 
-def evaluation(evaluate: Evaluate, mesh: Mesh) -> Evaluate:
+def evaluation(
+    evaluate: Evaluate, mesh: Mesh, *, device_invariant: bool = False
+) -> Evaluate:
     """Compiles an evaluation for a mesh.
 
     Args:
       evaluate: (state, data) -> metrics, for one device's share.
       mesh: the devices.
+      device_invariant: whether results are equal to the last bit on any number of
+        devices, see `train.device_invariant`.
 
     Returns:
       The same function of global arrays.
@@ -201,7 +226,8 @@ def evaluation(evaluate: Evaluate, mesh: Mesh) -> Evaluate:
       >>> metrics.values(evaluate(state, data))
       {'label': 0.5}
     """
-    return parallel.parallelize(
+    parallelize = invariance.parallelize if device_invariant else parallel.parallelize
+    return parallelize(
         evaluate, mesh, in_specs=(STATE_SPEC, DATA_SPEC), out_specs=REPLICATED_SPEC
     )
 

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from miue_jax import data, defenses, detection, models, victims
-from miue_jax._checks import check_number, check_seeds
+from miue_jax._checks import check_flag, check_number, check_seeds
 from miue_jax.data import Dataset, DataSource, atomic, npz
 from miue_jax.data.artifact import Protected
 from miue_jax.train import (
@@ -26,12 +26,14 @@ from miue_jax.train import (
     sampling,
     tracing,
 )
+from miue_jax.train import device_invariant as invariance
 from miue_jax.train import metrics as means
 from miue_jax.victims import Victim, VictimConfig
 from miue_jax.workflows.protect import (
     clipped_fields,
     data_settings,
     directory_of,
+    mode,
     report_clipped,
 )
 
@@ -61,6 +63,8 @@ class EvaluateConfig:
       seeds: one victim each.
       num_shards: shards of the data; None for one per device. Results depend on it, not
         on the devices.
+      device_invariant: whether the results are equal to the last bit on any number of
+        devices of one kind, and not only up to rounding.
       evaluate_every: epochs between tests; the last epoch is always tested.
       checkpoint_every: epochs between checkpoints.
 
@@ -82,6 +86,7 @@ class EvaluateConfig:
     defense: Any = "none"
     seeds: tuple[int, ...] = (0, 1, 2)
     num_shards: int | None = None
+    device_invariant: bool = False
     evaluate_every: int = 1
     checkpoint_every: int = 1
 
@@ -95,6 +100,7 @@ def evaluate(
     seeds: Sequence[int] = (0, 1, 2),
     workdir: str | os.PathLike[str] | None = None,
     num_shards: int | None = None,
+    device_invariant: bool = False,
     evaluate_every: int = 1,
     progress: bool = False,
     **settings: Any,
@@ -111,6 +117,8 @@ def evaluate(
       seeds: one victim each.
       workdir: directory of the run, which can be resumed; None for a temporary one.
       num_shards: shards of the data; None for one per device.
+      device_invariant: whether the results are equal to the last bit on any number of
+        devices of one kind.
       evaluate_every: epochs between tests.
       progress: whether to show progress bars.
       **settings: of the victim, where they differ from the protocol's.
@@ -150,6 +158,7 @@ def evaluate(
         defense=defense,
         seeds=tuple(seeds),
         num_shards=num_shards,
+        device_invariant=device_invariant,
         evaluate_every=evaluate_every,
     )
     with directory_of(workdir) as path:
@@ -220,11 +229,12 @@ def run(
             )
         ]
         robust = job.victim.evaluate_robust
+        exact = {"device_invariant": config.device_invariant}
         compiled = _Compiled(
-            loop.start(job.victim.init, mesh),
-            loop.advance(job.victim.step, mesh),
-            loop.evaluation(job.victim.evaluate, mesh),
-            None if robust is None else loop.evaluation(robust, mesh),
+            loop.start(job.victim.init, mesh, **exact),
+            loop.advance(job.victim.step, mesh, **exact),
+            loop.evaluation(job.victim.evaluate, mesh, **exact),
+            None if robust is None else loop.evaluation(robust, mesh, **exact),
         )
         curves = {
             seed: _train(
@@ -292,6 +302,7 @@ def prepare(
     for name in ("evaluate_every", "checkpoint_every"):
         check_number(name, getattr(config, name), "> 0", whole=True)
     check_seeds("seeds", config.seeds)
+    check_flag("device_invariant", config.device_invariant)
     mesh = parallel.data_mesh()
     num_shards = parallel.resolve_num_shards(config.num_shards, mesh)
     if train_set is None:
@@ -327,6 +338,7 @@ def prepare(
         "num_shards": num_shards,
         "fingerprints": [data.fingerprint(train_set), data.fingerprint(test_set)],
         "clipped": clipped_fields(config.victim, settings),
+        **mode(config.device_invariant),
     }
     # A network that does not take these images is found before anything is written,
     # and what is wrong with a defense or a model of the user's own.
@@ -335,8 +347,9 @@ def prepare(
         tracing.trace(
             victim.init, victim.step, mesh, shards, evaluate=victim.evaluate_robust
         )
-    else:
-        jax.eval_shape(victim.init, jax.random.key(0), shards)
+    state = jax.eval_shape(victim.init, jax.random.key(0), shards)
+    if config.device_invariant:
+        invariance.check(victim.step, mesh, state, shards)
     return Job(*(train_set, test_set, victim, defense, settings.epochs, mesh, identity))
 
 

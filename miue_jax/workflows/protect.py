@@ -19,11 +19,12 @@ import jax
 import numpy as np
 
 from miue_jax import data, generators
-from miue_jax._checks import check_number, check_seeds
+from miue_jax._checks import check_flag, check_number, check_seeds
 from miue_jax.budget import check_export
 from miue_jax.data import Dataset, DataSource, artifact, public
 from miue_jax.generators import GeneratorSpec
 from miue_jax.train import checkpoints, loop, parallel, run_directory, sampling
+from miue_jax.train import device_invariant as invariance
 
 __all__ = ["ARTIFACT", "Export", "ProtectConfig", "Selection", "protect", "run"]
 
@@ -69,6 +70,8 @@ class ProtectConfig:
       seed: of the generator.
       num_shards: shards of the data; None for one per device. Results depend on it, not
         on the devices: set it to reproduce a larger machine on a smaller one.
+      device_invariant: whether the result is equal to the last bit on any number of
+        devices of one kind, and not only up to rounding.
       checkpoint_every: steps between checkpoints.
 
     Example:
@@ -89,6 +92,7 @@ class ProtectConfig:
     export: Export = "round"
     seed: int = 0
     num_shards: int | None = None
+    device_invariant: bool = False
     checkpoint_every: int = 200
 
 
@@ -102,6 +106,7 @@ def protect(
     export: Export = "round",
     seed: int = 0,
     num_shards: int | None = None,
+    device_invariant: bool = False,
     progress: bool = False,
     **settings: Any,
 ) -> artifact.Protected:
@@ -117,6 +122,8 @@ def protect(
       export: how the perturbation becomes whole gray levels, see `budget.quantize`.
       seed: of the generator and of the draw of the fraction.
       num_shards: shards of the data; None for one per device.
+      device_invariant: whether the result is equal to the last bit on any number of
+        devices of one kind.
       progress: whether to show a progress bar.
       **settings: of the generator, where they differ from the preset's.
 
@@ -145,6 +152,7 @@ def protect(
         export=export,
         seed=seed,
         num_shards=num_shards,
+        device_invariant=device_invariant,
     )
     with directory_of(workdir) as path:
         return run(config, path, progress=progress)
@@ -258,6 +266,7 @@ class Job(NamedTuple):
       mesh: the devices.
       shards: the data, dealt to shards.
       selected: (N,) bool, the examples to protect.
+      device_invariant: how `loop` compiles the generator.
       identity: all that the result depends on, as JSON.
     """
 
@@ -266,6 +275,7 @@ class Job(NamedTuple):
     mesh: jax.sharding.Mesh
     shards: sampling.Shards
     selected: np.ndarray
+    device_invariant: bool
     identity: dict[str, Any]
 
 
@@ -285,6 +295,7 @@ def prepare(config: ProtectConfig, clean: Dataset | None = None) -> Job:
     check_number("checkpoint_every", config.checkpoint_every, "> 0", whole=True)
     check_seeds("seed", (config.seed,))
     check_export(config.export)
+    check_flag("device_invariant", config.device_invariant)
     mesh = parallel.data_mesh()
     num_shards = parallel.resolve_num_shards(config.num_shards, mesh)
     if clean is None:
@@ -319,14 +330,23 @@ def prepare(config: ProtectConfig, clean: Dataset | None = None) -> Job:
         "num_shards": num_shards,
         "source": data.fingerprint(clean),
         "clipped": clipped_fields(settings, clipped),
+        **mode(config.device_invariant),
     }
     shards = sampling.deal(clean.images, clean.labels, num_shards, selected=selected)
     # A network that does not take these images is found before anything is written.
     if generators.is_own(name):
         generators.trace_own(name, generator, spec, mesh, shards)
-    else:
-        jax.eval_shape(generator.init, jax.random.key(0), shards)
-    return Job(clean, generator, mesh, shards, selected, identity)
+    state = jax.eval_shape(generator.init, jax.random.key(0), shards)
+    if config.device_invariant:
+        invariance.check(generator.step, mesh, state, shards)
+    return Job(
+        clean, generator, mesh, shards, selected, config.device_invariant, identity
+    )
+
+
+def mode(device_invariant: bool) -> dict[str, bool]:
+    """How results are computed, for the identity of a run; nothing by default."""
+    return {"device_invariant": True} if device_invariant else {}
 
 
 def data_settings(source: DataSource | Dataset) -> dict[str, Any]:
@@ -391,11 +411,19 @@ def _generate(
     job: Job, workdir: pathlib.Path, checkpoint_every: int, *, progress: bool
 ) -> np.ndarray:
     """Runs a generator's steps with checkpoints, metrics and a progress bar."""
-    generator, mesh = job.generator, job.mesh
+    generator, mesh, exact = job.generator, job.mesh, job.device_invariant
     key = parallel.run_key(job.identity["seed"], "generator", mesh)
     placed = parallel.place(job.shards, mesh, parallel.DATA_SPEC)
-    state = loop.start(generator.init, mesh)(key, placed)
-    advance = loop.advance(generator.step, mesh)
+    state = loop.start(generator.init, mesh, device_invariant=exact)(key, placed)
+    advance = loop.advance(generator.step, mesh, device_invariant=exact)
+    finished = generator.finished
+    if exact:
+        finished = invariance.of_whole_arrays(
+            finished,
+            mesh,
+            in_specs=(parallel.STATE_SPEC,),
+            out_specs=parallel.REPLICATED_SPEC,
+        )
     report_every = max(1, generator.num_steps // 100)
     lines = workdir / "metrics.jsonl"
     with (
@@ -409,7 +437,7 @@ def _generate(
         began = time.perf_counter()
         with loop.progress(generator.num_steps, step, quiet=not progress) as bar:
             bar.set_postfix_str("compiling")
-            while step < generator.num_steps and not bool(generator.finished(state)):
+            while step < generator.num_steps and not bool(finished(state)):
                 mark = min(
                     (step // report_every + 1) * report_every,
                     (step // checkpoint_every + 1) * checkpoint_every,
@@ -432,11 +460,13 @@ def _generate(
                 seconds = time.perf_counter() - began
                 metrics.write(step, {**values, "seconds": round(seconds, 3)})
                 # The last state too: a signal that comes now finds everything saved.
-                last = step == generator.num_steps or bool(generator.finished(state))
+                last = step == generator.num_steps or bool(finished(state))
                 if last or step % checkpoint_every == 0:
                     saved.save(step, state)
                 bar.set_postfix(
                     {k: f"{v:.4g}" for k, v in values.items()}, refresh=False
                 )
                 bar.update(step - bar.n)
+        if exact:  # on one device, whatever a generator computes there
+            state = parallel.to_host(state)
         return np.asarray(parallel.to_host(generator.perturbation(state)), np.float32)

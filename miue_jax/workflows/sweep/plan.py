@@ -106,6 +106,8 @@ class Sweep:
         all.
       generator_seed: of every generator.
       num_shards: shards of the data; None for one per device.
+      device_invariant: whether results are equal to the last bit on any number of
+        devices of one kind.
       evaluate_every: epochs between tests; the last epoch is always tested.
       data_name: what the tables call the data; None for their name.
 
@@ -131,6 +133,7 @@ class Sweep:
     blocks: tuple[Block, ...] = ()
     generator_seed: int = 0
     num_shards: int | None = None
+    device_invariant: bool = False
     evaluate_every: int = 1
     data_name: str | None = None
 
@@ -322,6 +325,7 @@ def protection(sweep: Sweep, name: str) -> protect.ProtectConfig:
         export=sweep.generators[name].export,
         seed=sweep.generator_seed,
         num_shards=sweep.num_shards,
+        device_invariant=sweep.device_invariant,
         checkpoint_every=100,
     )
 
@@ -344,6 +348,7 @@ def training(sweep: Sweep, cell: Cell, train: DataSource) -> evaluate.EvaluateCo
         defense=sweep.defenses[cell.defense],
         seeds=(cell.seed,),
         num_shards=sweep.num_shards,
+        device_invariant=sweep.device_invariant,
         evaluate_every=sweep.evaluate_every,
         checkpoint_every=sweep.evaluate_every,
     )
@@ -372,6 +377,7 @@ def expected(sweep: Sweep, workdir: pathlib.Path, cell: Cell) -> dict[str, Any]:
         "defense": defenses.settings_of(config.defense),
         "seeds": list(config.seeds),
         "evaluate_every": config.evaluate_every,
+        **protect.mode(config.device_invariant),
     }
 
 
@@ -403,5 +409,6 @@ def check(sweep: Sweep, planned: Iterable[Cell]) -> dict[str, Any]:
         "data": protect.data_settings(sweep.data),
         "test": protect.data_settings(sweep.test),
         "generator_seed": sweep.generator_seed,
+        **protect.mode(sweep.device_invariant),
         **identity,
     }
