@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import hashlib
 import importlib
 import pathlib
 import sysconfig
@@ -74,6 +75,26 @@ def imported(kind: str, name: str) -> Callable[..., Any]:
     if not callable(found):
         raise Fault(f"{what} is not a function but {_checks.shown(found)}")
     return found
+
+
+def code(*names: object) -> dict[str, dict[str, str]]:
+    """Identifies the code of users' own parts, for the identity of a run.
+
+    Args:
+      *names: of parts; those that are not ``module:function`` are left out.
+
+    Returns:
+      The entry "code": a digest of the file of every part, by its name. Nothing if
+      there are none.
+    """
+    found = {}
+    for name in names:
+        if isinstance(name, str) and ":" in name:
+            module = importlib.import_module(name.partition(":")[0])
+            file = getattr(module, "__file__", None)
+            data = b"" if file is None else pathlib.Path(file).read_bytes()
+            found[name] = hashlib.sha256(data).hexdigest()[:16]
+    return {"code": found} if found else {}
 
 
 def guarded(

@@ -65,9 +65,11 @@ def _directory(workdir: str) -> pathlib.Path:
     return pathlib.Path(workdir)
 
 
-def _source(name: str, options: _Data) -> Any:
+def _source(name: str, options: _Data, missing: str = "DATA") -> Any:
     from miue_jax.data import DataSource
 
+    if not name:
+        raise ValueError(f"{missing} is missing: name a data set, such as shapes")
     return DataSource(name, **dataclasses.asdict(options))
 
 
@@ -128,7 +130,7 @@ class _Protect(_Run):
       checkpoint_every: steps between checkpoints.
     """
 
-    data: Annotated[Positional[str], arg(metavar="DATA")] = "shapes"
+    data: Annotated[Positional[str], arg(metavar="DATA")] = ""
     data_options: Annotated[_Data, arg(name="data")] = _Data()
     generator: str = "mi_ue/interleaved"
     fraction: float = 1.0
@@ -184,7 +186,7 @@ def _protect_defaults(config: Any) -> tuple[_Protect, Any]:
     from miue_jax.workflows.protect import ProtectConfig, Selection
 
     plain = _mapping(config, ProtectConfig)
-    name, options = _options(plain.pop("data", "shapes"), _Data())
+    name, options = _options(plain.pop("data", ""), _Data())
     spec = generators.spec(plain.pop("generator", "mi_ue/interleaved"))
     select = plain.pop("select", {})
     if isinstance(select, Mapping):
@@ -254,8 +256,8 @@ class _Evaluate(_Run):
       checkpoint_every: epochs between checkpoints.
     """
 
-    train: Annotated[Positional[str], arg(metavar="TRAIN")] = "shapes"
-    test: Annotated[Positional[str], arg(metavar="TEST")] = "shapes"
+    train: Annotated[Positional[str], arg(metavar="TRAIN")] = ""
+    test: Annotated[Positional[str], arg(metavar="TEST")] = ""
     train_options: Annotated[_Data, arg(name="train")] = _Data()
     test_options: Annotated[_Data, arg(name="test")] = _Data(split="test")
     victim: str = "quick"
@@ -297,8 +299,8 @@ def _evaluate(arguments: Sequence[str]) -> None:
     )
     workdir = _directory(given.workdir)
     config = evaluate.EvaluateConfig(
-        train=_source(given.train, given.train_options),
-        test=_source(given.test, given.test_options),
+        train=_source(given.train, given.train_options, "TRAIN"),
+        test=_source(given.test, given.test_options, "TEST"),
         victim=given.victim_settings,
         defense=(defense_name, given.defense_settings),
         **{
@@ -332,7 +334,7 @@ def _evaluate_defaults(config: Any) -> tuple[_Evaluate, Any, Any]:
             "settings"
         )
     for part, default in (("train", _Data()), ("test", _Data(split="test"))):
-        named = _options(plain.pop(part, "shapes"), default)
+        named = _options(plain.pop(part, ""), default)
         plain[part], plain[f"{part}_options"] = named
     defense = plain.pop("defense", "none")
     defenses.parse(defense)
@@ -366,7 +368,7 @@ class _Sweep(_Run):
       devices: processes to run at once, each on a device of its own.
     """
 
-    data: Annotated[Positional[str], arg(metavar="DATA")] = "shapes"
+    data: Annotated[Positional[str], arg(metavar="DATA")] = ""
     test: str | None = None
     data_options: Annotated[_Data, arg(name="data")] = _Data()
     test_options: Annotated[_Data, arg(name="test")] = _Data(split="test")

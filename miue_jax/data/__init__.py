@@ -21,6 +21,7 @@ __all__ = [
     "class_indices",
     "fingerprint",
     "load",
+    "source",
     "subset",
     "validate",
 ]
@@ -73,6 +74,34 @@ class DataSource:
         """Loads the data set, see `miue_jax.data.load`."""
         given = dataclasses.asdict(self)
         return load(given.pop("name"), **given)
+
+
+def source(given: object, split: str = "train") -> "DataSource | Dataset":
+    """Converts what workflows take as data.
+
+    Args:
+      given: a name or path, a `DataSource` or a `Dataset`.
+      split: train or test, of a name or path.
+
+    Returns:
+      A `DataSource`, or the `Dataset` itself.
+
+    Raises:
+      ValueError: if it is something else.
+
+    Example:
+      >>> from miue_jax import data
+      >>> data.source("shapes", "test").split
+      'test'
+    """
+    if isinstance(given, DataSource | Dataset):
+        return given
+    if isinstance(given, str | os.PathLike):
+        return DataSource(os.fspath(given), split=split)
+    raise ValueError(
+        f"data are a {type(given).__name__}; allowed: a name or path, a DataSource, or "
+        "a Dataset(images, labels, class_names)"
+    )
 
 
 def load(

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from miue_jax import data, defenses, detection, models, victims
+from miue_jax import _own, data, defenses, detection, models, victims
 from miue_jax._checks import check_flag, check_number, check_seeds
 from miue_jax.data import Dataset, DataSource, atomic, npz
 from miue_jax.data.artifact import Protected
@@ -145,15 +145,15 @@ def evaluate(
     if test is None:
         if isinstance(train, tuple):
             raise ValueError("test is missing: name clean test images")
-        source = _source(train, "train")
+        source: Any = data.source(train)
         test = DataSource(source.name, split="test", data_dir=source.data_dir)
     if isinstance(victim, str):
         victim = victims.preset(victim, **settings)
     elif settings:
         victim = dataclasses.replace(victim, **settings)
     config = EvaluateConfig(
-        train=_source(train, "train"),
-        test=_source(test, "test"),
+        train=data.source(train),
+        test=data.source(test, "test"),
         victim=victim,
         defense=defense,
         seeds=tuple(seeds),
@@ -163,12 +163,6 @@ def evaluate(
     )
     with directory_of(workdir) as path:
         return run(config, path, progress=progress)
-
-
-def _source(given: Any, split: str) -> Any:
-    if isinstance(given, DataSource | tuple):
-        return given
-    return DataSource(os.fspath(given), split=split)
 
 
 def run(
@@ -339,6 +333,7 @@ def prepare(
         "fingerprints": [data.fingerprint(train_set), data.fingerprint(test_set)],
         "clipped": clipped_fields(config.victim, settings),
         **mode(config.device_invariant),
+        **code_of(config),
     }
     # A network that does not take these images is found before anything is written,
     # and what is wrong with a defense or a model of the user's own.
@@ -351,6 +346,11 @@ def prepare(
     if config.device_invariant:
         invariance.check(victim.step, mesh, state, shards)
     return Job(*(train_set, test_set, victim, defense, settings.epochs, mesh, identity))
+
+
+def code_of(config: EvaluateConfig) -> dict[str, Any]:
+    """The code of the user's own parts, which the results depend on."""
+    return _own.code(config.victim.model, defenses.settings_of(config.defense)["name"])
 
 
 def _load(source: DataSource | Dataset) -> Dataset:

@@ -18,10 +18,10 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from miue_jax import data, generators
+from miue_jax import _own, data, generators
 from miue_jax._checks import check_flag, check_number, check_seeds
 from miue_jax.budget import check_export
-from miue_jax.data import Dataset, DataSource, artifact, public
+from miue_jax.data import Dataset, DataSource, artifact, public, source
 from miue_jax.generators import GeneratorSpec
 from miue_jax.train import checkpoints, loop, parallel, run_directory, sampling
 from miue_jax.train import device_invariant as invariance
@@ -141,12 +141,9 @@ def protect(
       >>> made.metadata["audit"]["max_change"]
       4
     """
-    given = (
-        data if isinstance(data, DataSource | tuple) else DataSource(os.fspath(data))
-    )
     chosen = None if classes is None else tuple(map(str, classes))
     config = ProtectConfig(
-        data=given,
+        data=source(data),
         generator=generators.spec(generator, **settings),
         select=Selection(fraction=fraction, classes=chosen, seed=seed),
         export=export,
@@ -331,6 +328,7 @@ def prepare(config: ProtectConfig, clean: Dataset | None = None) -> Job:
         "source": data.fingerprint(clean),
         "clipped": clipped_fields(settings, clipped),
         **mode(config.device_invariant),
+        **code_of(config),
     }
     shards = sampling.deal(clean.images, clean.labels, num_shards, selected=selected)
     # A network that does not take these images is found before anything is written.
@@ -342,6 +340,12 @@ def prepare(config: ProtectConfig, clean: Dataset | None = None) -> Job:
     return Job(
         clean, generator, mesh, shards, selected, config.device_invariant, identity
     )
+
+
+def code_of(config: ProtectConfig) -> dict[str, Any]:
+    """The code of the user's own parts, which the result depends on."""
+    spec = config.generator
+    return _own.code(spec.name, getattr(spec.config, "model", None))
 
 
 def mode(device_invariant: bool) -> dict[str, bool]:

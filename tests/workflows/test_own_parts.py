@@ -650,3 +650,34 @@ def test_settings_that_do_not_fit_are_one_line(start, tmp_path, form, case):
     assert message.replace("PART", part) in errors
     assert len(errors.splitlines()) == 1, errors
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_not_resumed_with_other_code(write, tmp_path, path):
+    source = "import jax.numpy as jnp\n\n\ndef shift(key, images, labels):\n"
+    source += "    return jnp.full_like(images, {} / 255)\n\n\n"
+    source += "def dark(key, images, labels):\n    return images // {}\n"
+    write("changed_parts", source.format(2, 2))
+    made = protect.protect(path, "changed_parts:shift", workdir=tmp_path / "made")
+    assert list(made.metadata["code"]) == ["changed_parts:shift"]
+    train = {"workdir": tmp_path / "victim", "seeds": (0,), **_LINEAR}
+    evaluate.evaluate(path, defense="changed_parts:dark", **train)
+    # The same code goes on.
+    protect.protect(path, "changed_parts:shift", workdir=tmp_path / "made")
+    evaluate.evaluate(path, defense="changed_parts:dark", **train)
+    write("changed_parts", source.format(3, 3))
+    with pytest.raises(ValueError, match=r"code\.changed_parts:shift is .* choose"):
+        protect.protect(path, "changed_parts:shift", workdir=tmp_path / "made")
+    with pytest.raises(ValueError, match=r"code\.changed_parts:dark is .* choose"):
+        evaluate.evaluate(path, defense="changed_parts:dark", **train)
+
+
+def test_a_purification_cannot_change_the_callers_images(write, path):
+    write(
+        "writing_parts",
+        "def blacken(key, images, labels):\n    images[:] = 0\n    return images\n",
+    )
+    clean = data.load(path)
+    evaluate.evaluate(
+        *(clean, clean), defense="writing_parts:blacken", seeds=(0,), **_LINEAR
+    )
+    assert clean.images.min() == 100

@@ -1,13 +1,12 @@
 """The settings of a sweep, and its cells in the order in which they run."""
 
 import dataclasses
-import os
 import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from miue_jax import _checks, _settings, defenses, generators, victims
+from miue_jax import _checks, _settings, data, defenses, generators, victims
 from miue_jax.data import DataSource
 from miue_jax.generators import GeneratorSpec
 from miue_jax.victims import VictimConfig
@@ -166,7 +165,11 @@ def _source(given: Any, split: str = "train") -> DataSource:
         return given
     if isinstance(given, Mapping):
         return _settings.from_plain(DataSource, {"split": split, **given}, "data")
-    return DataSource(os.fspath(given), split=split)
+    found = data.source(given, split)
+    if not isinstance(found, DataSource):
+        # Its processes load the data themselves.
+        raise ValueError("data are in memory; a sweep takes a name or path")
+    return found
 
 
 def _block(given: Any) -> Block:
@@ -378,6 +381,7 @@ def expected(sweep: Sweep, workdir: pathlib.Path, cell: Cell) -> dict[str, Any]:
         "seeds": list(config.seeds),
         "evaluate_every": config.evaluate_every,
         **protect.mode(config.device_invariant),
+        **evaluate.code_of(config),
     }
 
 

@@ -200,6 +200,7 @@ def _check_protected(
                 "select": dataclasses.asdict(config.select),
                 "export": config.export,
                 "seed": config.seed,
+                **protect.code_of(config),
             }
             found = run_directory.read_json(file)
             run_directory.check_same(file.parent, found, meant, whole=False)
