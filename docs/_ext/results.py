@@ -1,8 +1,9 @@
 """Directives that show committed results, made when the site is built.
 
-`results-table FILE` renders results/FILE; `results-plots` draws the plots of
-results/matrix_cpu.json and measure.json into the build folder; `our-figures KIND NAME`
-shows the accuracies of one generator or one defense in the matrix.
+`results-table FILE` renders results/FILE, and `faults-table FILE` the counts of the
+fault suite; `results-plots` draws the plots of results/matrix_cpu.json and measure.json
+into the build folder; `our-figures KIND NAME` shows the accuracies of one generator or
+one defense in the matrix.
 """
 
 import pathlib
@@ -35,6 +36,29 @@ class ResultsTable(rendering.MarkdownDirective):
         self.env.note_dependency(str(path))
         text = table.render(run_directory.read_json(path))
         return self.render(text.split("\n"), "figures")
+
+
+class FaultsTable(rendering.MarkdownDirective):
+    """What the fault suite counted, if it was run."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Renders the file."""
+        path = RESULTS / self.arguments[0]
+        self.env.note_dependency(str(path))
+        if not path.exists():
+            return self.render(["Not measured for this version yet."], "figures")
+        results = run_directory.read_json(path)
+        header = ["", "cases", "faults", "right bytes", "one line", "failed"]
+        keys = ("name", "cases", "faults", "equal", "refused", "failed")
+        rows = [[str(part[key]) for key in keys] for part in results["parts"]]
+        versions = ", ".join(f"{k} {v}" for k, v in results["versions"].items())
+        note = (
+            f"`{results['command']}`, {results['seconds'] / 60:.0f} minutes on "
+            f"{results['cores']} cores, {versions}."
+        )
+        return self.render([*rendering.table(header, rows), "", note], "figures")
 
 
 class OurFigures(rendering.MarkdownDirective):
@@ -98,5 +122,6 @@ def setup(app: Any) -> dict[str, bool]:
     """Registers the directives."""
     app.add_directive("results-table", ResultsTable)
     app.add_directive("our-figures", OurFigures)
+    app.add_directive("faults-table", FaultsTable)
     app.connect("builder-inited", _draw)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -149,8 +149,7 @@ def prepared(folder: pathlib.Path, jobs: int) -> Iterator[None]:
     try:
         yield
     finally:
-        for process in _RUNNING:
-            process.kill_all()
+        kill_running()
 
 
 def start(
@@ -237,6 +236,12 @@ def _child(
     sys.exit(cli.main(arguments))
 
 
+def kill_running() -> None:
+    """Kills all commands, and what they have started."""
+    for process in tuple(_RUNNING):
+        process.kill_all()
+
+
 def members(session: int) -> list[int]:
     """The processes that a command has started and that still run, itself included."""
     found = []
@@ -269,9 +274,19 @@ def messages(text: str) -> list[str]:
     return [line for line in text.splitlines() if line and not logged.match(line)]
 
 
-def refusal(ended: Ended, *, statuses: Sequence[int] = (2,)) -> str | None:
-    """What is wrong with a command that should have said in one line what is wrong."""
+def refusal(
+    ended: Ended, *, statuses: Sequence[int] = (2,), own: bool = False
+) -> str | None:
+    """What is wrong with a command that should have said in one line what is wrong.
+
+    Args:
+      ended: the command.
+      statuses: that it may end with.
+      own: whether only its own lines count, since those of libraries cannot be helped.
+    """
     lines = messages(ended.err)
+    if own:
+        lines = [line for line in lines if line.startswith("miue ")] or lines[-1:]
     last = lines[-1][:200] if lines else ""
     if ended.status is None:
         return f"hangs: killed after {ended.seconds:.0f} s"
