@@ -284,19 +284,18 @@ def refusal(
       statuses: that it may end with.
       own: whether only its own lines count, since those of libraries cannot be helped.
     """
-    lines = messages(ended.err)
-    if own:
-        lines = [line for line in lines if line.startswith("miue ")] or lines[-1:]
-    last = lines[-1][:200] if lines else ""
+    every = messages(ended.err)
+    last = every[-1][:200] if every else ""
+    lines = [x for x in every if x.startswith("miue ")] if own else every
     if ended.status is None:
         return f"hangs: killed after {ended.seconds:.0f} s"
     if "Traceback (most recent call last)" in ended.err:
-        raised = [x for x in lines if re.match(r"[\w.]+(Error|Exception|Exit)\b", x)]
+        raised = [x for x in every if re.match(r"[\w.]+(Error|Exception|Exit)\b", x)]
         return f"traceback, status {ended.status}: {(raised or [last])[-1][:200]}"
     if ended.status not in statuses:
         return f"status {ended.status}: {last or ended.out.strip()[:200]}"
     if len(lines) != 1:
-        return f"{len(lines)} lines instead of one: {' / '.join(lines)[:300]}"
+        return f"{len(lines)} lines instead of one: {' / '.join(every)[:300]}"
     if ended.out:
         return f"prints {ended.out[:100]!r} besides: {last}"
     return None
