@@ -12,6 +12,7 @@ import os
 import pathlib
 import platform
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -53,6 +54,15 @@ def main() -> int:
             print(f"[{time.monotonic() - began:6.0f} s] {text}", flush=True)
 
     folder = pathlib.Path(tempfile.mkdtemp(prefix="miue_faults_"))
+
+    def stop(number: int, _: object) -> None:
+        # Threads that wait for commands would start others in their place.
+        commands.kill_running()
+        shutil.rmtree(folder, ignore_errors=True)
+        os._exit(128 + number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     found: dict[str, trials.Part] = {}
 
     def run(names: Sequence[str]) -> None:

@@ -149,8 +149,7 @@ def prepared(folder: pathlib.Path, jobs: int) -> Iterator[None]:
     try:
         yield
     finally:
-        for process in _RUNNING:
-            process.kill_all()
+        kill_running()
 
 
 def start(
@@ -237,6 +236,12 @@ def _child(
     sys.exit(cli.main(arguments))
 
 
+def kill_running() -> None:
+    """Kills all commands, and what they have started."""
+    for process in tuple(_RUNNING):
+        process.kill_all()
+
+
 def members(session: int) -> list[int]:
     """The processes that a command has started and that still run, itself included."""
     found = []
@@ -269,19 +274,28 @@ def messages(text: str) -> list[str]:
     return [line for line in text.splitlines() if line and not logged.match(line)]
 
 
-def refusal(ended: Ended, *, statuses: Sequence[int] = (2,)) -> str | None:
-    """What is wrong with a command that should have said in one line what is wrong."""
-    lines = messages(ended.err)
-    last = lines[-1][:200] if lines else ""
+def refusal(
+    ended: Ended, *, statuses: Sequence[int] = (2,), own: bool = False
+) -> str | None:
+    """What is wrong with a command that should have said in one line what is wrong.
+
+    Args:
+      ended: the command.
+      statuses: that it may end with.
+      own: whether only its own lines count, since those of libraries cannot be helped.
+    """
+    every = messages(ended.err)
+    last = every[-1][:200] if every else ""
+    lines = [x for x in every if x.startswith("miue ")] if own else every
     if ended.status is None:
         return f"hangs: killed after {ended.seconds:.0f} s"
     if "Traceback (most recent call last)" in ended.err:
-        raised = [x for x in lines if re.match(r"[\w.]+(Error|Exception|Exit)\b", x)]
+        raised = [x for x in every if re.match(r"[\w.]+(Error|Exception|Exit)\b", x)]
         return f"traceback, status {ended.status}: {(raised or [last])[-1][:200]}"
     if ended.status not in statuses:
         return f"status {ended.status}: {last or ended.out.strip()[:200]}"
     if len(lines) != 1:
-        return f"{len(lines)} lines instead of one: {' / '.join(lines)[:300]}"
+        return f"{len(lines)} lines instead of one: {' / '.join(every)[:300]}"
     if ended.out:
         return f"prints {ended.out[:100]!r} besides: {last}"
     return None

@@ -180,10 +180,13 @@ def _damage(workdir: pathlib.Path, files: Sequence[str], rng: random.Random) -> 
         and any(path.match(pattern) for pattern in files)
         and path.stat().st_size
     ]
-    # A checkpoint has many small files, and large ones hold what counts.
-    even = rng.random() < 0.5
-    sizes = [1 if even else path.stat().st_size for path in found]
-    path = rng.choices(found, sizes)[0]
+    # Checkpoints have many small files, large ones hold arrays, and results are few.
+    results = [path for path in found if any(map(path.match, trials.RESULTS))]
+    way = rng.choice(("any", "large", "results" if results else "any"))
+    path = rng.choices(
+        results if way == "results" else found,
+        [x.stat().st_size for x in found] if way == "large" else None,
+    )[0]
     content = bytearray(path.read_bytes())
     name = path.relative_to(workdir)
     if rng.random() < 1 / 3:

@@ -99,7 +99,7 @@ def _trial(
         wrong = []
         if other.status != 0:
             # Whatever it says of itself; after a signal the status is negative.
-            wrong.append(commands.refusal(other, statuses=range(1, 126)))
+            wrong.append(commands.refusal(other, statuses=range(1, 126), own=True))
         elif early is None and not (place / "run" / "protected.npz").exists():
             wrong.append("status 0, and nothing is written")
         waited = other.seconds - delay

@@ -49,7 +49,7 @@ def get_config():
 """
 
 # The files that a run is for. Others, such as logs and checkpoints, serve to make them.
-_RESULTS = ("*.npz", "*.npy", "results.json", "table.*")
+RESULTS = ("*.npz", "*.npy", "results.json", "table.*")
 # What a killed writer may leave, and the next run removes.
 _TEMPORARY = re.compile(r"\..+\.tmp|.*\.orbax-checkpoint-tmp.*")
 
@@ -167,7 +167,7 @@ def outputs(workdir: pathlib.Path) -> dict[str, str]:
         where = path.relative_to(workdir).as_posix()
         if not path.is_file() or any(part[0] == "." for part in where.split("/")):
             continue
-        if any(path.match(pattern) for pattern in _RESULTS):
+        if any(path.match(pattern) for pattern in RESULTS):
             found[where] = _digest(path)
     return found
 
