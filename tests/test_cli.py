@@ -551,6 +551,19 @@ def test_a_configuration_file_has_the_settings_and_options_override_them(
         assert found["defense"] == {"name": "none"}
 
 
+def test_a_sweep_may_be_device_invariant_in_all_its_runs(miue, site):
+    (site / "mine.py").write_text(_source("sweep", "mapping"))
+    arguments = ["sweep", "--config", "mine.py", "--quiet", "--workdir=run"]
+    status, _, errors = miue(*arguments, "--device-invariant")
+    assert status == 0, errors
+    configs = [json.loads(p.read_text()) for p in (site / "run").rglob("config.json")]
+    assert len(configs) > 4  # the sweep's, a protection's and three victims'
+    assert all(config["device_invariant"] is True for config in configs)
+    status, _, errors = miue(*arguments)
+    assert status == 2
+    assert "device_invariant is True there and None here" in errors
+
+
 def test_a_configuration_file_may_take_an_argument(miue, site):
     (site / "mine.py").write_text(_source("protect", "dataclass"))
     arguments = ["protect", "--config=mine.py:7", "--workdir=run", "--quiet"]
@@ -591,6 +604,7 @@ BROKEN_VALUES = {
         "{'generator': {'name': 'random_noise', 'radus': 4}}": "did you mean 'radius'",
         "{'data': 'shapes', 'seed': 'x'}": "seed holds 'x'",
         "{'data': 'shapes', 'num_shards': 'x'}": "num_shards is 'x'",
+        "{'data': 'shapes', 'device_invariant': 'x'}": "device_invariant is 'x'",
         "{'data': 'shapes', 'export': 'rund'}": "did you mean 'round'",
     },
     "evaluate": {
@@ -602,6 +616,9 @@ BROKEN_VALUES = {
         "{'defense': 'cutuot'}": "did you mean 'cutout'",
         "{'seeds': 5}": "mine.py: ",
         "{'train': 'shapes', 'test': 'shapes', 'seeds': ['x']}": "seeds holds 'x'",
+        "{'train': 'shapes', 'test': 'shapes', 'device_invariant': 5}": (
+            "device_invariant is 5"
+        ),
     },
     "sweep": {
         "{'data': 5}": "mine.py: ",

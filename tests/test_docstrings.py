@@ -44,6 +44,7 @@ MODULES = (
     "miue_jax.testing",
     "miue_jax.train.checkpoints",
     "miue_jax.train.classifier",
+    "miue_jax.train.device_invariant",
     "miue_jax.train.loop",
     "miue_jax.train.metrics",
     "miue_jax.train.parallel",

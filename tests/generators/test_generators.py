@@ -137,18 +137,22 @@ class _Compiled(NamedTuple):
 
 
 @functools.cache
-def _compile(name: str, config: Any) -> _Compiled:
-    mesh = parallel.data_mesh()
+def _compile(
+    name: str, config: Any, devices: int = 8, device_invariant: bool = False
+) -> _Compiled:
+    mesh = parallel.data_mesh(jax.devices()[:devices])
     spec = dataclasses.replace(SPEC, num_shards=8, axis_name=parallel.AXIS)
     generator = generators.create(name, config, spec)
-    start = loop.start(generator.init, mesh)
-    return _Compiled(generator, mesh, start, loop.advance(generator.step, mesh))
+    mode = {"device_invariant": device_invariant}
+    start = loop.start(generator.init, mesh, **mode)
+    advance = loop.advance(generator.step, mesh, **mode)
+    return _Compiled(generator, mesh, start, advance)
 
 
-def _run(name, config, *, selected=None, stops=()):
+def _run(name, config, *, selected=None, stops=(), **mode):
     """Runs a generator in calls that end at `stops`, by default at its last step."""
     images, labels = _data()
-    generator, mesh, start, advance = _compile(name, config)
+    generator, mesh, start, advance = _compile(name, config, **mode)
     dealt = sampling.deal(images, labels, 8, selected=selected)
     placed = parallel.place(dealt, mesh, parallel.DATA_SPEC)
     key = jax.random.key(0)
@@ -216,6 +220,34 @@ def test_perturbations_go_as_far_as_their_steps_and_respect_the_budget(case):
     # Less than half a gray level rounds to nothing.
     seen = np.abs(delta).max() * 255 > 0.51
     assert (made.metadata["audit"]["max_change"] > 0) == seen
+
+
+def _bytes(tree):
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
+
+
+@pytest.mark.slow
+@each_generator
+def test_it_is_equal_on_one_and_eight_devices_if_asked_to(case):
+    selected = np.arange(SIZE) % 5 > 0
+    one, eight = (
+        _run(*CASES[case], selected=selected, devices=n, device_invariant=True)
+        for n in (1, 8)
+    )
+    assert np.any(one[0])
+    assert _bytes(jax.device_get(one)) == _bytes(jax.device_get(eight))
+
+
+def test_equal_on_all_devices_is_the_same_method():
+    name, config = CASES["mi_ue/interleaved"]
+    fast, equal = (
+        _run(name, config, stops=(1,), devices=1, device_invariant=mode)
+        for mode in (False, True)
+    )
+    # Rounding turns few signs in the first step.
+    assert np.mean(np.abs(fast[0] - equal[0]) > 1e-6) < 0.02
+    for metric, value in fast[1].items():
+        assert equal[1][metric] == pytest.approx(value, rel=1e-4), metric
 
 
 @pytest.mark.parametrize("case", ["random_noise", "random_noise/class"])

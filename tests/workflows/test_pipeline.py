@@ -11,8 +11,11 @@ import socket
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Callable
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -21,7 +24,7 @@ from miue_jax import _command_line, defenses, generators, victims
 from miue_jax import data as data_sets
 from miue_jax.budget import Budget
 from miue_jax.data import DataSource, artifact
-from miue_jax.train import checkpoints, run_directory
+from miue_jax.train import checkpoints, parallel, run_directory
 from miue_jax.workflows import evaluate, protect
 from miue_jax.workflows.evaluate import EvaluateConfig
 from miue_jax.workflows.protect import ProtectConfig, Selection
@@ -187,6 +190,120 @@ def test_other_data_under_the_same_name_are_refused(tmp_path, data):
         protect.run(config, tmp_path / "run", progress=False)
 
 
+class _Killed(Exception):
+    pass
+
+
+@pytest.fixture
+def on_devices(monkeypatch):
+    """Sets the number of devices of the runs that follow."""
+    real = parallel.data_mesh
+
+    def use(count: int) -> None:
+        mesh = real(jax.devices()[:count])
+        monkeypatch.setattr(parallel, "data_mesh", lambda devices=None: mesh)
+
+    return use
+
+
+def _invariant(config):
+    return dataclasses.replace(config, num_shards=4, device_invariant=True)
+
+
+def test_an_invariant_artifact_is_equal_on_other_devices_and_resumed_there(
+    tmp_path, data, on_devices, monkeypatch
+):
+    config = _invariant(_protection(data, run={"checkpoint_every": 5}))
+    for devices in (1, 4):
+        on_devices(devices)
+        protect.run(config, tmp_path / f"on_{devices}", progress=False)
+    save = checkpoints.Checkpoints.save
+
+    def save_and_die(self, step, state, **notes):
+        save(self, step, state, **notes)
+        raise _Killed
+
+    on_devices(2)
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints.Checkpoints, "save", save_and_die)
+        with pytest.raises(_Killed):
+            protect.run(config, tmp_path / "moved", progress=False)
+    on_devices(4)
+    protect.run(config, tmp_path / "moved", progress=False)
+    for name in (protect.ARTIFACT, "protected.delta.npy"):
+        whole = (tmp_path / "on_1" / name).read_bytes()
+        for other in ("on_4", "moved"):
+            assert (tmp_path / other / name).read_bytes() == whole, (name, other)
+
+
+def test_invariant_results_are_equal_on_other_devices(tmp_path, data, on_devices):
+    defense = {"name": "adversarial_training", "radius": 4, "num_steps": 1}
+    config = _invariant(_training(data, data, run={"seeds": (0,)}))
+    config = dataclasses.replace(config, defense=defense)
+    found = []
+    for devices in (1, 4):
+        on_devices(devices)
+        workdir = tmp_path / f"on_{devices}"
+        results = evaluate.run(config, workdir, progress=False)
+        lines = (workdir / "seed_0" / "metrics.jsonl").read_text().splitlines()
+        curve = [{**json.loads(line), "seconds": None} for line in lines]
+        accuracies = {k: results[k] for k in ("final", "best", "robust")}
+        found.append((accuracies, curve))
+    assert found[0] == found[1]
+
+
+@pytest.mark.usefixtures("one_device")
+def test_an_invariant_run_is_another_run(tmp_path, data):
+    noise = generators.spec("random_noise")
+    fast = ProtectConfig(data=DataSource(data), generator=noise)
+    exact = dataclasses.replace(fast, device_invariant=True)
+    made = protect.run(fast, tmp_path / "fast", progress=False)
+    assert "device_invariant" not in made.metadata
+    made = protect.run(exact, tmp_path / "exact", progress=False)
+    assert made.metadata["device_invariant"] is True
+    for config, workdir in ((exact, "fast"), (fast, "exact")):
+        with pytest.raises(
+            ValueError, match=r"another configuration .device_invariant"
+        ):
+            protect.run(config, tmp_path / workdir, progress=False)
+    wrong = dataclasses.replace(fast, device_invariant="yes")
+    with pytest.raises(ValueError, match="device_invariant is 'yes'; allowed: True"):
+        protect.run(wrong, tmp_path / "wrong", progress=False)
+
+
+@pytest.mark.usefixtures("one_device")
+def test_a_generator_that_cannot_be_invariant_is_refused(tmp_path, data, monkeypatch):
+    @dataclasses.dataclass(frozen=True)
+    class Config:
+        radius: float = 8.0
+
+    def neighbor(config: Config, spec: generators.DataSpec) -> generators.Generator:
+        def step(key, state, data):
+            turned = jax.lax.ppermute(data.images / 2550, spec.axis_name, [(0, 1)])
+            return state._replace(step=state.step + 1, per_example=turned), {}
+
+        return generators.Generator(
+            init=lambda key, data: parallel.State(
+                jnp.int32(0), None, jnp.zeros(data.images.shape, jnp.float32)
+            ),
+            step=step,
+            perturbation=lambda state: state.per_example,
+            sharded=True,
+        )
+
+    plugin = types.ModuleType("own_plugin")
+    neighbor.__annotations__["config"] = Config
+    plugin.neighbor = neighbor
+    monkeypatch.setitem(sys.modules, "own_plugin", plugin)
+    config = ProtectConfig(
+        **{"data": DataSource(data), "num_shards": 4, "device_invariant": True},
+        generator=generators.spec("own_plugin:neighbor"),
+    )
+    with pytest.raises(ValueError, match="ppermute does not work with device_invari"):
+        protect.run(config, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 def test_kill_minus_nine_and_sigterm_leave_no_trace_in_the_result(tmp_path, data):
     options = [*_OPTIONS, "--generator.epochs=100", "--checkpoint-every=10", "--quiet"]
@@ -219,8 +336,10 @@ def test_kill_minus_nine_and_sigterm_leave_no_trace_in_the_result(tmp_path, data
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_numbers_of_one(tmp_path, data):
+@pytest.mark.parametrize("mode", ["", "--device-invariant"])
+def test_two_processes_give_the_numbers_of_one(tmp_path, data, mode):
     arguments = ["protect", data, *_OPTIONS, "--generator.epochs=4", "--quiet"]
+    arguments += [mode] if mode else []
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -254,7 +373,7 @@ def test_two_processes_give_the_numbers_of_one(tmp_path, data):
     one, two = (artifact.load(tmp_path / n / protect.ARTIFACT) for n in ("one", "two"))
     assert two.metadata["num_shards"] == one.metadata["num_shards"] == 4
     differing = np.mean(one.dataset.images != two.dataset.images)
-    assert differing < 0.02, f"{differing:.1%} of the values differ"
+    assert differing <= (0 if mode else 0.02), f"{differing:.1%} of the values differ"
 
 
 def _folder(root: pathlib.Path, *names: str) -> pathlib.Path:
