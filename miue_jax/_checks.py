@@ -6,6 +6,8 @@ import numbers
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
+import numpy as np
+
 _RANGES: dict[str, Callable[[Any], bool]] = {
     "> 0": lambda value: value > 0,
     ">= 0": lambda value: value >= 0,
@@ -53,6 +55,29 @@ def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
     """
     if value not in allowed:
         raise ValueError(f"{name} is {value!r}; allowed: {', '.join(allowed)}")
+
+
+def check_label_range(labels: Any, num_classes: int | None = None) -> None:
+    """Checks known labels; where labels are traced, results become NaN instead.
+
+    Args:
+      labels: integers, with values.
+      num_classes: number of classes; None for any number.
+
+    Raises:
+      ValueError: if one is negative or not below the number of classes.
+    """
+    values = np.asarray(labels)
+    if not values.size:
+        return
+    low, high = int(values.min()), int(values.max())
+    # JAX would wrap what its integers cannot hold.
+    limit = "2**31" if num_classes is None else str(num_classes)
+    if low < 0 or high >= (num_classes or 2**31):
+        raise ValueError(
+            f"labels run from {low} to {high}; they must be at least 0 and below "
+            f"{limit}"
+        )
 
 
 def check_seeds(name: str, seeds: Any) -> None:

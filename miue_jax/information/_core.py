@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from miue_jax._checks import check_label_range
+
 Kind = Literal["estimate", "lower", "upper"]
 
 
@@ -110,13 +112,7 @@ def check_labels(
             f"({size},) integers"
         )
     if not is_traced(labels):
-        values = np.asarray(labels)
-        low, high = int(values.min()), int(values.max())
-        limit = "" if num_classes is None else f" and below {num_classes}"
-        if low < 0 or (num_classes is not None and high >= num_classes):
-            raise ValueError(
-                f"labels run from {low} to {high}; they must be at least 0{limit}"
-            )
+        check_label_range(labels, num_classes)
     return array.astype(jnp.int32)
 
 

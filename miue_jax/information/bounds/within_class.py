@@ -183,7 +183,8 @@ def class_logdets(
         scaled = members * scale
         # det(I + X'X) = det(I + XX'): take the smaller matrix.
         transposed = scaled if size < scaled.shape[1] else scaled.T
-        return _log_det_one_plus(matmul(transposed, transposed.T)) / 2
+        gram = matmul(transposed, transposed.T)
+        return weighted_log_det(gram, jnp.ones(len(gram), gram.dtype)) / 2
 
     centered = center(features, labels, num_classes)
     return map_classes(logdet, centered, labels, num_classes, size, scales)
@@ -198,23 +199,36 @@ def _traces(
 
 
 @jax.custom_jvp
-def _log_det_one_plus(matrix: jax.Array) -> jax.Array:
-    """Returns log det(I + A) for A positive semidefinite, exact for small A too."""
-    return _factor(matrix)[1]
+def weighted_log_det(matrix: jax.Array, weights: jax.Array) -> jax.Array:
+    """Weighted sum of the log det(I + A_b) of the blocks of A, exact for small A too.
+
+    Args:
+      matrix: (N, N), A, positive semidefinite and, up to order, block diagonal.
+      weights: (N,), equal within a block.
+
+    Returns:
+      A scalar.
+    """
+    return _factor(matrix, weights)[1]
 
 
-@_log_det_one_plus.defjvp
-def _log_det_one_plus_jvp(
-    primals: tuple[jax.Array], tangents: tuple[jax.Array]
+@weighted_log_det.defjvp
+def _weighted_log_det_jvp(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
     # In closed form, since the derivative of the maximum below is wrong at 0.
-    factor, value = _factor(*primals)
-    return value, jnp.trace(jax.scipy.linalg.cho_solve((factor, True), *tangents))
+    factor, value, logs = _factor(*primals)
+    solved = jax.scipy.linalg.cho_solve((factor, True), tangents[0])
+    by_matrix = jnp.sum(primals[1] * jnp.diagonal(solved))
+    return value, by_matrix + jnp.sum(logs * tangents[1])
 
 
-def _factor(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _factor(
+    matrix: jax.Array, weights: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     factor = jnp.linalg.cholesky(matrix + jnp.eye(len(matrix), dtype=matrix.dtype))
     # A squared diagonal entry of the factor is 1 + a_ii - sum_j<i l_ij^2: leaving out
     # the 1 keeps all digits of a small A. No pivot of I + A is below 1.
     rest = jnp.sum(jnp.square(jnp.tril(factor, -1)), axis=1)
-    return factor, jnp.sum(jnp.log1p(jnp.maximum(jnp.diagonal(matrix) - rest, 0)))
+    logs = jnp.log1p(jnp.maximum(jnp.diagonal(matrix) - rest, 0))
+    return factor, jnp.sum(weights * logs), logs
