@@ -269,8 +269,6 @@ def conditional_covariance_loss(
         normalize=normalize,
     )
     _check_positive("noise_variance", noise_variance, rows.dtype)
-    largest = power_of_two(lax.stop_gradient(jnp.max(jnp.abs(columns))))
-    rows, columns = rows / largest, columns / largest
     rows, columns = _relative(rows, columns, row_labels, column_labels)
     if statistic == "logdet":  # a determinant needs all of its class in one place
         rows, row_labels = columns, column_labels
@@ -278,17 +276,18 @@ def conditional_covariance_loss(
     counts = jnp.sum(same, axis=1, dtype=rows.dtype)
     centered = rows - _matmul(same / counts[:, None], columns)
     unbiased = jnp.where(counts > 1, 1 / jnp.maximum(counts - 1, 1), 0)
+    shares = counts / len(counts)
     if statistic == "trace":
-        squares = jnp.sum(jnp.square(centered * largest), axis=1)
-        loss = jnp.mean(counts * unbiased * squares)
+        # The weights come first: no part overflows that the whole does not.
+        loss = jnp.sum(jnp.square(centered * jnp.sqrt(shares * unbiased)[:, None]))
     else:
         # det(I + X'X) = det(I + XX'). With the entries between classes zero, the Gram
         # matrix and its Cholesky factor are block diagonal up to order, so the factor's
         # diagonal holds every class's determinant.
-        scale = jnp.sqrt(unbiased / jnp.asarray(noise_variance, rows.dtype)) * largest
+        scale = jnp.sqrt(unbiased / jnp.asarray(noise_variance, rows.dtype))
         scaled = centered * scale[:, None]
         gram = jnp.where(same, _matmul(scaled, scaled.T), 0)
-        loss = weighted_log_det(gram, counts / len(counts)) / 2
+        loss = weighted_log_det(gram, shares) / 2
     return _mean(loss, axis_name)
 
 
