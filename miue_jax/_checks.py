@@ -80,6 +80,27 @@ def check_label_range(labels: Any, num_classes: int | None = None) -> None:
         )
 
 
+def check_reciprocal(name: str, value: Any, dtype: Any) -> None:
+    """Checks a known divisor, such as a temperature, for the type it is used in.
+
+    Args:
+      name: name of the divisor, for the message.
+      value: a positive number.
+      dtype: the floating-point type that is computed in.
+
+    Raises:
+      ValueError: if the number is so small that results overflow: below 1e8 times the
+        smallest normal number of the type, 1e-30 in float32.
+    """
+    # What is divided has a scale of its own, which comes on top of the reciprocal.
+    least = 1e8 * float(np.finfo(np.dtype(dtype)).tiny)
+    if float(np.asarray(value)) < least:
+        raise ValueError(
+            f"{name} must be at least {least:.2g} in {np.dtype(dtype)}, got {value}: "
+            "its reciprocal overflows"
+        )
+
+
 def check_seeds(name: str, seeds: Any) -> None:
     """Checks the seeds of runs that must differ.
 

@@ -470,10 +470,5 @@ def _check_positive(name: str, value: ArrayLike, dtype: Any = None) -> None:
     number = float(np.asarray(value))
     if not 0 < number < np.inf:
         raise ValueError(f"{name} must be finite and > 0, got {value}")
-    # The features' own scale comes on top of the reciprocal.
-    least = 0 if dtype is None else 1e8 * float(jnp.finfo(dtype).tiny)
-    if number < least:
-        raise ValueError(
-            f"{name} must be at least {least:.2g} in {dtype}, got {value}: its "
-            "reciprocal overflows"
-        )
+    if dtype is not None:
+        _checks.check_reciprocal(name, value, dtype)

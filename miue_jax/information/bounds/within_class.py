@@ -70,7 +70,7 @@ def within_class_logdet(
       theorem 8.6.5 (the Gaussian maximizes entropy).
     """
     features, labels, size = check_classes(features, labels, num_classes)
-    check_positive("noise_variance", noise_variance)
+    check_positive("noise_variance", noise_variance, features.dtype)
     values = class_logdets(features, labels, noise_variance, num_classes, size)
     value = jnp.mean(values[labels])
     if not is_traced(value) and not bool(jnp.isfinite(value)):
@@ -115,8 +115,8 @@ def amgm_bound(
     References:
       docs/theory.md, T3.
     """
-    traces, labels, dimension = _traces(features, labels, noise_variance, num_classes)
-    return jnp.mean(amgm(traces, noise_variance, dimension)[labels])
+    checked, labels, _ = check_classes(features, labels, num_classes)
+    return amgm_mean(checked, labels, noise_variance, num_classes)
 
 
 def trace_bound(
@@ -152,7 +152,25 @@ def trace_bound(
     References:
       docs/theory.md, T3.
     """
-    traces, labels, _ = _traces(features, labels, noise_variance, num_classes)
+    checked, labels, _ = check_classes(features, labels, num_classes)
+    return trace_mean(checked, labels, noise_variance, num_classes)
+
+
+def amgm_mean(
+    features: jax.Array, labels: jax.Array, noise_variance: ArrayLike, num_classes: int
+) -> jax.Array:
+    """`amgm_bound` of features from `check_classes`."""
+    check_positive("noise_variance", noise_variance, features.dtype)
+    traces = class_traces(features, labels, num_classes)
+    return jnp.mean(amgm(traces, noise_variance, features.shape[1])[labels])
+
+
+def trace_mean(
+    features: jax.Array, labels: jax.Array, noise_variance: ArrayLike, num_classes: int
+) -> jax.Array:
+    """`trace_bound` of features from `check_classes`."""
+    check_positive("noise_variance", noise_variance, features.dtype)
+    traces = class_traces(features, labels, num_classes)
     return jnp.mean((traces / (2 * jnp.asarray(noise_variance, traces.dtype)))[labels])
 
 
@@ -188,14 +206,6 @@ def class_logdets(
 
     centered = center(features, labels, num_classes)
     return map_classes(logdet, centered, labels, num_classes, size, scales)
-
-
-def _traces(
-    features: ArrayLike, labels: ArrayLike, noise_variance: ArrayLike, num_classes: int
-) -> tuple[jax.Array, jax.Array, int]:
-    features, labels, _ = check_classes(features, labels, num_classes)
-    check_positive("noise_variance", noise_variance)
-    return class_traces(features, labels, num_classes), labels, features.shape[1]
 
 
 @jax.custom_jvp
