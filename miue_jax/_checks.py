@@ -6,6 +6,8 @@ import reprlib
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
+import numpy as np
+
 _RANGES: dict[str, Callable[[Any], bool]] = {
     "> 0": lambda value: value > 0,
     ">= 0": lambda value: value >= 0,
@@ -67,6 +69,50 @@ def check_flag(name: str, value: object) -> None:
     """
     if not isinstance(value, bool):
         raise ValueError(f"{name} is {value!r}; allowed: True, False")
+
+
+def check_label_range(labels: Any, num_classes: int | None = None) -> None:
+    """Checks known labels; where labels are traced, results become NaN instead.
+
+    Args:
+      labels: integers, with values.
+      num_classes: number of classes; None for any number.
+
+    Raises:
+      ValueError: if one is negative or not below the number of classes.
+    """
+    values = np.asarray(labels)
+    if not values.size:
+        return
+    low, high = int(values.min()), int(values.max())
+    # JAX would wrap what its integers cannot hold.
+    limit = "2**31" if num_classes is None else str(num_classes)
+    if low < 0 or high >= (num_classes or 2**31):
+        raise ValueError(
+            f"labels run from {low} to {high}; they must be at least 0 and below "
+            f"{limit}"
+        )
+
+
+def check_reciprocal(name: str, value: Any, dtype: Any) -> None:
+    """Checks a known divisor, such as a temperature, for the type it is used in.
+
+    Args:
+      name: name of the divisor, for the message.
+      value: a positive number.
+      dtype: the floating-point type that is computed in.
+
+    Raises:
+      ValueError: if the number is so small that results overflow: below 1e8 times the
+        smallest normal number of the type, 1e-30 in float32.
+    """
+    # What is divided has a scale of its own, which comes on top of the reciprocal.
+    least = 1e8 * float(np.finfo(np.dtype(dtype)).tiny)
+    if float(np.asarray(value)) < least:
+        raise ValueError(
+            f"{name} must be at least {least:.2g} in {np.dtype(dtype)}, got {value}: "
+            "its reciprocal overflows"
+        )
 
 
 def check_seeds(name: str, seeds: Any) -> None:

@@ -186,12 +186,14 @@ def quantize(
     levels = math.floor(radius)
     protected = np.empty_like(images)
     for block in _blocks(images):
-        part = delta[block].astype(np.float32)
+        part = delta[block]
         if not np.all(np.isfinite(part)):
             raise ValueError(
                 f"delta holds NaN or infinity in images {block.start} to "
                 f"{min(block.stop, len(images)) - 1}"
             )
+        # No change is larger than 1; float32 could not hold every number beyond.
+        part = np.clip(part, -1, 1).astype(np.float32)
         change = np.clip(_whole_levels(255 * part, export), -levels, levels)
         perturbed = images[block].astype(np.int16) + change.astype(np.int16)
         protected[block] = np.clip(perturbed, 0, 255)
@@ -243,14 +245,15 @@ def check_within(
         return
     change = np.maximum(images, clean) - np.minimum(images, clean)
     axes = (1, 2, 3)
+    # In float64, because squares and even levels of narrow types overflow.
     if norm == "linf":
-        wanted = 255 * np.maximum(delta.max(axes), -delta.min(axes)).astype(np.float32)
+        extremes = np.maximum(delta.max(axes), -delta.min(axes))
+        wanted = 255 * extremes.astype(np.float64)
         done, unit = change.max(axes), "gray levels"
-        allowed = radius + 0.5, radius
+        allowed = (radius + 0.5) * (1 + 1e-6), radius
     elif norm == "l2":
-        wanted = np.linalg.norm(delta.reshape(len(delta), -1), axis=1)
-        flat = change.reshape(len(delta), -1).astype(np.float32)
-        done, unit = np.linalg.norm(to_unit(flat), axis=1), "in L2"
+        wanted = _image_norms(delta)
+        done, unit = to_unit(_image_norms(change)), "in L2"
         off = 0.5 if export == "round" else 1.0
         rounding = to_unit(off) * math.sqrt(math.prod(clean.shape[1:]))
         allowed = radius * (1 + 1e-4), (radius + rounding) * (1 + 1e-4)
@@ -258,13 +261,24 @@ def check_within(
         wanted, done = ((x != 0).any(3).sum((1, 2)) for x in (delta, change))
         unit, allowed = "pixels", (radius, radius)
     for largest, most in zip((wanted, done), allowed, strict=True):
-        over = np.flatnonzero(largest > most)
+        over = np.flatnonzero(~(largest <= most))  # NaN is over, too
         if over.size:
             raise ValueError(
                 f"the perturbation of image {over[0]} reaches {largest[over[0]]:g} "
                 f"{unit}, the radius allows {radius:g} ({over.size} of "
                 f"{len(images)} images exceed it)"
             )
+
+
+def _image_norms(images: np.ndarray) -> np.ndarray:
+    """Euclidean norms of images of any type, in float64, by blocks."""
+    norms = np.empty(len(images))
+    for block in _blocks(images):
+        flat = images[block].astype(np.float64).reshape(len(norms[block]), -1)
+        largest = np.abs(flat).max(axis=1, initial=0)
+        flat /= np.where(largest > 0, largest, 1)[:, None]
+        norms[block] = largest * np.linalg.norm(flat, axis=1)
+    return norms
 
 
 class PerturbationAudit(NamedTuple):

@@ -6,6 +6,7 @@ mode, with running statistics; values come back in float32.
 """
 
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from miue_jax import _checks
 from miue_jax.budget import to_unit
+
+# Values of images that a device takes at once: 512 images of 64x64 pixels.
+_VALUES = 512 * 64 * 64 * 3
 
 
 def extract(
@@ -85,7 +89,8 @@ def extract_dataset(
       images: (N, H, W, C) floating in [0, 1], or uint8 (converted on the devices).
       layer: "features", "logits" or the name of an intermediate.
       batch_size: images in each step over all devices together, rounded up to a
-        multiple of their number and down to the data set.
+        multiple of their number and down to the data set. Of images above 64x64 pixels
+        there are fewer on each device, so that memory does not grow with their size.
       mesh: a mesh of one axis; by default all devices of this process.
       pool: average a map (N, ..., D) over all but its first and last axis.
 
@@ -119,6 +124,8 @@ def extract_dataset(
     replicated = NamedSharding(mesh, PartitionSpec())
 
     count = len(images)
+    fitting = max(1, _VALUES // max(1, math.prod(images.shape[1:])))
+    batch_size = min(batch_size, fitting * mesh.size)
     batch_size = -(-min(batch_size, max(count, 1)) // mesh.size) * mesh.size
     options = {"module": module, "layer": layer, "pool": pool}
     dtype = jax.dtypes.canonicalize_dtype(images.dtype)

@@ -11,9 +11,16 @@ that device's features gives the device count times the gradient of the global l
 This is what makes the usual ``lax.pmean`` of parameter gradients the gradient of the
 global loss. A signed or normalized step on the inputs does not see the factor. With
 ``check_vma=True`` the gradients with respect to features carry no factor.
+
+Labels are integers from 0. A negative one is no class: it is refused where labels are
+known, and makes the loss NaN where they are traced, in all losses alike. So is a label
+that is not below the number of classes, for the loss that takes one.
+
+What is known in a wider type than JAX computes in (float64 arrays of NumPy) is centered
+within classes before it is rounded, where the loss does not depend on the origin.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +29,9 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from miue_jax import _checks
+from miue_jax._centering import center_classes, unrounded
+from miue_jax._floats import power_of_two
+from miue_jax.information.bounds.within_class import weighted_log_det
 
 _AxisName = str | tuple[str, ...]
 
@@ -52,15 +62,17 @@ def similarity_loss(
 
     Args:
       features: (B, D), floating point; computed in float32 or wider.
-      labels: (B,) integers.
-      temperature: t > 0, a scalar.
+      labels: (B,) integers from 0; negative ones give NaN where they are traced.
+      temperature: t > 0, a scalar; from 1e8 times the smallest normal number of the
+        type that is computed in (1e-30 in float32).
       axis_name: mesh axis (or axes) over which the batch is sharded.
 
     Returns:
       The loss in nats, a scalar.
 
     Raises:
-      ValueError: for wrong shapes or dtypes, or a temperature that is not positive.
+      ValueError: for wrong shapes or dtypes, negative labels, or a temperature that is
+        not positive and finite or too small.
 
     Example:
       >>> import jax.numpy as jnp
@@ -76,8 +88,8 @@ def similarity_loss(
       Frosst et al., Analyzing and Improving Representations with the Soft Nearest
       Neighbor Loss, 2019.
     """
-    _check_positive("temperature", temperature)
     batch = _global_batch(features, labels, axis_name)
+    _check_positive("temperature", temperature, batch[0].dtype)
     return _mean(_similarity(*batch, temperature), axis_name)
 
 
@@ -98,12 +110,12 @@ def distance_loss(
     features contribute gradient 0. Distances are found by the Gram identity relative to
     one member of the class: a pair nearer than about sqrt(64 eps) times its own
     distance from that member (0.003 in float32) is below its resolution and counts as
-    coinciding. Squares must not overflow: features of 1e18 are fine in float32, from
-    about 1e19 on the loss is NaN.
+    coinciding. Squares are taken at the scale of the largest feature, so that features
+    of any finite size have their loss and gradient.
 
     Args:
       features: (B, D), floating point, not normalized; computed in float32 or wider.
-      labels: (B,) integers.
+      labels: (B,) integers from 0; negative ones give NaN where they are traced.
       per_dimension: whether the sum of distances is divided by D.
       axis_name: mesh axis (or axes) over which the batch is sharded.
 
@@ -111,7 +123,7 @@ def distance_loss(
       The loss, a scalar, 0 where every class has collapsed to a point.
 
     Raises:
-      ValueError: for wrong shapes or dtypes.
+      ValueError: for wrong shapes or dtypes, or negative labels.
 
     Example:
       >>> import jax.numpy as jnp
@@ -126,7 +138,7 @@ def distance_loss(
     References:
       MI-UE (arXiv 2603.03725), intra-class distance loss, as published in code.
     """
-    batch = _global_batch(features, labels, axis_name)
+    batch = _global_batch(features, labels, axis_name, shift=True)
     return _mean(_distance(*batch, per_dimension=per_dimension), axis_name)
 
 
@@ -143,7 +155,7 @@ def mi_ue_loss(
 
     Args:
       features: (B, D), floating point, not normalized; computed in float32 or wider.
-      labels: (B,) integers.
+      labels: (B,) integers from 0; negative ones give NaN where they are traced.
       temperature: of the similarity, > 0, a scalar.
       distance_weight: a scalar >= 0; 0.1 in the paper, 0 in the command the authors
         released, where the distance is not computed at all.
@@ -154,8 +166,8 @@ def mi_ue_loss(
       The loss, a scalar.
 
     Raises:
-      ValueError: for wrong shapes or dtypes, a temperature that is not positive, or a
-        weight that is negative or not finite.
+      ValueError: for wrong shapes or dtypes, negative labels, a temperature as
+        `similarity_loss` refuses it, or a weight that is negative or not finite.
 
     Example:
       >>> import jax.numpy as jnp
@@ -169,10 +181,12 @@ def mi_ue_loss(
     References:
       MI-UE (arXiv 2603.03725), the poisoning objective.
     """
-    _check_positive("temperature", temperature)
     _check_weight(distance_weight)
     batch = _global_batch(features, labels, axis_name)
+    _check_positive("temperature", temperature, batch[0].dtype)
     loss = _similarity(*batch, temperature)
+    if unrounded(features) is not None:
+        batch = _global_batch(features, labels, axis_name, shift=True)
     if not (isinstance(distance_weight, int | float) and distance_weight == 0):
         loss += jnp.asarray(distance_weight, loss.dtype) * _distance(
             *batch, per_dimension=per_dimension
@@ -203,16 +217,17 @@ def conditional_covariance_loss(
     class count of the batch (by a fifth at five samples a class), and because the trace
     for unit features is then exactly one minus the mean cosine between different
     samples of the class: the quantity `similarity_loss` pulls on, without self-pairs.
-    The plug-in log-determinant underestimates that of the population all the same, and
-    near collapse the trace is the more exact of the two in float32.
+    The plug-in log-determinant underestimates that of the population all the same. Both
+    keep their digits near collapse: the second is that of
+    `miue_jax.information.bounds.within_class_logdet`.
 
     Classes with one sample in the batch contribute 0, absent classes have no weight.
-    All log-determinants come from one B x B Cholesky factor.
+    All log-determinants come from one B x B Cholesky factor; covariances beyond 1/eps
+    times sigma^2 may make it NaN.
 
     Args:
       features: (B, D), floating point; computed in float32 or wider.
-      labels: (B,) integers in [0, num_classes); others make the loss NaN, as values
-        cannot be refused under jit.
+      labels: (B,) integers in [0, num_classes); others give NaN where they are traced.
       num_classes: number of classes.
       statistic: "trace" or "logdet".
       noise_variance: sigma^2 > 0 of "logdet", in the scale of the (unit) features.
@@ -223,8 +238,10 @@ def conditional_covariance_loss(
       The loss, a scalar >= 0; in nats for "logdet".
 
     Raises:
-      ValueError: for wrong shapes or dtypes, an unknown statistic, a noise variance or
-        number of classes that is not positive, a number of classes that is no integer.
+      ValueError: for wrong shapes or dtypes, labels out of range, an unknown statistic,
+        a noise variance or number of classes that is not positive and finite (the
+        variance from 1e-30, see `similarity_loss`), a number of classes that is no
+        integer.
 
     Example:
       >>> import jax.numpy as jnp
@@ -239,25 +256,30 @@ def conditional_covariance_loss(
       MI-UE (arXiv 2603.03725), covariance reduction; Cover and Thomas, Elements of
       Information Theory, sections 8.6 and 17.9, for the Gaussian bound.
     """
-    _check_positive("noise_variance", noise_variance)
     _check_positive("num_classes", num_classes)
     _check_integer("num_classes", num_classes)
     if statistic not in _STATISTICS:
         raise _checks.unknown("statistic", statistic, _STATISTICS)
-    features, labels = _check_batch(features, labels)
-    valid = (labels >= 0) & (labels < num_classes)
-    features = jnp.where(valid[:, None], features, jnp.nan)
-    rows, columns, row_labels, column_labels = _gather(features, labels, axis_name)
-    if normalize:
-        rows, columns = _unit(rows), _unit(columns)
+    rows, columns, row_labels, column_labels = _global_batch(
+        features,
+        labels,
+        axis_name,
+        num_classes=num_classes,
+        shift=True,
+        normalize=normalize,
+    )
+    _check_positive("noise_variance", noise_variance, rows.dtype)
+    rows, columns = _relative(rows, columns, row_labels, column_labels)
     if statistic == "logdet":  # a determinant needs all of its class in one place
         rows, row_labels = columns, column_labels
     same = row_labels[:, None] == column_labels
     counts = jnp.sum(same, axis=1, dtype=rows.dtype)
     centered = rows - _matmul(same / counts[:, None], columns)
     unbiased = jnp.where(counts > 1, 1 / jnp.maximum(counts - 1, 1), 0)
+    shares = counts / len(counts)
     if statistic == "trace":
-        loss = jnp.mean(counts * unbiased * jnp.sum(jnp.square(centered), axis=1))
+        # The weights come first: no part overflows that the whole does not.
+        loss = jnp.sum(jnp.square(centered * jnp.sqrt(shares * unbiased)[:, None]))
     else:
         # det(I + X'X) = det(I + XX'). With the entries between classes zero, the Gram
         # matrix and its Cholesky factor are block diagonal up to order, so the factor's
@@ -265,8 +287,7 @@ def conditional_covariance_loss(
         scale = jnp.sqrt(unbiased / jnp.asarray(noise_variance, rows.dtype))
         scaled = centered * scale[:, None]
         gram = jnp.where(same, _matmul(scaled, scaled.T), 0)
-        factor = jnp.linalg.cholesky(gram + jnp.eye(len(gram), dtype=gram.dtype))
-        loss = jnp.mean(counts * jnp.log(jnp.diagonal(factor)))
+        loss = weighted_log_det(gram, shares) / 2
     return _mean(loss, axis_name)
 
 
@@ -297,16 +318,9 @@ def _distance(
     *,
     per_dimension: bool,
 ) -> jax.Array:
-    members = lax.stop_gradient(columns)
-
-    def relative(features: jax.Array, labels: jax.Array) -> jax.Array:
-        # Relative to the first member of the class, distances within classes are the
-        # same and the Gram identity loses nothing to the distance between classes. A
-        # member is subtracted alike from equal features; a mean might be rounded apart.
-        first = jnp.argmax(labels[:, None] == column_labels, axis=1)
-        return features - members[first]
-
-    rows, columns = relative(rows, row_labels), relative(columns, column_labels)
+    scale = power_of_two(lax.stop_gradient(jnp.max(jnp.abs(columns))))
+    rows, columns = rows / scale, columns / scale
+    rows, columns = _relative(rows, columns, row_labels, column_labels)
     total = jnp.sum(rows**2, axis=1)[:, None] + jnp.sum(columns**2, axis=1)
     squared = total - 2 * _matmul(rows, columns.T)
     # Rounding of the identity, measured: up to 14 eps for D = 2048.
@@ -316,7 +330,35 @@ def _distance(
     # sqrt sees 1 where it is not used: the gradient of sqrt at 0 times 0 is NaN.
     distances = jnp.where(apart, jnp.sqrt(jnp.where(apart, squared, 1)), 0)
     divisor = rows.shape[1] if per_dimension else 1
-    return jnp.mean(jnp.log1p(jnp.sum(distances, axis=1) / divisor))
+    sums = jnp.sum(distances, axis=1) / divisor
+    # Where the sum in its own unit might overflow, the one beside it is long lost.
+    total = sums * scale
+    small = ~(total > jnp.finfo(total.dtype).max ** 0.5)
+    small_log = jnp.log1p(jnp.where(small, total, 0))
+    return jnp.mean(
+        jnp.where(small, small_log, jnp.log(jnp.where(small, 1, sums)) + jnp.log(scale))
+    )
+
+
+def _relative(
+    rows: jax.Array,
+    columns: jax.Array,
+    row_labels: jax.Array,
+    column_labels: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Features relative to the first member of their class, which is held constant.
+
+    Distances within classes are the same, and products lose nothing to the distance
+    between classes. A member is subtracted alike from equal features; a mean might be
+    rounded apart.
+    """
+    members = lax.stop_gradient(columns)
+
+    def relative(features: jax.Array, labels: jax.Array) -> jax.Array:
+        first = jnp.argmax(labels[:, None] == column_labels, axis=1)
+        return features - members[first]
+
+    return relative(rows, row_labels), relative(columns, column_labels)
 
 
 def _unit(features: jax.Array) -> jax.Array:
@@ -337,9 +379,42 @@ def _mean(loss: jax.Array, axis_name: _AxisName | None) -> jax.Array:
 
 
 def _global_batch(
-    features: ArrayLike, labels: ArrayLike, axis_name: _AxisName | None
+    features: ArrayLike,
+    labels: ArrayLike,
+    axis_name: _AxisName | None,
+    *,
+    num_classes: int | None = None,
+    shift: bool = False,
+    normalize: bool = False,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    return _gather(*_check_batch(features, labels), axis_name)
+    """Checks a batch and gathers it, see `_gather`.
+
+    `shift` says that the loss does not depend on the origin of a class, `normalize`
+    scales every feature to unit norm before.
+    """
+    _check_batch(features, labels)
+    known = not isinstance(labels, jax.core.Tracer)
+    if known:
+        _checks.check_label_range(labels, num_classes)
+    values = unrounded(features) if shift else None
+    if values is not None:
+        if normalize:
+            largest = np.max(np.abs(values), axis=1, keepdims=True)
+            values = values / np.where(largest > 0, largest, 1)
+            norms = np.linalg.norm(values, axis=1, keepdims=True)
+            values, normalize = values / np.where(norms > 0, norms, 1), False
+        features = center_classes(values, labels if known else np.zeros(len(values)))
+    features, labels = jnp.asarray(features), jnp.asarray(labels)
+    features = features.astype(jnp.promote_types(features.dtype, jnp.float32))
+    if not known:
+        valid = labels >= 0
+        if num_classes is not None:
+            valid &= labels < num_classes
+        features = jnp.where(valid[:, None], features, jnp.nan)
+    batch = _gather(features, labels, axis_name)
+    if not normalize:
+        return batch
+    return _unit(batch[0]), _unit(batch[1]), *batch[2:]
 
 
 def _gather(
@@ -352,7 +427,7 @@ def _gather(
     return features, columns, labels, lax.all_gather(labels, axis_name, tiled=True)
 
 
-def _check_batch(features: ArrayLike, labels: ArrayLike) -> tuple[jax.Array, jax.Array]:
+def _check_batch(features: ArrayLike, labels: ArrayLike) -> None:
     features, labels = jnp.asarray(features), jnp.asarray(labels)
     if features.ndim != 2 or 0 in features.shape:
         raise ValueError(
@@ -367,7 +442,6 @@ def _check_batch(features: ArrayLike, labels: ArrayLike) -> tuple[jax.Array, jax
         raise ValueError(f"features must be floating point, got {features.dtype}")
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(f"labels must be integers, got {labels.dtype}")
-    return features.astype(jnp.promote_types(features.dtype, jnp.float32)), labels
 
 
 def _check_scalar(name: str, value: ArrayLike) -> None:
@@ -388,7 +462,13 @@ def _check_integer(name: str, value: ArrayLike) -> None:
         raise ValueError(f"{name} must be an integer, got {value}")
 
 
-def _check_positive(name: str, value: ArrayLike) -> None:
+def _check_positive(name: str, value: ArrayLike, dtype: Any = None) -> None:
+    """Refuses what is not a positive finite scalar, or too small for a type."""
     _check_scalar(name, value)
-    if not isinstance(value, jax.core.Tracer) and not float(np.asarray(value)) > 0:
-        raise ValueError(f"{name} must be > 0, got {value}")
+    if isinstance(value, jax.core.Tracer):
+        return
+    number = float(np.asarray(value))
+    if not 0 < number < np.inf:
+        raise ValueError(f"{name} must be finite and > 0, got {value}")
+    if dtype is not None:
+        _checks.check_reciprocal(name, value, dtype)

@@ -4,8 +4,10 @@ Images and perturbations are in [0, 1] units; published images are in whole gray
 see `miue_jax.budget`.
 """
 
+import math
 import operator
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Literal
 
@@ -17,11 +19,30 @@ from jax.typing import ArrayLike
 from optax import projections
 
 from miue_jax import _checks
+from miue_jax._floats import is_narrow, power_of_two, toward_zero
 from miue_jax.budget import Budget, to_unit
 
 _NORMS = ("linf", "l2")
 _STEPS = ("sign", "normalized")
 _LARGEST = sys.float_info.max
+
+
+class NonFiniteGradientWarning(UserWarning):
+    """Values of a perturbation had no finite gradient and stayed where they were.
+
+    Example:
+      >>> import warnings
+      >>> import jax.numpy as jnp
+      >>> import miue_jax as mj
+      >>> images = jnp.full((1, 2, 2, 3), 0.5)
+      >>> def distance(perturbed):  # its gradient is NaN where nothing has moved
+      ...     return jnp.linalg.norm((perturbed - images).ravel())
+      >>> with warnings.catch_warnings(record=True) as caught:
+      ...     warnings.simplefilter("always")
+      ...     delta = mj.pgd(distance, images, radius=8 / 255, num_steps=1)
+      >>> caught[0].category.__name__, float(abs(delta).max())
+      ('NonFiniteGradientWarning', 0.0)
+    """
 
 
 def project(
@@ -32,10 +53,15 @@ def project(
 ) -> jax.Array:
     """Projects every image's perturbation onto the ball of ``radius``.
 
+    In types narrower than float32 the stored values lie in the ball, measured exactly:
+    what has to move is rounded toward 0. In float32 and wider the ball is that of the
+    radius in this type, and an L2 norm may exceed it by rounding.
+
     Args:
       delta: (B, ...) perturbations, one per image, in [0, 1] units.
       radius: > 0, a scalar in [0, 1] units (8/255, not 8); may be traced.
-      norm: "linf" bounds every value; "l2" the Euclidean norm of the whole image.
+      norm: "linf" bounds every value; "l2" the Euclidean norm of the whole image, of
+        any size that the type can hold: squares neither overflow nor vanish.
 
     Returns:
       The nearest perturbations in the ball, of the shape and dtype of ``delta``.
@@ -57,25 +83,24 @@ def project(
     _check_floating("delta", delta)
     if delta.ndim == 0:
         raise ValueError("delta must have a leading image axis, got a scalar")
-    radius = jnp.asarray(radius, delta.dtype)
     if norm == "linf":
-        return projections.projection_linf_ball(delta, radius)
-    # Optax takes the norm of all it is given: one image at a time.
-    return jax.vmap(lambda image: projections.projection_l2_ball(image, radius))(delta)
+        return projections.projection_linf_ball(delta, _stored(radius, delta.dtype))
+    return _project_l2(delta, radius)
 
 
 def clip_to_images(images: ArrayLike, delta: ArrayLike) -> jax.Array:
     """Shortens ``delta`` so that ``images + delta`` lies in [0, 1].
 
     For images in [0, 1] every value moves toward 0 only, so that a perturbation inside
-    a ball stays inside it.
+    a ball stays inside it: exactly for a ``delta`` narrower than float32, whose values
+    stay what they are wherever they fit, and but for rounding otherwise.
 
     Args:
       images: (B, H, W, C) in [0, 1].
       delta: perturbations of the same shape, in [0, 1] units.
 
     Returns:
-      clip(images + delta, 0, 1) - images.
+      clip(images + delta, 0, 1) - images, of the wider of both types.
 
     Example:
       >>> import jax.numpy as jnp
@@ -84,8 +109,17 @@ def clip_to_images(images: ArrayLike, delta: ArrayLike) -> jax.Array:
       >>> projected_gradient.clip_to_images(images, delta).tolist()
       [0.25, 0.25]
     """
-    images = jnp.asarray(images)
-    return jnp.clip(images + delta, 0, 1) - images
+    images, delta = jnp.asarray(images), jnp.asarray(delta)
+    if not (jnp.issubdtype(delta.dtype, jnp.floating) and is_narrow(delta.dtype)):
+        return jnp.clip(images + delta, 0, 1) - images
+    # The sum is not formed: rounded to a narrow type, it would move by whole levels.
+    pixels = jnp.clip(images.astype(jnp.promote_types(images.dtype, jnp.float32)), 0, 1)
+    room = 1 - pixels
+    room = jnp.where(1 - room < pixels, jnp.nextafter(room, jnp.zeros_like(room)), room)
+    low, high = (toward_zero(bound, delta.dtype) for bound in (-pixels, room))
+    return jnp.clip(delta, low, high).astype(
+        jnp.promote_types(images.dtype, delta.dtype)
+    )
 
 
 def pgd(
@@ -109,9 +143,15 @@ def pgd(
     `jax.shard_map` a loss of the global batch needs no correction for the number of
     devices.
 
+    Values whose gradient is NaN or infinite do not move in that step, and do not enter
+    the norm of a "normalized" one. A warning says how many there were; under `jax.jit`,
+    where nothing can be said, `count_nonfinite_gradients` tells.
+
     Args:
       loss_fn: perturbed images (B, H, W, C) -> scalar.
-      images: (B, H, W, C) floating point in [0, 1].
+      images: (B, H, W, C) floating point in [0, 1]. Values that miss the range by
+        rounding (up to 5e-7, or one step of a narrower type) are clipped first, and the
+        result belongs to the clipped images.
       delta: perturbations of the same shape to start from, in [0, 1] units; None for 0.
       budget: the ball, "linf" (radius in gray levels) or "l2".
       radius: of the ball in place of a budget, > 0, a scalar in [0, 1] units; may be
@@ -135,6 +175,9 @@ def pgd(
         that is negative or not an integer and, unless traced, images outside [0, 1], a
         perturbation or step size that is not finite, a negative step size, a radius out
         of range.
+
+    Warns:
+      NonFiniteGradientWarning: if values did not move for want of a finite gradient.
 
     Example:
       >>> import jax.numpy as jnp
@@ -195,6 +238,9 @@ def pgd_with_losses(
     Raises:
       ValueError: as in `pgd`.
 
+    Warns:
+      NonFiniteGradientWarning: as in `pgd`.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from miue_jax import projected_gradient
@@ -205,8 +251,6 @@ def pgd_with_losses(
       >>> bool(losses[1] < losses[0])
       True
     """
-    images = jnp.asarray(images)
-    delta = jnp.zeros_like(images) if delta is None else jnp.asarray(delta)
     if (budget is None) == (radius is None):
         raise ValueError("give either budget or radius, not both or neither")
     if budget is not None:
@@ -218,14 +262,8 @@ def pgd_with_losses(
     _check_name("norm", norm, _NORMS)
     _check_name("step", step, _STEPS)
     _check_radius(radius, norm)
-    if images.shape != delta.shape:
-        raise ValueError(
-            f"images and delta must have one shape, got {images.shape} and "
-            f"{delta.shape}"
-        )
-    _check_floating("images", images)
-    _check_floating("delta", delta)
-    _check_values("images", images, 0, 1, "lie in [0, 1]")
+    images, delta = _check_arrays(images, delta)
+    images = _into_range(images)
     _check_values("delta", delta, -_LARGEST, _LARGEST, "be finite")
     try:
         num_steps = operator.index(num_steps)
@@ -239,23 +277,144 @@ def pgd_with_losses(
     length = jnp.asarray(step_size, delta.dtype) * (1 if ascend else -1)
     direction = jnp.sign if step == "sign" else _normalize
 
-    def update(delta: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
+    def update(
+        delta: jax.Array, _: None
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         loss, gradient = jax.value_and_grad(lambda d: loss_fn(images + d))(delta)
-        moved = delta + length * direction(gradient)
+        finite = jnp.isfinite(gradient)
+        moved = delta + length * direction(jnp.where(finite, gradient, 0))
         inside = project(moved, radius=radius, norm=norm)
         shortened = clip_to_images(images, inside).astype(delta.dtype)
-        return shortened, loss.astype(delta.dtype)
+        return shortened, (loss.astype(delta.dtype), jnp.sum(~finite))
 
-    return lax.scan(update, delta, None, length=num_steps)
+    delta, (losses, stuck) = lax.scan(update, delta, None, length=num_steps)
+    _warn_of_stuck(stuck, delta.size)
+    return delta, losses
+
+
+def count_nonfinite_gradients(
+    loss_fn: Callable[[jax.Array], jax.Array],
+    images: ArrayLike,
+    delta: ArrayLike | None = None,
+) -> jax.Array:
+    """Counts the values that a step of `pgd` would leave where they are.
+
+    Args:
+      loss_fn: as in `pgd`.
+      images: (B, H, W, C) floating point in [0, 1].
+      delta: perturbations of the same shape, in [0, 1] units; None for 0.
+
+    Returns:
+      (B,) int32, the values of each image whose gradient is NaN or infinite.
+
+    Raises:
+      ValueError: for shapes that differ, or images or perturbations that are not
+        floating point.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from miue_jax import projected_gradient
+      >>> images = jnp.zeros((2, 1, 1, 3)).at[1].set(0.5)
+      >>> def loss(perturbed):  # the root has an infinite slope at 0
+      ...     return jnp.sum(jnp.sqrt(perturbed))
+      >>> projected_gradient.count_nonfinite_gradients(loss, images).tolist()
+      [3, 0]
+    """
+    images, delta = _check_arrays(images, delta)
+    gradient = jax.grad(lambda d: loss_fn(images + d))(delta)
+    axes = tuple(range(1, gradient.ndim))
+    return jnp.sum(~jnp.isfinite(gradient), axis=axes, dtype=jnp.int32)
+
+
+def _warn_of_stuck(counts: jax.Array, size: int) -> None:
+    if isinstance(counts, jax.core.Tracer) or counts.size == 0:
+        return
+    known = np.asarray(counts)
+    if known.any():
+        worst = int(np.argmax(known))
+        warnings.warn(
+            f"{known[worst]} of {size} values had no finite gradient in step "
+            f"{worst + 1} of {len(known)} and did not move",
+            NonFiniteGradientWarning,
+            stacklevel=4,
+        )
+
+
+def _project_l2(delta: jax.Array, radius: ArrayLike) -> jax.Array:
+    """Projects onto an L2 ball, at a scale where squares are neither 0 nor infinite."""
+    values = delta.astype(jnp.promote_types(delta.dtype, jnp.float32))
+    radius = jnp.asarray(radius, values.dtype)
+    axes = tuple(range(1, values.ndim))
+    largest = jnp.max(jnp.abs(values), axis=axes, keepdims=True, initial=0)
+    scale = power_of_two(jnp.maximum(largest, radius))
+    scaled, bound = values / scale, radius / scale
+    if not is_narrow(delta.dtype):
+        squared = jnp.sum(jnp.square(scaled), axis=axes, keepdims=True)
+        outside = ~(squared <= jnp.square(bound))  # NaN stays NaN
+        root = jnp.sqrt(jnp.where(outside, squared, 1))
+        return jnp.where(outside, scaled * (radius / root), values)
+    # Three short sums round less than a long one. Twice their rounding is taken off, so
+    # that a second projection finds the first one inside.
+    size = math.prod(values.shape[1:])
+    side = max(1, math.ceil(size ** (1 / 3)))
+    squares = jnp.square(scaled).reshape(len(scaled), size)
+    squares = jnp.pad(squares, ((0, 0), (0, side**3 - size)))
+    squared = squares.reshape(len(scaled), side, side, side).sum(3).sum(2).sum(1)
+    squared = squared.reshape(scale.shape)
+    slack = (3 * side + 8) * float(jnp.finfo(values.dtype).eps)
+    outside = ~(squared <= jnp.square(bound * (1 - slack)))
+    root = jnp.sqrt(jnp.where(outside, squared, 1))
+    shrunk = scaled * (radius * (1 - 2 * slack) / root)
+    return jnp.where(outside, toward_zero(shrunk, delta.dtype), delta)
+
+
+def _stored(radius: ArrayLike, dtype: jnp.dtype) -> jax.Array:
+    """The radius in a type: narrow ones have the largest number that is not above."""
+    if not is_narrow(dtype):
+        return jnp.asarray(radius, dtype)
+    if isinstance(radius, jax.core.Tracer):
+        return toward_zero(jnp.asarray(radius, jnp.float32), dtype)
+    return jnp.asarray(toward_zero(np.asarray(radius, np.float64), dtype, xp=np))
 
 
 def _normalize(gradient: jax.Array) -> jax.Array:
+    # In float16 the sum of squares of a large image overflows, whatever its scale.
+    dtype = gradient.dtype
+    gradient = gradient.astype(jnp.promote_types(dtype, jnp.float32))
     axes = tuple(range(1, gradient.ndim))
     # The gradients of a well fitted network are so small that their squares vanish.
     largest = jnp.max(jnp.abs(gradient), axis=axes, keepdims=True)
     scaled = gradient / jnp.where(largest > 0, largest, 1)
     squared = jnp.sum(jnp.square(scaled), axis=axes, keepdims=True)
-    return scaled / jnp.sqrt(jnp.where(largest > 0, squared, 1))
+    return (scaled / jnp.sqrt(jnp.where(largest > 0, squared, 1))).astype(dtype)
+
+
+def _check_arrays(
+    images: ArrayLike, delta: ArrayLike | None
+) -> tuple[jax.Array, jax.Array]:
+    images = jnp.asarray(images)
+    delta = jnp.zeros_like(images) if delta is None else jnp.asarray(delta)
+    if images.shape != delta.shape:
+        raise ValueError(
+            f"images and delta must have one shape, got {images.shape} and "
+            f"{delta.shape}"
+        )
+    _check_floating("images", images)
+    _check_floating("delta", delta)
+    return images, delta
+
+
+def _into_range(images: jax.Array) -> jax.Array:
+    """Clips images that miss [0, 1] by rounding; refuses others, unless traced."""
+    # Images are often computed in float32 and then cast.
+    step = max(
+        float(jnp.finfo(images.dtype).eps), 4 * float(jnp.finfo(jnp.float32).eps)
+    )
+    _check_values("images", images, 0, 1, "lie in [0, 1]", slack=step)
+    if isinstance(images, jax.core.Tracer):
+        return images
+    with jax.ensure_compile_time_eval():
+        return jnp.clip(images, 0, 1)
 
 
 def _check_floating(name: str, array: jax.Array | np.ndarray) -> None:
@@ -269,13 +428,19 @@ def _check_name(kind: str, name: str, allowed: tuple[str, ...]) -> None:
 
 
 def _check_values(
-    name: str, array: ArrayLike, low: float, high: float, allowed: str
+    name: str,
+    array: ArrayLike,
+    low: float,
+    high: float,
+    allowed: str,
+    *,
+    slack: float = 0.0,
 ) -> None:
     if isinstance(array, jax.core.Tracer) or np.size(array) == 0:
         return
     with jax.ensure_compile_time_eval():  # known arrays inside of `jax.jit` too
         smallest, largest = float(jnp.min(array)), float(jnp.max(array))
-    if not low <= smallest <= largest <= high:  # NaN is not, either
+    if not low - slack <= smallest <= largest <= high + slack:  # NaN is not, either
         raise ValueError(
             f"{name} must {allowed}, got values from {smallest:g} to {largest:g}"
         )

@@ -3,6 +3,7 @@
 import functools
 import tracemalloc
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -106,6 +107,43 @@ def test_a_whole_number_of_levels_stays_what_it_is(export):
     np.testing.assert_array_equal(
         result.astype(int) - images, levels[None, None, :, None]
     )
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, "bfloat16"])
+@pytest.mark.parametrize("export", budget.EXPORTS)
+def test_quantize_cuts_off_what_is_far_too_large(dtype, export):
+    dtype = np.dtype(jnp.dtype(dtype))
+    largest = float(jnp.finfo(dtype).max)
+    values = np.array([1e39, -1e39, 3e38, -6e4, 1.0, -1.0, 0.0])
+    delta = np.clip(values, -largest, largest).astype(dtype).reshape(1, 1, -1, 1)
+    images = np.full(delta.shape, 100, np.uint8)
+    down = 100 if export == "drop_negative" else 92
+    result = quantize(images, delta, radius=8, export=export)
+    assert result.ravel().tolist() == [108, down, 108, down, 108, down, 100]
+    result = quantize(images, delta, radius=255, export=export)
+    down = 100 if export == "drop_negative" else 0
+    assert result.ravel().tolist() == [255, down, 255, down, 255, down, 100]
+
+
+@pytest.mark.parametrize("value", [1e39, 1e200, np.nan])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_check_within_measures_what_float32_cannot_hold(norm, value):
+    clean = np.zeros((2, 4, 4, 3), np.uint8)
+    delta = np.zeros(clean.shape)
+    delta[1, 0, 0, 0] = value
+    limits = budget.Budget(norm, 8.0)
+    with pytest.raises(ValueError, match="perturbation of image 1 reaches"):
+        budget.check_within(clean, delta, clean, limits)
+
+
+def test_check_within_measures_large_images_of_narrow_types():
+    clean = np.zeros((1, 256, 256, 3), np.uint8)
+    delta = np.full(clean.shape, 8 / 255, np.float16)
+    levels = quantize(clean, delta, radius=8)
+    exact = float(np.linalg.norm(delta.astype(np.float64).ravel()))
+    budget.check_within(clean, delta, levels, budget.Budget("l2", exact))
+    with pytest.raises(ValueError, match=f"reaches {exact:g} in L2"):
+        budget.check_within(clean, delta, levels, budget.Budget("l2", 0.9 * exact))
 
 
 @pytest.mark.parametrize("function", [audit, quantize])

@@ -187,3 +187,21 @@ def test_bad_batches_and_meshes_are_refused(net, images):
     mesh = jax.make_mesh((4, 2), ("data", "model"))
     with pytest.raises(ValueError, match="one axis"):
         features.extract_dataset(module, variables, images, mesh=mesh)
+
+
+def test_batches_of_large_images_are_smaller(net, images, monkeypatch):
+    module, variables = net
+    expected = features.extract_dataset(module, variables, images)
+    sizes = []
+    real = features._extract_jit
+
+    def recorded(*, images, **options):
+        sizes.append(images.shape[0])
+        return real(images=images, **options)
+
+    monkeypatch.setattr(features, "_extract_jit", recorded)
+    monkeypatch.setattr(features, "_VALUES", 2 * images[0].size)
+    one = Mesh(np.array(jax.devices()[:1]), ("data",))
+    result = features.extract_dataset(module, variables, images, mesh=one)
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
+    assert set(sizes) == {2}

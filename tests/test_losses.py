@@ -11,6 +11,7 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
 
+from miue_jax.information import bounds
 from miue_jax.losses import (
     conditional_covariance_loss,
     distance_loss,
@@ -251,13 +252,145 @@ def test_trace_is_one_minus_the_mean_cosine_between_different_samples():
     np.testing.assert_allclose(value, want, rtol=1e-12)
 
 
-@pytest.mark.parametrize("label", [-1, CLASSES, 1000])
-@pytest.mark.parametrize("statistic", ["trace", "logdet"])
-def test_covariance_of_labels_out_of_range_is_nan(label, statistic):
+@pytest.mark.parametrize("spread", [1e-2, 1e-4, 1e-6])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_covariance_keeps_its_digits_near_collapse(spread, normalize):
+    rng = np.random.default_rng(0)
+    labels = np.arange(24, dtype=np.int32) % 4
+    centers = rng.standard_normal((4, 8))
+    features = centers[labels] + spread * rng.standard_normal((24, 8))
+    features = features.astype(np.float32)
+    exact = features.astype(np.float64)
+    if normalize:
+        exact /= np.linalg.norm(exact, axis=1, keepdims=True)
+    want = {"trace": 0.0, "logdet": 0.0}
+    for prior, _, cov in covariances(exact, labels):
+        want["trace"] += prior * np.trace(cov)
+        # The sum of logarithms, not the logarithm of a product of ones.
+        eigenvalues = np.linalg.eigvalsh(cov / 0.2)
+        want["logdet"] += prior * np.sum(np.log1p(np.maximum(eigenvalues, 0))) / 2
+    # What normalization in float32 rounds is not small beside the smallest spread.
+    tolerance = 1e-5 if not normalize else max(1e-4, 3e-7 / spread)
+    for statistic, value in want.items():
+        found = jax.jit(
+            functools.partial(
+                conditional_covariance_loss,
+                num_classes=4,
+                statistic=statistic,
+                normalize=normalize,
+                noise_variance=0.2,
+            )
+        )(features, labels)
+        assert float(found) == pytest.approx(value, rel=tolerance), statistic
+    if not normalize:
+        shared = bounds.within_class_logdet(features, labels, 0.2, 4)
+        assert float(shared) == pytest.approx(want["logdet"], rel=1e-5)
+
+
+@every_loss
+@pytest.mark.parametrize("label", [-1, -(2**31)])
+def test_negative_labels_are_refused_or_nan(name, label):
     features, labels = batch(dtype=np.float32)
     labels[3] = label
-    value, _ = COMPILED[statistic](features, labels)
+    with pytest.raises(ValueError, match=f"labels run from {label} to"):
+        LOSSES[name](features, labels)
+    with pytest.raises(ValueError, match=f"labels run from {label} to"):
+        jax.grad(LOSSES[name])(jnp.asarray(features), jnp.asarray(labels))
+    value, _ = COMPILED[name](features, labels)
     assert np.isnan(value)
+
+
+@pytest.mark.parametrize("label", [CLASSES, 1000, 2**31 - 1])
+@pytest.mark.parametrize("statistic", ["trace", "logdet"])
+def test_labels_above_the_number_of_classes_are_refused_or_nan(label, statistic):
+    features, labels = batch(dtype=np.float32)
+    labels[3] = label
+    with pytest.raises(ValueError, match=f"from 0 to {label}; .* below {CLASSES}"):
+        LOSSES[statistic](features, labels)
+    assert np.isnan(COMPILED[statistic](features, labels)[0])
+
+
+def test_labels_that_the_devices_cannot_hold_are_refused():
+    features, labels = batch(dtype=np.float32)
+    with pytest.raises(ValueError, match=r"below 2\*\*31"):
+        similarity_loss(features, labels.astype(np.int64) + 2**32)
+
+
+# Scales -----------------------------------------------------------------------------
+
+
+def exact_distance(features, labels):
+    """The loss and its gradient by brute force in extended precision."""
+    z = features.astype(np.longdouble)
+    differences = z[:, None] - z
+    distances = np.sqrt(np.sum(np.square(differences), axis=2))
+    same = (labels[:, None] == labels) & (distances > 0)
+    sums = np.sum(distances * same, axis=1) / z.shape[1]
+    weights = 1 / (1 + sums) / len(z) / z.shape[1]
+    pairs = same * (weights[:, None] + weights) / np.where(same, distances, 1)
+    return np.mean(np.log1p(sums)), np.sum(pairs[:, :, None] * differences, axis=1)
+
+
+@pytest.mark.parametrize("scale", [1e-15, 1e-3, 1, 1e10, 1e15, 1e17, 1e18, 5e18, 1e25])
+def test_distance_and_its_gradient_at_every_scale(scale):
+    features, labels = batch(dtype=np.float32)
+    features = features * np.float32(scale)
+    want, want_gradient = exact_distance(features, labels)
+    value, gradient = COMPILED["distance"](features, labels)
+    np.testing.assert_allclose(value, float(want), rtol=1e-5)
+    unit = np.abs(want_gradient).max()
+    np.testing.assert_allclose(
+        (np.asarray(gradient, np.longdouble) / unit).astype(float),
+        (want_gradient / unit).astype(float),
+        atol=1e-4,
+    )
+
+
+def test_distance_at_the_largest_features():
+    features = np.array([[3e38, -3e38], [-3e38, 3e38], [0, 0]], np.float32)
+    value, gradient = COMPILED["distance"](features, np.array([0, 0, 1]))
+    apart = np.sqrt(2) * 6e38 / 2
+    np.testing.assert_allclose(value, 2 / 3 * np.log1p(apart), rtol=1e-5)
+    assert np.all(np.isfinite(gradient))
+    collapsed = np.full((3, 2), 3e38, np.float32)
+    assert COMPILED["distance"](collapsed, np.zeros(3, int))[0] == 0
+
+
+@every_loss
+@pytest.mark.parametrize("scale", [1e-30, 1e-18, 1e17, 1e18, 5e18, 1e25, 1e37])
+def test_values_and_gradients_follow_the_scale(name, scale):
+    features, labels = batch(dtype=np.float32)
+    factor = 2.0 ** round(np.log2(scale))
+    value, gradient = COMPILED[name](features * np.float32(factor), labels)
+    with jax.enable_x64(True):
+        exact, exact_gradient = COMPILED[name](
+            features.astype(np.float64) * factor, labels
+        )
+    if 1e-34 < float(exact) < 3e38:
+        np.testing.assert_allclose(value, exact, rtol=1e-4)
+    assert np.all(np.isfinite(gradient))
+    exact_gradient = np.asarray(exact_gradient)
+    if np.abs(exact_gradient).max() > 1e-34:
+        unit = np.abs(exact_gradient).max()
+        np.testing.assert_allclose(
+            np.float64(gradient) / unit, exact_gradient / unit, atol=1e-3
+        )
+
+
+def test_float64_arrays_are_centered_before_they_are_rounded():
+    near, labels = batch()
+    far = near + 1.7e9
+    for name in ("distance", "trace_raw"):
+        value, want = (float(LOSSES[name](z, labels)) for z in (far, near))
+        assert value == pytest.approx(want, rel=1e-5), name
+    unit = far / np.linalg.norm(far, axis=1, keepdims=True)
+    want = sum(p * np.trace(cov) for p, _, cov in covariances(unit, labels))
+    assert float(LOSSES["trace"](far, labels)) == pytest.approx(want, rel=1e-4)
+    tight = {"distance_weight": 1.0, "temperature": 1.0}
+    found = float(mi_ue_loss(far, labels, **tight))
+    want = float(similarity_loss(np.ones_like(near), labels, temperature=1.0))
+    want += float(distance_loss(near, labels))
+    assert found == pytest.approx(want, rel=1e-5)
 
 
 # The contract -----------------------------------------------------------------------
@@ -468,7 +601,32 @@ def test_bad_batches_are_refused_while_tracing(name, features, labels, message):
         jax.eval_shape(LOSSES[name], features, labels)
 
 
-@pytest.mark.parametrize("value", [0, -0.1, float("nan"), np.float32(0), np.ones(2)])
+@pytest.mark.parametrize("loss", [similarity_loss, mi_ue_loss])
+def test_temperatures_whose_reciprocal_overflows_are_refused(loss):
+    features, labels = batch(dtype=np.float32)
+    for value in (1e-40, 1e-38, 1e-31, np.float64(1e-300)):
+        with pytest.raises(ValueError, match="temperature must be at least 1"):
+            loss(features, labels, temperature=value)
+    for scale in (1, 1e-6, 1e6):
+        lowest = functools.partial(loss, labels=labels, temperature=1.5e-30)
+        value, gradient = jax.value_and_grad(lowest)(features * np.float32(scale))
+        assert np.isfinite(value)
+        assert np.all(np.isfinite(gradient))
+    with jax.enable_x64(True):
+        assert np.isfinite(loss(features.astype(np.float64), labels, temperature=1e-40))
+
+
+def test_a_noise_variance_whose_reciprocal_overflows_is_refused():
+    features, labels = batch(dtype=np.float32)
+    with pytest.raises(ValueError, match="noise_variance must be at least"):
+        conditional_covariance_loss(
+            features, labels, num_classes=CLASSES, noise_variance=1e-40
+        )
+
+
+@pytest.mark.parametrize(
+    "value", [0, -0.1, float("nan"), float("inf"), np.float32(0), np.ones(2)]
+)
 def test_settings_that_are_not_positive_scalars_are_refused(value):
     features, labels = batch(dtype=np.float32)
     for loss in (similarity_loss, mi_ue_loss):

@@ -121,13 +121,17 @@ def linear_separability(
 
 
 def _scaled(delta: np.ndarray) -> np.ndarray:
-    values = delta.astype(np.float32)
+    # In their own precision: an offset may be all that float32 would keep.
+    wide = delta.dtype.itemsize > 4 or delta.dtype.kind in "iu"
+    values = delta.astype(np.float64 if wide else np.float32)
     if not np.isfinite(values).all():
         raise ValueError("the perturbations hold values that are not finite")
+    values /= 2  # the difference of the largest and the smallest must not overflow
     low, high = values.min(), values.max()
     values -= low
     # One value everywhere is separable by nothing, and stays 0.
-    return values / (high - low if high > low else np.float32(1))
+    values /= high - low if high > low else 1
+    return values.astype(np.float32, copy=False)
 
 
 def _logits(weights: _Weights, inputs: jax.Array) -> jax.Array:

@@ -1,6 +1,7 @@
 """How visible a perturbation is: PSNR and SSIM between two sets of 8-bit images."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,8 @@ import numpy as np
 
 from miue_jax.budget import to_unit
 
-_CHUNK = 512
+# Values that are worked on at once, some 40 bytes each: 512 images of 32x32 pixels.
+_CHUNK = 512 * 32 * 32 * 3
 # The window of Wang et al.; images must be at least this large for SSIM.
 SSIM_WINDOW = 11
 _SSIM_SIGMA = 1.5
@@ -138,7 +140,7 @@ def _per_image(
     clean: np.ndarray,
     images: np.ndarray,
 ) -> np.ndarray:
-    size = min(_CHUNK, len(clean))
+    size = min(max(1, _CHUNK // max(1, math.prod(clean.shape[1:]))), len(clean))
 
     def padded(chunk: np.ndarray) -> np.ndarray:
         # One shape, so that the last chunk is not compiled again.

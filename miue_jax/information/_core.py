@@ -17,6 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from miue_jax._centering import unrounded
+from miue_jax._checks import check_label_range
+
+# Offsets of so many times the spread cost three digits.
+_FAR = 2**10
+
 Kind = Literal["estimate", "lower", "upper"]
 
 
@@ -58,41 +64,105 @@ def check_samples(name: str, array: ArrayLike, *, minimum: int = 2) -> jax.Array
     """Checks samples, (N, D) or (N,), and returns them as (N, D) floats.
 
     float32 and wider types are kept. Raises a ValueError for another shape, fewer than
-    `minimum` samples, or values that are not finite.
+    `minimum` samples, or values that are not finite or too large for the type.
     """
-    samples = jnp.asarray(array)
+    values, dtype = known_samples(name, array, minimum=minimum)
+    return round_samples(name, values, dtype)
+
+
+def known_samples(
+    name: str, array: ArrayLike, *, minimum: int = 2
+) -> tuple[np.ndarray | jax.Array, jnp.dtype]:
+    """Checks samples as `check_samples` does, but does not round them.
+
+    Returns:
+      (N, D) in the precision they came in, in NumPy if they are known; and the type to
+      compute in.
+    """
+    known = not isinstance(array, jax.core.Tracer)
+    samples: np.ndarray | jax.Array = np.asarray(array) if known else jnp.asarray(array)
+    shape = samples.shape
     if samples.ndim == 1:
         samples = samples[:, None]
     if samples.ndim != 2 or samples.shape[1] == 0:
-        raise ValueError(f"{name} has shape {samples.shape}; it must be (N, D) or (N,)")
+        raise ValueError(f"{name} has shape {shape}; it must be (N, D) or (N,)")
     if jnp.iscomplexobj(samples):
         raise ValueError(f"{name} is complex; it must be real")
     if len(samples) < minimum:
         raise ValueError(
             f"{name} holds {len(samples)} samples; at least {minimum} are needed"
         )
-    samples = samples.astype(jnp.promote_types(samples.dtype, jnp.float32))
-    if not is_traced(array):
-        values = np.asarray(array, samples.dtype).reshape(samples.shape)
-        wrong = np.argwhere(~np.isfinite(values))
+    # JAX has no type for longdouble.
+    narrow = np.float64 if samples.dtype.itemsize > 8 else samples.dtype
+    dtype = jnp.promote_types(jax.dtypes.canonicalize_dtype(narrow), jnp.float32)
+    if known:
+        wide = unrounded(samples)
+        samples = samples.astype(dtype) if wide is None else wide
+        wrong = np.argwhere(~np.isfinite(samples))
         if wrong.size:
             row, column = wrong[0]
             raise ValueError(
-                f"{name} holds {values[row, column]} at row {row}, column {column}"
+                f"{name} holds {samples[row, column]} at row {row}, column {column}"
             )
-    return samples
+    return samples, dtype
+
+
+def known_pair(
+    x: ArrayLike, y: ArrayLike, *, minimum: int = 2
+) -> tuple[np.ndarray | jax.Array, np.ndarray | jax.Array, jnp.dtype]:
+    """Checks paired samples; returns both unrounded, and the type to compute in."""
+    first, dtype_x = known_samples("x", x, minimum=minimum)
+    second, dtype_y = known_samples("y", y, minimum=minimum)
+    if len(first) != len(second):
+        raise ValueError(f"x holds {len(first)} samples and y {len(second)}")
+    return first, second, jnp.promote_types(dtype_x, dtype_y)
 
 
 def check_pair(
-    x: ArrayLike, y: ArrayLike, *, minimum: int = 2
+    x: ArrayLike, y: ArrayLike, *, minimum: int = 2, shift: bool = True
 ) -> tuple[jax.Array, jax.Array]:
-    """Checks paired samples and returns both as (N, D) of one floating-point type."""
-    first = check_samples("x", x, minimum=minimum)
-    second = check_samples("y", y, minimum=minimum)
-    if len(first) != len(second):
-        raise ValueError(f"x holds {len(first)} samples and y {len(second)}")
-    dtype = jnp.promote_types(first.dtype, second.dtype)
-    return first.astype(dtype), second.astype(dtype)
+    """Checks paired samples and returns both as (N, D) of one floating-point type.
+
+    Columns of a wider type whose offset would cost the digits in which they vary are
+    centered before they are rounded; without `shift` they are refused, where little
+    would be left.
+    """
+    first, second, dtype = known_pair(x, y, minimum=minimum)
+    return _narrowed("x", first, dtype, shift), _narrowed("y", second, dtype, shift)
+
+
+def _narrowed(
+    name: str, values: np.ndarray | jax.Array, dtype: jnp.dtype, shift: bool
+) -> jax.Array:
+    if not is_traced(values) and values.dtype.itemsize > np.dtype(dtype).itemsize:
+        with np.errstate(over="ignore"):
+            spread = np.ptp(values, axis=0)
+        mean = np.mean(values / len(values), axis=0) * len(values)
+        lost = (np.abs(mean) > _FAR * spread) & (spread > 0)
+        if shift:
+            values = values - np.where(lost, mean, 0)
+        elif np.any(lost & (np.abs(mean) > _FAR**2 * spread)):
+            column = int(np.argmax(lost))
+            raise ValueError(
+                f"column {column} of {name} varies by {spread[column]:g} around "
+                f"{mean[column]:g}, which {np.dtype(dtype)} does not resolve; subtract "
+                "its mean"
+            )
+    return round_samples(name, values, dtype)
+
+
+def round_samples(
+    name: str, values: np.ndarray | jax.Array, dtype: jnp.dtype
+) -> jax.Array:
+    if not is_traced(values):
+        large = np.argwhere(np.abs(values) > float(jnp.finfo(dtype).max))
+        if large.size:
+            row, column = large[0]
+            raise ValueError(
+                f"{name} holds {values[row, column]:g} at row {row}, column {column}, "
+                f"beyond the range of {np.dtype(dtype)}; scale it"
+            )
+    return jnp.asarray(values, dtype)
 
 
 def check_labels(
@@ -110,13 +180,7 @@ def check_labels(
             f"({size},) integers"
         )
     if not is_traced(labels):
-        values = np.asarray(labels)
-        low, high = int(values.min()), int(values.max())
-        limit = "" if num_classes is None else f" and below {num_classes}"
-        if low < 0 or (num_classes is not None and high >= num_classes):
-            raise ValueError(
-                f"labels run from {low} to {high}; they must be at least 0{limit}"
-            )
+        check_label_range(labels, num_classes)
     return array.astype(jnp.int32)
 
 
@@ -162,23 +226,69 @@ def center(
 ) -> jax.Array:
     """Subtracts the mean, of all samples or of each class, and optionally scales.
 
-    Outside `jax.jit` everything happens in float64, before the samples are rounded to
-    `dtype`, whether or not x64 is enabled; inside, in `dtype`.
+    Outside `jax.jit` everything happens in float64 (or wider, if the samples are),
+    before the samples are rounded to `dtype`, whether or not x64 is enabled; inside, in
+    `dtype`. Arguments as in `center_unrounded`.
+
+    Returns:
+      (N, D) of `dtype`.
+
+    Raises:
+      ValueError: if known samples leave the range of `dtype`.
+    """
+    values = center_unrounded(
+        samples, dtype, labels=labels, num_classes=num_classes, standardize=standardize
+    )
+    return round_samples("a sample", values, dtype)
+
+
+def round_together(
+    spaces: list[np.ndarray | jax.Array], dtype: jnp.dtype
+) -> list[jax.Array]:
+    """Rounds centered samples whose common scale does not matter.
+
+    Known ones whose range `dtype` lacks are divided by a power of two first.
+    """
+    if not is_traced(*spaces):
+        largest = max(float(np.max(np.abs(space))) for space in spaces)
+        if largest > 0 and not 1e-30 < largest < 1e30:
+            scale = 2.0 ** np.clip(np.floor(np.log2(largest)), -1000, 1000)
+            spaces = [space / scale for space in spaces]
+    return [jnp.asarray(space, dtype) for space in spaces]
+
+
+def center_unrounded(
+    samples: ArrayLike,
+    dtype: jnp.dtype,
+    *,
+    labels: ArrayLike | None = None,
+    num_classes: int = 1,
+    standardize: bool = False,
+) -> np.ndarray | jax.Array:
+    """Does what `center` does, but leaves known samples in their precision.
 
     Args:
       samples: (N, D) or (N,), as the caller passed them, already checked.
-      dtype: type of the result.
+      dtype: type to compute in where something is traced.
       labels: (N,) integers from 0; None for one class.
       num_classes: number of classes.
       standardize: divide each column by its standard deviation after centering, within
         classes if there are labels. Constant columns stay 0.
 
     Returns:
-      (N, D) of `dtype`.
+      (N, D), float64 or wider in NumPy if all is known, of `dtype` otherwise.
     """
     traced = is_traced(samples) or (labels is not None and is_traced(labels))
     xp = jnp if traced else np
-    values = xp.asarray(samples, dtype if traced else np.float64)
+    wide = None if is_traced(samples) else unrounded(samples)
+    if wide is not None and traced:  # the labels, but the samples are known
+        wide = wide - np.mean(wide, axis=0)
+    given = samples if wide is None else wide
+    values: np.ndarray | jax.Array
+    if traced:
+        values = jnp.asarray(given, dtype)
+    else:
+        values = np.asarray(given, np.float64) if wide is None else wide
     values = values.reshape(len(values), -1)
     # A rounded mean would leave a constant column at a constant other than 0.
     varies = xp.max(values, axis=0) > xp.min(values, axis=0)
@@ -198,7 +308,7 @@ def center(
         values = values / xp.where(largest > 0, largest, 1)
         deviation = xp.sqrt(xp.mean(xp.square(values), axis=0))
         values = values / xp.where(deviation > 0, deviation, 1)
-    return jnp.asarray(values, dtype)
+    return values
 
 
 def half_digamma(limit: int) -> np.ndarray:

@@ -67,7 +67,7 @@ def permutation_test(
       y: (N, dy) or (N,) numbers.
       num_permutations: B; the smallest possible p-value is 1 / (1 + B).
       labels: (N,) integers from 0, at least two samples per class; None for the global
-        test.
+        test. Traced negative labels give NaN, and a p-value of 1.
       batch_size: permutations computed at once, for estimators that leave a device
         idle; None for one after the other.
 
@@ -143,7 +143,7 @@ def _permutation_test(
         order = jnp.zeros_like(by_class).at[by_class].set(shuffled)
         return estimator(x, y[order])
 
-    value = estimator(x, y)
+    value = jnp.where(jnp.all(classes >= 0), estimator(x, y), jnp.nan)
     keys = jax.random.split(key, num_permutations)
     null = jax.lax.map(permuted, keys, batch_size=batch_size)
     exceed = jnp.sum(~(null < value))  # not `>=`: NaN exceeds

@@ -99,3 +99,11 @@ def test_bad_input(change, message):
     given = {"delta": np.ones((10, 4)), "labels": np.zeros(10, int)} | change
     with pytest.raises(ValueError, match=message):
         _measure(given.pop("delta"), given.pop("labels"), **given)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.int64])
+def test_an_offset_in_a_wide_type_hides_nothing(dtype):
+    delta, labels = _noise(60, values=4)
+    delta[..., 0, 0] += 9 * np.eye(CLASSES, 4)[labels]
+    delta = (1000 * delta).astype(dtype)
+    assert _measure(delta + dtype(3e12), labels) == _measure(delta, labels)

@@ -91,9 +91,28 @@ def test_chunks_give_the_value_of_the_whole(monkeypatch):
     clean = _images(7)
     images = _noisy(clean)
     whole = quality.psnr(clean, images), quality.ssim(clean, images)
-    monkeypatch.setattr(quality, "_CHUNK", 3)
-    chunks = quality.psnr(clean, images), quality.ssim(clean, images)
-    np.testing.assert_allclose(chunks, whole, rtol=1e-5)
+    for chunk in (3 * clean[0].size, 1):  # never less than an image
+        monkeypatch.setattr(quality, "_CHUNK", chunk)
+        chunks = quality.psnr(clean, images), quality.ssim(clean, images)
+        np.testing.assert_allclose(chunks, whole, rtol=1e-5)
+
+
+@pytest.mark.parametrize("metric", [quality.psnr, quality.ssim])
+def test_chunks_hold_few_large_images_and_many_small_ones(metric, monkeypatch):
+    counts = []
+    compiled = quality._compiled
+
+    def counting(metric, clean, images):
+        counts.append(len(clean))
+        return compiled(metric, clean, images)
+
+    monkeypatch.setattr(quality, "_compiled", counting)
+    for count, size, most in ((3, 512, 2), (3, 300, 3), (600, 32, 512), (20, 11, 20)):
+        counts.clear()
+        clean = _images(count, size)
+        metric(clean, 255 - clean)
+        assert sum(counts) >= count
+        assert max(counts) == most
 
 
 @pytest.mark.parametrize("metric", [quality.psnr, quality.ssim])

@@ -1,5 +1,7 @@
 """Nearest neighbors: an oracle, closed forms, invariances, devices and bad input."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from scipy.special import digamma
 from miue_jax.information._core import half_digamma, whole_digamma
 from miue_jax.information.estimators import neighbors
 from miue_jax.information.estimators.ksg import _span, ksg, ksg_conditional
+from miue_jax.information.estimators.relations import DiscreteSamplesWarning
 from miue_jax.information.estimators.ross import ross
 from miue_jax.train.parallel import data_mesh
 
@@ -298,6 +301,168 @@ def test_one_class_holds_no_information_about_the_label():
     assert float(ross(x, labels, num_classes=1).value) == pytest.approx(0, abs=1e-5)
     alone = ksg_conditional(x, y, labels, num_classes=1).value
     assert float(alone) == float(ksg(x, y).value)
+
+
+def brute_force(x, y, k, *, variant=1):
+    """KSG in float64, sample by sample, counting ties with the k-th neighbor."""
+    size, terms = len(x), []
+    for i in range(size):
+        dx, dy = (np.sqrt(np.sum((z - z[i]) ** 2, axis=1)) for z in (x, y))
+        dx[i] = dy[i] = np.inf
+        joint = np.maximum(dx, dy)
+        radius = np.sort(joint)[k - 1]
+        within = np.sum(joint <= radius)
+        if radius == 0:
+            counts = [1 + np.sum(d == 0) for d in (joint, dx, dy)]
+            terms.append(digamma(counts[0]) - digamma(counts[1:]).sum())
+        elif variant == 1:
+            near = [max(np.sum(d <= radius), 1 + np.sum(d < radius)) for d in (dx, dy)]
+            terms.append(digamma(within) - digamma(near).sum())
+        else:
+            sides = [np.max(d[joint <= radius]) for d in (dx, dy)]
+            near = [np.sum(d <= s) for d, s in zip((dx, dy), sides, strict=True)]
+            terms.append(digamma(within) - 1 / within - digamma(near).sum())
+    return digamma(size) + np.mean(terms)
+
+
+def ross_brute_force(x, labels, k):
+    size, terms = len(x), []
+    for i in range(size):
+        distances = np.sqrt(np.sum((x - x[i]) ** 2, axis=1))
+        distances[i] = np.inf
+        inside = distances[labels == labels[i]]
+        radius = np.sort(inside)[k - 1]
+        within = np.sum(inside <= radius)
+        near = max(np.sum(distances <= radius), 1 + np.sum(distances < radius))
+        if radius == 0:
+            within, near = 1 + np.sum(inside == 0), 1 + np.sum(distances == 0)
+        terms.append(digamma(within) - digamma(near) - digamma(len(inside)))
+    return digamma(size) + np.mean(terms)
+
+
+def standardized(x):
+    return (x - x.mean(axis=0)) / x.std(axis=0)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # the coarsest are called discrete
+@pytest.mark.parametrize("step", [0.02, 0.1, 0.25, 0.5])
+@pytest.mark.parametrize("neighbors", [3, 5, 10])
+def test_rounded_data_keep_their_information(step, neighbors):
+    # 0.4133 nats; rounding to half a standard deviation costs 0.01 of them.
+    x, y = (step * np.round(z / step) for z in correlated(size=1000))
+    found = float(ksg(x, y, neighbors=neighbors).value)
+    assert found == pytest.approx(0.4133, abs=0.1)
+    inside = jax.jit(lambda *z: ksg(*z, neighbors=neighbors).value)(
+        x.astype(np.float32), y.astype(np.float32)
+    )
+    assert float(inside) == pytest.approx(found, abs=0.02)
+    one_side = float(ksg(x, correlated(size=1000)[1], neighbors=neighbors).value)
+    assert one_side == pytest.approx(0.4133, abs=0.1)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+def test_zero_inflated_data_keep_their_information(share):
+    x, y = correlated(size=2000)
+    zero = np.random.default_rng(5).random(2000) < share
+    found = ksg(np.where(zero, 0, x[:, 0]), y)
+    assert float(found.value) == pytest.approx(0.4133 * (1 - share), abs=0.06)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+@pytest.mark.parametrize("variant", [1, 2])
+@pytest.mark.parametrize("step", [0.1, 0.5, 1.0])
+def test_ties_are_counted_as_by_brute_force(dim, variant, step):
+    x, y = (np.round(z / step) for z in correlated(size=300, dim=dim))
+    options = {"variant": variant, "standardize": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DiscreteSamplesWarning)
+        found = float(ksg(x, y, **options).value)
+    want = brute_force(x, y, 5, variant=variant)
+    assert found == pytest.approx(want, abs=1e-4)
+
+
+def test_ross_and_classes_count_ties():
+    labels = np.arange(600) % 3
+    x, y = correlated()
+    x = np.round(4 * (x + labels[:, None]))
+    found = float(ross(x, labels, num_classes=3, standardize=False).value)
+    assert found == pytest.approx(ross_brute_force(x, labels, 3), abs=1e-4)
+    jittered = ross(x, labels, num_classes=3, jitter_key=jax.random.key(0))
+    assert float(jittered.diagnostics["tie_fraction"]) < 0.5
+    # Some 25 values of x: the counts are (25 - 1)(3 - 1) / 2N = 0.04 nats too high.
+    assert found == pytest.approx(float(jittered.value), abs=0.1)
+    y = np.round(4 * y)
+    within = ksg_conditional(x, y, labels, num_classes=3, standardize=False)
+    want = np.mean([brute_force(x[labels == c], y[labels == c], 5) for c in range(3)])
+    assert float(within.value) == pytest.approx(want, abs=1e-4)
+
+
+# Many tight classes ------------------------------------------------------------------
+
+
+def tight_classes(count, members, width, dim, dtype=np.float64):
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(count), members)
+    centers = rng.standard_normal((2, count, dim))[:, labels]
+    signal, *noise = rng.standard_normal((3, len(labels), dim))
+    x, y = (c + width * (signal + 0.5 * n) for c, n in zip(centers, noise, strict=True))
+    return x.astype(dtype), y.astype(dtype), labels
+
+
+@pytest.mark.parametrize(
+    ("count", "members", "width", "dim"),
+    [(100, 20, 1e-3, 16), (100, 20, 1e-4, 16), (300, 8, 1e-3, 9), (100, 10, 1e-3, 64)],
+)
+def test_more_tight_classes_than_origins(count, members, width, dim):
+    x, y, labels = tight_classes(count, members, width, dim)
+    found = ksg(x, y)
+    want = brute_force(standardized(x), standardized(y), 5)
+    assert float(found.value) == pytest.approx(want, abs=3e-3)
+    for name in ("degenerate_fraction", "tie_fraction"):
+        assert float(found.diagnostics[name]) == 0, name
+    second = brute_force(standardized(x), standardized(y), 5, variant=2)
+    assert float(ksg(x, y, variant=2).value) == pytest.approx(second, abs=3e-3)
+    label = ross(x, labels, num_classes=count)
+    want = ross_brute_force(standardized(x), labels, 3)
+    assert float(label.value) == pytest.approx(want, abs=1e-3)
+    assert float(label.diagnostics["degenerate_fraction"]) == 0
+
+
+def test_more_tight_classes_than_origins_under_jit():
+    x, y, labels = tight_classes(60, 10, 1e-3, 12, np.float32)
+    want = brute_force(standardized(x), standardized(y), 5)
+    found = jax.jit(lambda x, y: ksg(x, y).value)(x, y)
+    assert float(found) == pytest.approx(want, abs=3e-3)
+    label = jax.jit(lambda x: ross(x, labels, num_classes=60).value)(x)
+    want = ross_brute_force(standardized(x), labels, 3)
+    assert float(label) == pytest.approx(want, abs=1e-3)
+
+
+@pytest.mark.parametrize("dim", [12, 40])
+def test_distances_by_differences_are_exact(dim):
+    x, _, _ = tight_classes(50, 4, 1e-4, dim, np.float32)
+    points = neighbors.prepare(jnp.asarray(x))
+    rows = jnp.array([0, 7, 199])
+    found = neighbors.squared_distances(points, rows, 3, 150, by_differences=True)
+    exact = x.astype(np.float64)
+    want = np.sum((exact[np.asarray(rows)][:, None] - exact[3:153]) ** 2, axis=2)
+    np.testing.assert_allclose(found, want, rtol=1e-5)
+
+
+# Scales ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", [1e-60, 1e39, 1e200])
+@pytest.mark.parametrize("standardize", [True, False])
+def test_float64_of_any_scale(scale, standardize):
+    x, y, labels = clusters(0.5)
+    options = {"standardize": standardize}
+    want = float(ksg(x, y, **options).value)
+    found = float(ksg(scale * x, scale * y, **options).value)
+    assert found == pytest.approx(want, abs=2e-3)
+    options["num_classes"] = CLASSES
+    want = float(ross(x, labels, **options).value)
+    assert float(ross(scale * x, labels, **options).value) == pytest.approx(want, 1e-4)
 
 
 # Bad input ---------------------------------------------------------------------------

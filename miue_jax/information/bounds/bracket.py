@@ -9,7 +9,13 @@ import numpy as np
 from jax.scipy.special import ndtri
 from jax.typing import ArrayLike
 
-from miue_jax.information._core import check_labels, check_samples, is_traced
+from miue_jax._checks import check_reciprocal
+from miue_jax.information._core import (
+    check_labels,
+    check_samples,
+    is_traced,
+    known_samples,
+)
 from miue_jax.information.bounds.confidence import empirical_bernstein_radius
 
 
@@ -74,7 +80,7 @@ def floored_cross_entropy(
 
     Args:
       logits: (N, K).
-      labels: (N,) integers in [0, K).
+      labels: (N,) integers in [0, K); traced labels out of range give NaN.
       floor: f, in (0, 1].
 
     Returns:
@@ -91,13 +97,22 @@ def floored_cross_entropy(
       >>> [round(float(loss), 3) for loss in losses]  # the second is log(2 / 0.01)
       [0.005, 5.298]
     """
-    logits = check_samples("logits", logits, minimum=1)
+    values, dtype = known_samples("logits", logits, minimum=1)
+    if isinstance(values, np.ndarray) and values.dtype != dtype:
+        # Only differences matter, and rounding could take them.
+        values = values - np.max(values, axis=1, keepdims=True)
+        values = np.maximum(values, float(jnp.finfo(dtype).min))
+    logits = jnp.asarray(values, dtype)
     classes = logits.shape[1]
     labels = check_labels(labels, len(logits), num_classes=classes)
     if not is_traced(floor) and not 0 < floor <= 1:
         raise ValueError(f"floor is {floor}; it must be in (0, 1]")
+    if not is_traced(floor):
+        check_reciprocal("floor", floor, dtype)
     picked = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1)
-    return -jnp.log((1 - floor) * jnp.exp(picked[:, 0]) + floor / classes)
+    losses = -jnp.log((1 - floor) * jnp.exp(picked[:, 0]) + floor / classes)
+    # A negative index would count from the end.
+    return jnp.where((labels >= 0) & (labels < classes), losses, jnp.nan)
 
 
 def held_out_cross_entropy(

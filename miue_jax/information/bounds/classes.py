@@ -11,7 +11,15 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from miue_jax.information._core import check_labels, check_samples, is_traced, matmul
+from miue_jax._centering import center_classes, unrounded
+from miue_jax._checks import check_reciprocal
+from miue_jax.information._core import (
+    check_labels,
+    is_traced,
+    known_samples,
+    matmul,
+    round_samples,
+)
 
 
 class ClassMoments(NamedTuple):
@@ -40,26 +48,35 @@ class ClassMoments(NamedTuple):
 
 
 def check_classes(
-    features: ArrayLike, labels: ArrayLike, num_classes: int, *, minimum: int = 2
+    features: ArrayLike,
+    labels: ArrayLike,
+    num_classes: int,
+    *,
+    minimum: int = 2,
+    normalize: bool = False,
 ) -> tuple[jax.Array, jax.Array, int]:
     """Checks labeled features, each class present having at least `minimum` members.
 
     Traced labels cannot be refused: if one is out of range, every feature becomes NaN.
+    Known features of a wider type than JAX computes in are centered within classes
+    before they are rounded, and normalized before that.
 
     Returns:
-      Features as (N, D) float, labels as (N,) int32, and the size of the largest class
-      (N if the labels are traced).
+      Features as (N, D) float, up to a shift of each class, of unit norm before it if
+      `normalize` is set; labels as (N,) int32; and the size of the largest class (N if
+      the labels are traced).
     """
     if operator.index(num_classes) < 1:
         raise ValueError(f"num_classes is {num_classes}; it must be at least 1")
-    features = check_samples("features", features, minimum=1)
+    values, dtype = known_samples("features", features, minimum=1)
     if is_traced(labels):
-        labels = check_labels(labels, len(features), num_classes=num_classes)
+        labels = check_labels(labels, len(values), num_classes=num_classes)
+        features = _prepared(values, np.zeros(len(values), int), dtype, normalize)
         valid = jnp.all((labels >= 0) & (labels < num_classes))
         return jnp.where(valid, features, jnp.nan), labels, len(features)
     # Under jit even a constant becomes a tracer once it has been an operand.
     with jax.ensure_compile_time_eval():
-        labels = check_labels(labels, len(features), num_classes=num_classes)
+        labels = check_labels(labels, len(values), num_classes=num_classes)
     counts = np.bincount(np.asarray(labels), minlength=num_classes)
     few = (counts > 0) & (counts < minimum)
     if few.any():
@@ -67,15 +84,40 @@ def check_classes(
         raise ValueError(
             f"class {label} has {counts[label]} member; at least {minimum} are needed"
         )
+    features = _prepared(values, np.asarray(labels), dtype, normalize)
     return features, labels, int(counts.max())
 
 
-def check_positive(name: str, value: ArrayLike) -> None:
-    """Raises a ValueError unless the value is a positive finite scalar."""
+def _prepared(
+    values: np.ndarray | jax.Array,
+    labels: np.ndarray,
+    dtype: jnp.dtype,
+    normalize: bool,
+) -> jax.Array:
+    if not isinstance(values, np.ndarray) or values.dtype == dtype:
+        features = jnp.asarray(values, dtype)
+        return unit(features) if normalize else features
+    if normalize:
+        largest = np.max(np.abs(values), axis=1, keepdims=True)
+        _refuse_zeros(largest)
+        values = values / largest
+        values = values / np.linalg.norm(values, axis=1, keepdims=True)
+    return round_samples("features", center_classes(values, labels), dtype)
+
+
+def check_positive(name: str, value: ArrayLike, dtype: Any = None) -> None:
+    """Raises a ValueError unless the value is a positive finite scalar.
+
+    Nor may it be so small that its reciprocal overflows in a given type.
+    """
     if np.ndim(value) != 0:
         raise ValueError(f"{name} must be a scalar, got shape {np.shape(value)}")
-    if not is_traced(value) and not 0 < float(np.asarray(value)) < float("inf"):
+    if is_traced(value):
+        return
+    if not 0 < float(np.asarray(value)) < float("inf"):
         raise ValueError(f"{name} is {value}; it must be positive and finite")
+    if dtype is not None:
+        check_reciprocal(name, value, dtype)
 
 
 def unit(features: jax.Array) -> jax.Array:
@@ -83,12 +125,17 @@ def unit(features: jax.Array) -> jax.Array:
     # Dividing by the largest entry first keeps squares from vanishing or overflowing.
     largest = lax.stop_gradient(jnp.max(jnp.abs(features), axis=1, keepdims=True))
     nonzero = largest > 0
-    if not is_traced(nonzero) and not bool(jnp.all(nonzero)):
-        row = int(np.argmin(np.asarray(nonzero)[:, 0]))
-        raise ValueError(f"feature {row} is zero; it has no direction")
+    if not is_traced(nonzero):
+        _refuse_zeros(np.asarray(largest))
     scaled = features / jnp.where(nonzero, largest, 1)
     squared = jnp.sum(jnp.square(scaled), axis=1, keepdims=True)
     return scaled / jnp.sqrt(jnp.where(nonzero, squared, 1))
+
+
+def _refuse_zeros(largest: np.ndarray) -> None:
+    if not np.all(largest > 0):
+        row = int(np.argmin(largest[:, 0] > 0))
+        raise ValueError(f"feature {row} is zero; it has no direction")
 
 
 def class_counts(labels: jax.Array, num_classes: int, dtype: Any) -> jax.Array:
@@ -181,9 +228,10 @@ def class_moments(
       >>> moments.means[:, 0].tolist(), moments.covariances[:, 0, 0].tolist()
       ([1.0, 5.0], [2.0, 0.0])
     """
+    given = features
     features, labels, size = check_classes(features, labels, num_classes)
     counts = class_counts(labels, num_classes, features.dtype)
-    sums = jax.ops.segment_sum(features, labels, num_classes)
+    sums = _class_sums(given, features, labels, num_classes)
 
     def covariance(
         members: jax.Array, mask: jax.Array, degrees: jax.Array
@@ -199,3 +247,20 @@ def class_moments(
         ),
         prior=counts / len(labels),
     )
+
+
+def _class_sums(
+    given: ArrayLike, features: jax.Array, labels: jax.Array, num_classes: int
+) -> jax.Array:
+    """Sums of the features of each class, (K, D), as they were given: not shifted."""
+    wide = unrounded(given)
+    if wide is None:
+        return jax.ops.segment_sum(features, labels, num_classes)
+    wide = wide.reshape(len(wide), -1)
+    if is_traced(labels):
+        # Of traced labels only the common mean was taken off.
+        mean = jnp.asarray(wide.mean(axis=0), features.dtype)
+        return jax.ops.segment_sum(features + mean, labels, num_classes)
+    sums = np.zeros((num_classes, wide.shape[1]))
+    np.add.at(sums, np.asarray(labels), wide)
+    return round_samples("features", sums, features.dtype)

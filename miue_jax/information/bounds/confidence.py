@@ -12,7 +12,6 @@ from miue_jax.information.bounds.classes import (
     check_classes,
     check_positive,
     class_counts,
-    unit,
 )
 from miue_jax.information.bounds.within_class import amgm
 
@@ -173,15 +172,13 @@ def cosine_confidence(
       docs/theory.md, T13; Maurer and Pontil, Empirical Bernstein Bounds and Sample
       Variance Penalization, COLT 2009.
     """
-    features, labels, _ = check_classes(features, labels, num_classes)
+    units, labels, _ = check_classes(features, labels, num_classes, normalize=True)
     if not is_traced(smallest_cosine) and not -1 <= smallest_cosine < 1:
         raise ValueError(f"smallest_cosine is {smallest_cosine}; it must be in [-1, 1)")
     if not is_traced(confidence) and not 0 < confidence < 1:
         raise ValueError(f"confidence is {confidence}; it must be in (0, 1)")
-    means, variances, pairs, largest = _pair_gaps(
-        key, unit(features), labels, num_classes
-    )
-    span = 1 - jnp.asarray(smallest_cosine, features.dtype)
+    means, variances, pairs, largest = _pair_gaps(key, units, labels, num_classes)
+    span = 1 - jnp.asarray(smallest_cosine, units.dtype)
     slack = 32 * jnp.finfo(largest.dtype).eps
     if not is_traced(largest, span) and float(largest) > float(span) + slack:
         raise ValueError(
@@ -194,7 +191,7 @@ def cosine_confidence(
     return CosineConfidence(
         lower=1 - jnp.minimum(means + radius, span),
         upper=1 - jnp.maximum(means - radius, 0),
-        prior=class_counts(labels, num_classes, features.dtype) / len(labels),
+        prior=class_counts(labels, num_classes, units.dtype) / len(labels),
     )
 
 
@@ -235,9 +232,9 @@ def certified_bounds(
     References:
       docs/theory.md, T7 and T13.
     """
-    check_positive("noise_variance", noise_variance)
-    check_positive("dimension", dimension)
     gaps = 1 - limits.lower
+    check_positive("noise_variance", noise_variance, jnp.result_type(gaps, "float32"))
+    check_positive("dimension", dimension)
     noise = jnp.asarray(noise_variance, gaps.dtype)
     return CertifiedBounds(
         cosine=jnp.sum(limits.prior * amgm(gaps, noise, dimension)),

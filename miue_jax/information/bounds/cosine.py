@@ -15,9 +15,8 @@ from miue_jax.information.bounds.classes import (
     class_counts,
     class_traces,
     map_classes,
-    unit,
 )
-from miue_jax.information.bounds.within_class import amgm_bound, trace_bound
+from miue_jax.information.bounds.within_class import amgm_mean, trace_mean
 
 # Rows whose distances to their class are held in memory at once.
 _CHUNK = 1024
@@ -59,11 +58,11 @@ def intra_class_cosine(
     References:
       docs/theory.md, T6.
     """
-    features, labels, _ = check_classes(features, labels, num_classes)
+    features, labels, _ = check_classes(features, labels, num_classes, normalize=True)
     counts = class_counts(labels, num_classes, features.dtype)
     if not is_traced(counts) and not bool(jnp.all(counts > 1)):
         raise ValueError(f"class {int(jnp.argmin(counts))} has no members")
-    traces = class_traces(unit(features), labels, num_classes)
+    traces = class_traces(features, labels, num_classes)
     return jnp.where(counts > 1, 1 - traces, jnp.nan)
 
 
@@ -109,8 +108,8 @@ def cosine_bound(
     References:
       docs/theory.md, T7.
     """
-    features, labels, _ = check_classes(features, labels, num_classes)
-    return amgm_bound(unit(features), labels, noise_variance, num_classes)
+    units, labels, _ = check_classes(features, labels, num_classes, normalize=True)
+    return amgm_mean(units, labels, noise_variance, num_classes)
 
 
 def linear_bound(
@@ -147,8 +146,8 @@ def linear_bound(
     References:
       docs/theory.md, T7.
     """
-    features, labels, _ = check_classes(features, labels, num_classes)
-    return trace_bound(unit(features), labels, noise_variance, num_classes)
+    units, labels, _ = check_classes(features, labels, num_classes, normalize=True)
+    return trace_mean(units, labels, noise_variance, num_classes)
 
 
 def cosine_lse(
@@ -278,7 +277,9 @@ def _mean_lse(
     num_classes: int,
     factor: int,
 ) -> jax.Array:
-    features, labels, size = check_classes(features, labels, num_classes, minimum=1)
-    check_positive("noise_variance", noise_variance)
-    width = factor * jnp.asarray(noise_variance, features.dtype)
-    return jnp.mean(class_lse(unit(features), labels, width, num_classes, size)[labels])
+    units, labels, size = check_classes(
+        features, labels, num_classes, minimum=1, normalize=True
+    )
+    check_positive("noise_variance", noise_variance, units.dtype)
+    width = factor * jnp.asarray(noise_variance, units.dtype)
+    return jnp.mean(class_lse(units, labels, width, num_classes, size)[labels])

@@ -135,7 +135,7 @@ def reidentification_accuracy(
       docs/theory.md, T14.
     """
     features, labels, size = check_classes(features, labels, num_classes, minimum=1)
-    check_positive("noise_variance", noise_variance)
+    check_positive("noise_variance", noise_variance, features.dtype)
     noise = jnp.asarray(noise_variance, features.dtype)
     counts = jnp.maximum(class_counts(labels, num_classes, features.dtype), 1)
     # Division by n instead of n - 1, expressed as more noise.

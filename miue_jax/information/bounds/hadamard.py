@@ -70,7 +70,7 @@ def hadamard_bound(
       docs/theory.md, T3 and T13.
     """
     features, labels, size = check_classes(features, labels, num_classes)
-    check_positive("noise_variance", noise_variance)
+    check_positive("noise_variance", noise_variance, features.dtype)
     directions = jnp.asarray(basis, features.dtype)
     shape = (num_classes, features.shape[1])
     if directions.ndim not in (2, 3) or directions.shape[:-1] not in (shape, shape[1:]):

@@ -10,6 +10,7 @@ from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import logsumexp, xlogy
 from jax.typing import ArrayLike
 
+from miue_jax._centering import unrounded
 from miue_jax.information._core import is_traced, matmul
 
 
@@ -188,6 +189,10 @@ def _check_moments(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Checks moments, adds noise to the covariances and unifies the dtype."""
     prior = _check_prior(prior)
+    wide = unrounded(means)
+    if wide is not None and wide.ndim == 2 and len(wide):
+        # Only the differences of means matter, and rounding could take them.
+        means = wide - wide.mean(axis=0)
     means, covariances = jnp.asarray(means), jnp.asarray(covariances)
     dtype = jnp.result_type(means, covariances, prior, jnp.float32)
     if means.ndim != 2 or covariances.shape != (*means.shape, means.shape[1]):

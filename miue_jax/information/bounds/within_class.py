@@ -70,7 +70,7 @@ def within_class_logdet(
       theorem 8.6.5 (the Gaussian maximizes entropy).
     """
     features, labels, size = check_classes(features, labels, num_classes)
-    check_positive("noise_variance", noise_variance)
+    check_positive("noise_variance", noise_variance, features.dtype)
     values = class_logdets(features, labels, noise_variance, num_classes, size)
     value = jnp.mean(values[labels])
     if not is_traced(value) and not bool(jnp.isfinite(value)):
@@ -115,8 +115,8 @@ def amgm_bound(
     References:
       docs/theory.md, T3.
     """
-    traces, labels, dimension = _traces(features, labels, noise_variance, num_classes)
-    return jnp.mean(amgm(traces, noise_variance, dimension)[labels])
+    checked, labels, _ = check_classes(features, labels, num_classes)
+    return amgm_mean(checked, labels, noise_variance, num_classes)
 
 
 def trace_bound(
@@ -152,7 +152,25 @@ def trace_bound(
     References:
       docs/theory.md, T3.
     """
-    traces, labels, _ = _traces(features, labels, noise_variance, num_classes)
+    checked, labels, _ = check_classes(features, labels, num_classes)
+    return trace_mean(checked, labels, noise_variance, num_classes)
+
+
+def amgm_mean(
+    features: jax.Array, labels: jax.Array, noise_variance: ArrayLike, num_classes: int
+) -> jax.Array:
+    """`amgm_bound` of features from `check_classes`."""
+    check_positive("noise_variance", noise_variance, features.dtype)
+    traces = class_traces(features, labels, num_classes)
+    return jnp.mean(amgm(traces, noise_variance, features.shape[1])[labels])
+
+
+def trace_mean(
+    features: jax.Array, labels: jax.Array, noise_variance: ArrayLike, num_classes: int
+) -> jax.Array:
+    """`trace_bound` of features from `check_classes`."""
+    check_positive("noise_variance", noise_variance, features.dtype)
+    traces = class_traces(features, labels, num_classes)
     return jnp.mean((traces / (2 * jnp.asarray(noise_variance, traces.dtype)))[labels])
 
 
@@ -183,38 +201,44 @@ def class_logdets(
         scaled = members * scale
         # det(I + X'X) = det(I + XX'): take the smaller matrix.
         transposed = scaled if size < scaled.shape[1] else scaled.T
-        return _log_det_one_plus(matmul(transposed, transposed.T)) / 2
+        gram = matmul(transposed, transposed.T)
+        return weighted_log_det(gram, jnp.ones(len(gram), gram.dtype)) / 2
 
     centered = center(features, labels, num_classes)
     return map_classes(logdet, centered, labels, num_classes, size, scales)
 
 
-def _traces(
-    features: ArrayLike, labels: ArrayLike, noise_variance: ArrayLike, num_classes: int
-) -> tuple[jax.Array, jax.Array, int]:
-    features, labels, _ = check_classes(features, labels, num_classes)
-    check_positive("noise_variance", noise_variance)
-    return class_traces(features, labels, num_classes), labels, features.shape[1]
-
-
 @jax.custom_jvp
-def _log_det_one_plus(matrix: jax.Array) -> jax.Array:
-    """Returns log det(I + A) for A positive semidefinite, exact for small A too."""
-    return _factor(matrix)[1]
+def weighted_log_det(matrix: jax.Array, weights: jax.Array) -> jax.Array:
+    """Weighted sum of the log det(I + A_b) of the blocks of A, exact for small A too.
+
+    Args:
+      matrix: (N, N), A, positive semidefinite and, up to order, block diagonal.
+      weights: (N,), equal within a block.
+
+    Returns:
+      A scalar.
+    """
+    return _factor(matrix, weights)[1]
 
 
-@_log_det_one_plus.defjvp
-def _log_det_one_plus_jvp(
-    primals: tuple[jax.Array], tangents: tuple[jax.Array]
+@weighted_log_det.defjvp
+def _weighted_log_det_jvp(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
     # In closed form, since the derivative of the maximum below is wrong at 0.
-    factor, value = _factor(*primals)
-    return value, jnp.trace(jax.scipy.linalg.cho_solve((factor, True), *tangents))
+    factor, value, logs = _factor(*primals)
+    solved = jax.scipy.linalg.cho_solve((factor, True), tangents[0])
+    by_matrix = jnp.sum(primals[1] * jnp.diagonal(solved))
+    return value, by_matrix + jnp.sum(logs * tangents[1])
 
 
-def _factor(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _factor(
+    matrix: jax.Array, weights: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     factor = jnp.linalg.cholesky(matrix + jnp.eye(len(matrix), dtype=matrix.dtype))
     # A squared diagonal entry of the factor is 1 + a_ii - sum_j<i l_ij^2: leaving out
     # the 1 keeps all digits of a small A. No pivot of I + A is below 1.
     rest = jnp.sum(jnp.square(jnp.tril(factor, -1)), axis=1)
-    return factor, jnp.sum(jnp.log1p(jnp.maximum(jnp.diagonal(matrix) - rest, 0)))
+    logs = jnp.log1p(jnp.maximum(jnp.diagonal(matrix) - rest, 0))
+    return factor, jnp.sum(weights * logs), logs

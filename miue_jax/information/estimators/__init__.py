@@ -23,6 +23,10 @@ from miue_jax.information.estimators.critic import fit_critic
 from miue_jax.information.estimators.fitting import FitConfig
 from miue_jax.information.estimators.gaussian import ClusteredFeaturesWarning, gaussian
 from miue_jax.information.estimators.ksg import ksg, ksg_conditional
+from miue_jax.information.estimators.relations import (
+    DiscreteSamplesWarning,
+    FunctionalRelationWarning,
+)
 from miue_jax.information.estimators.renyi import renyi
 from miue_jax.information.estimators.ross import ross
 from miue_jax.information.estimators.score_bounds import (
@@ -37,8 +41,10 @@ from miue_jax.information.estimators.variational import variational
 __all__ = [
     "NAMES",
     "ClusteredFeaturesWarning",
+    "DiscreteSamplesWarning",
     "Estimate",
     "FitConfig",
+    "FunctionalRelationWarning",
     "class_conditional_gaussian",
     "club",
     "contrastive_log_ratio",

@@ -10,12 +10,13 @@ from jax.typing import ArrayLike
 
 from miue_jax.information._core import (
     Estimate,
-    center,
+    center_unrounded,
     check_labels,
-    check_pair,
     half_digamma,
     is_traced,
+    known_pair,
     matmul,
+    round_together,
 )
 from miue_jax.information.estimators.gaussian import (
     bias_correction,
@@ -83,8 +84,8 @@ def class_conditional_gaussian(
     References:
       docs/theory.md, T1 and T5; `gaussian` for the correction.
     """
-    first, second = check_pair(x, y)
-    size, dtype = len(first), first.dtype
+    first, second, dtype = known_pair(x, y)
+    size = len(first)
     checked = check_labels(labels, size, num_classes=num_classes)
     if components is not None and components < 1:
         raise ValueError(f"components must be >= 1 or None, got {components}")
@@ -102,11 +103,14 @@ def class_conditional_gaussian(
                 "dimensions: it needs more samples than dimensions; keep fewer "
                 "components"
             )
-    within = functools.partial(
-        center, dtype=dtype, labels=checked, num_classes=num_classes
-    )
+    # The scale of either does not matter.
+    within = [
+        center_unrounded(z, dtype, labels=checked, num_classes=num_classes)
+        for z in (x, y)
+    ]
+    spaces = [round_together([z], dtype)[0] for z in within]
     static = num_classes, tuple(kept), components is not None, correction
-    value, error, diagnostics = _within_classes(within(x), within(y), checked, *static)
+    value, error, diagnostics = _within_classes(*spaces, checked, *static)
     pivot = diagnostics["smallest_pivot"]
     check_pivot(pivot, sum(kept), "x and y within a class; keep fewer components:")
     return Estimate(value, error, "estimate", diagnostics)

@@ -160,7 +160,7 @@ def fit_conditional(
     stop; the rest are for training and set mean and standard deviation of the inputs.
     Arguments and errors as in `club`.
     """
-    x, y = check_pair(x, y, minimum=4)
+    x, y = check_pair(x, y, minimum=4, shift=False)
     return _fit_conditional(key, x, y, config)
 
 

@@ -110,8 +110,9 @@ def fit_critic(
       The fit, whose parameters are a `Critic`.
 
     Raises:
-      ValueError: for bad samples, fewer than a batch of them for training, or an
-        unknown bound.
+      ValueError: for bad samples, such as float64 ones that vary too little about a
+        large mean for float32, fewer than a batch of them for training, or an unknown
+        bound.
 
     Example:
       >>> import jax
@@ -132,7 +133,8 @@ def fit_critic(
     _checks.check_choice("bound", bound, BOUNDS)
     if embedding < 1:
         raise ValueError(f"embedding is {embedding}; it must be at least 1")
-    x, y = check_pair(x, y, minimum=4)
+    # Scores of other samples are taken about the same origin.
+    x, y = check_pair(x, y, minimum=4, shift=False)
     return _fit_critic(key, x, y, bound, embedding, config)
 
 

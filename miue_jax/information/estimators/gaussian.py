@@ -20,9 +20,9 @@ from miue_jax.information._core import (
     Estimate,
     center,
     check_labels,
-    check_pair,
     half_digamma,
     is_traced,
+    known_pair,
     matmul,
 )
 
@@ -114,7 +114,7 @@ def gaussian(
       Demchuk, Estimation of the entropy of a multivariate normal distribution, 2005,
       for the correction.
     """
-    first, second = check_pair(x, y)
+    first, second, dtype = known_pair(x, y)
     size, dx, dy = len(first), first.shape[1], second.shape[1]
     if size <= dx + dy:
         raise ValueError(
@@ -124,13 +124,13 @@ def gaussian(
     for name, samples in (("x", first), ("y", second)):
         if is_traced(samples):
             continue
-        constant = np.ptp(np.asarray(samples), axis=0) == 0
+        constant = np.max(samples, axis=0) == np.min(samples, axis=0)
         if constant.any():
             raise ValueError(f"column {int(np.argmax(constant))} of {name} is constant")
     if copula:
-        first, second = _normal_scores(first), _normal_scores(second)
+        first, second = [_normal_scores(z, dtype) for z in (first, second)]
     else:
-        first, second = [center(z, first.dtype, standardize=True) for z in (x, y)]
+        first, second = [center(z, dtype, standardize=True) for z in (x, y)]
     value, error, pivot = _pooled(first, second, correction=correction)
     check_pivot(pivot, dx + dy, "x and y together")
     diagnostics: dict[str, jax.Array] = {"smallest_pivot": pivot}
@@ -200,10 +200,20 @@ def _pooled(
     return value, jnp.sqrt(squared / size), pivot
 
 
-def _normal_scores(samples: jax.Array) -> jax.Array:
-    ranks = rankdata(samples, axis=0).astype(samples.dtype)
+def _normal_scores(samples: np.ndarray | jax.Array, dtype: jnp.dtype) -> jax.Array:
+    if isinstance(samples, np.ndarray):
+        # Ranked as they came: rounded, different samples might be tied.
+        ranks = jnp.asarray(np.stack([_ranks(z) for z in samples.T], axis=1), dtype)
+    else:
+        ranks = rankdata(samples, axis=0).astype(dtype)
     scores = ndtri(ranks / (len(samples) + 1))
     return scores - jnp.mean(scores, axis=0)
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks from 1, ties sharing their mean."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
 
 
 def _diagnose(x: jax.Array, y: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:

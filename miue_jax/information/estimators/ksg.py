@@ -4,9 +4,13 @@ Distances are Euclidean within X and within Y; the distance of a pair is the lar
 the two. Everything is computed by brute force over chunks of query rows (memory
 ``chunk_size`` times N), optionally split over the devices of a mesh.
 
-Samples that coincide, for which the methods are not defined, follow this rule: if the
-k-th neighbor is at distance 0 to float resolution, as with collapsed poisons, the term
-of the sample is that of a discrete variable,
+Ties, which data of a density do not have, are counted as what they are. Where several
+samples are exactly as far as the k-th neighbor, as in rounded or zero-inflated data, k
+becomes the number of all up to that distance, in the pair, and so do the numbers of
+samples in X and in Y; without ties nothing changes. (The strict counts of the method
+leave out the tied ones, and nearly double the estimate.) If the k-th neighbor is at
+distance 0 to float resolution, as with collapsed poisons, the term of the sample is
+that of a discrete variable,
 
 .. math:: \psi(c_{xy}) + \psi(N) - \psi(c_x) - \psi(c_y)
 
@@ -25,15 +29,17 @@ from jax.typing import ArrayLike
 
 from miue_jax.information._core import (
     Estimate,
-    center,
+    center_unrounded,
     check_class_sizes,
     check_counts,
     check_labels,
-    check_pair,
     is_traced,
+    known_pair,
+    round_together,
     whole_digamma,
 )
 from miue_jax.information.estimators import neighbors as nearest
+from miue_jax.information.estimators import relations
 
 # Windows of classes are rounded up to multiples, so that similar sizes share a program.
 _SPAN = 256
@@ -78,7 +84,8 @@ def ksg(
       standardize: scale every column to unit variance. Without it the estimate is
         invariant to rotations, but the scale of x relative to y matters.
       jitter_key: if given, adds noise of 10 float epsilons of each column's standard
-        deviation, to break ties of rounded data. Off by default.
+        deviation, to break ties of rounded data rather than to count them; what is
+        still tied is counted. Off by default.
       chunk_size: query rows at a time, per device.
       mesh: devices to split the query rows over, along all of its axes.
 
@@ -91,6 +98,11 @@ def ksg(
     Raises:
       ValueError: for bad samples, no more samples than neighbors, another variant, or
         a number that is not positive.
+
+    Warns:
+      FunctionalRelationWarning: if x and y look like functions of each other: then the
+        information is infinite, while the estimate is at most log N - psi(k).
+      DiscreteSamplesWarning: if one of them is discrete, as labels are; see `ross`.
 
     Example:
       >>> import numpy as np
@@ -105,7 +117,7 @@ def ksg(
       and 9; Gao, Kannan, Oh and Viswanath, Estimating mutual information for
       discrete-continuous mixtures, 2017, for samples that coincide.
     """
-    labels = np.zeros(len(check_pair(x, y)[0]), np.int32)
+    labels = np.zeros(len(known_pair(x, y)[0]), np.int32)
     return ksg_conditional(
         x,
         y,
@@ -164,6 +176,10 @@ def ksg_conditional(
       ValueError: for bad samples or labels, a class with no more samples than
         neighbors, another variant, or a number that is not positive.
 
+    Warns:
+      FunctionalRelationWarning: see `ksg`; the largest class is looked at.
+      DiscreteSamplesWarning: likewise.
+
     Example:
       >>> import numpy as np
       >>> from miue_jax.information import estimators
@@ -180,17 +196,21 @@ def ksg_conditional(
     if variant not in (1, 2):
         raise ValueError(f"unknown variant {variant!r} (allowed: 1, 2)")
     check_counts(neighbors=neighbors, num_classes=num_classes, chunk_size=chunk_size)
-    first = check_pair(x, y, minimum=neighbors + 1)[0]
+    first, second, dtype = known_pair(x, y, minimum=neighbors + 1)
     checked = check_labels(labels, len(first), num_classes=num_classes)
     check_class_sizes(checked, num_classes, neighbors)
+    known = isinstance(first, np.ndarray) and isinstance(second, np.ndarray)
+    if known and not is_traced(checked):
+        _warn(first, second, np.asarray(checked), jittered=jitter_key is not None)
     within = functools.partial(
-        center, dtype=first.dtype, labels=checked, num_classes=num_classes
+        center_unrounded, dtype=dtype, labels=checked, num_classes=num_classes
     )
-    spaces = [within(z, standardize=standardize) for z in (x, y)]
-    constant = sum(jnp.sum(jnp.all(z == 0, axis=0)) for z in spaces)
+    centered = [within(z, standardize=standardize) for z in (x, y)]
+    spaces = round_together(centered, dtype)
+    constant = jnp.sum(jnp.array([jnp.sum(jnp.all(z == 0, axis=0)) for z in spaces]))
     if jitter_key is not None:
         keys = jax.random.split(jitter_key)
-        spaces = [_jitter(key, z) for key, z in zip(keys, spaces, strict=True)]
+        spaces = [nearest.jitter(key, z) for key, z in zip(keys, spaces, strict=True)]
     # A common scale: squares neither vanish nor overflow, and no rank changes.
     largest = jnp.max(jnp.stack([jnp.max(jnp.abs(z)) for z in spaces]))
     spaces = [z / jnp.where(largest > 0, largest, 1) for z in spaces]
@@ -202,12 +222,15 @@ def ksg_conditional(
         order = np.argsort(concrete, stable=True)
         span = _span(concrete[order], chunk)
     static = num_classes, neighbors, variant, span, chunk, mesh
-    value, diagnostics = _ksg(*spaces, checked, order, *static)
+    value, diagnostics = nearest.in_two_stages(
+        lambda *stage: _ksg(*spaces, checked, order, *static, *stage),
+        traced=is_traced(*spaces, checked),
+    )
     diagnostics["constant_columns"] = constant
     return Estimate(value, jnp.full_like(value, jnp.nan), "estimate", diagnostics)
 
 
-@functools.partial(jax.jit, static_argnums=range(4, 10))
+@functools.partial(jax.jit, static_argnums=range(4, 12))
 def _ksg(
     x: jax.Array,
     y: jax.Array,
@@ -219,6 +242,8 @@ def _ksg(
     span: int,
     chunk: int,
     mesh: Mesh | None,
+    origins: int,
+    by_differences: bool,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     # Sorted by class, the other members of a row's class lie in one window around it.
     labels = labels[order]
@@ -226,44 +251,70 @@ def _ksg(
     starts = jnp.cumsum(sizes) - sizes
     total = len(labels)
     psi = jnp.asarray(whole_digamma(total), x.dtype)
-    points = nearest.prepare(x[order]), nearest.prepare(y[order])
+    points = tuple(nearest.prepare(z[order], origins) for z in (x, y))
+    held = nearest.hold_ties(x) | nearest.hold_ties(y)
 
     def terms(operands, rows):
-        xs, ys, labels, starts, sizes, psi = operands
+        xs, ys, labels, starts, sizes, psi, held = operands
         start = jnp.minimum(starts[labels[rows[0]]], total - span)
         columns = start + jnp.arange(span)
         others = labels[rows][:, None] == labels[columns]
         others &= rows[:, None] != columns
 
-        def distances(points):
-            squared = nearest.squared_distances(points, rows, start, span)
-            return jnp.where(others, squared, jnp.inf)
+        def evaluate(by_differences: bool) -> nearest.Term:
+            def distances(points):
+                squared = nearest.squared_distances(
+                    points, rows, start, span, by_differences=by_differences
+                )
+                return jnp.where(others, squared, jnp.inf)
 
-        dx, dy = distances(xs), distances(ys)
-        joint = jnp.maximum(dx, dy)
-        radius = nearest.kth_smallest(joint, neighbors)
-        if variant == 1:
-            near_x = 1 + nearest.count(dx, radius, strictly=True)
-            near_y = 1 + nearest.count(dy, radius, strictly=True)
-        else:
-            inside = joint <= radius[:, None]
-            side_x = jnp.max(jnp.where(inside, dx, 0), axis=1)
-            side_y = jnp.max(jnp.where(inside, dy, 0), axis=1)
-            near_x, near_y = nearest.count(dx, side_x), nearest.count(dy, side_y)
-        same = [1 + jnp.sum(d == 0, axis=1, dtype=jnp.int32) for d in (joint, dx, dy)]
-        joint_count = jnp.where(radius == 0, same[0], neighbors)
-        near_x = jnp.where(radius == 0, same[1], near_x)
-        near_y = jnp.where(radius == 0, same[2], near_y)
-        size = sizes[labels[rows]]
-        term = psi[joint_count] + psi[size] - psi[near_x] - psi[near_y]
-        if variant == 2:
-            term -= jnp.where(radius == 0, 0, 1 / neighbors)
-        return nearest.Term(term, radius, same[0] > 1)
+            dx, dy = distances(xs), distances(ys)
+            joint = jnp.maximum(dx, dy)
+            radius = nearest.kth_smallest(joint, neighbors)
+            gram = [nearest.is_gram(space, by_differences) for space in (xs, ys)]
+            ties_x, ties_y = (nearest.Ties(held, each) for each in gram)
+            both = nearest.Ties(held, all(gram))
+            within = both.within(joint, radius, neighbors)
+            if variant == 1:
+                near_x, near_y = ties_x.near(dx, radius), ties_y.near(dy, radius)
+                decisive = radius, radius
+            else:
+                inside = joint <= both.reach(radius)[:, None]
+                decisive = tuple(
+                    jnp.max(jnp.where(inside, d, 0), axis=1) for d in (dx, dy)
+                )
+                near_x = nearest.count(dx, ties_x.reach(decisive[0]))
+                near_y = nearest.count(dy, ties_y.reach(decisive[1]))
+            same = [
+                1 + jnp.sum(d == 0, axis=1, dtype=jnp.int32) for d in (joint, dx, dy)
+            ]
+            joint_count = jnp.where(radius == 0, same[0], within)
+            near_x = jnp.where(radius == 0, same[1], near_x)
+            near_y = jnp.where(radius == 0, same[2], near_y)
+            size = sizes[labels[rows]]
+            term = psi[joint_count] + psi[size] - psi[near_x] - psi[near_y]
+            if variant == 2:
+                term -= jnp.where(radius == 0, 0, 1 / within)
+            lost = [
+                nearest.unresolved(space, rows, side) & each
+                for space, side, each in zip((xs, ys), decisive, gram, strict=True)
+            ]
+            return nearest.Term(term, radius, same[0] > 1, lost[0] | lost[1])
 
-    results = nearest.map_rows(
-        terms, (*points, labels, starts, sizes, psi), total, chunk=chunk, mesh=mesh
-    )
+        return nearest.settle(evaluate, by_differences)
+
+    operands = (*points, labels, starts, sizes, psi, held)
+    results = nearest.map_rows(terms, operands, total, chunk=chunk, mesh=mesh)
     return nearest.average(results, labels, num_classes)
+
+
+def _warn(x: np.ndarray, y: np.ndarray, labels: np.ndarray, *, jittered: bool) -> None:
+    """Looks at the largest class for what the estimate cannot measure."""
+    members = labels == np.argmax(np.bincount(labels))
+    x, y = x[members], y[members]
+    if not jittered and relations.warn_of_discrete(x, y, stacklevel=4):
+        return
+    relations.warn_of_function(x, y, stacklevel=4)
 
 
 def _span(labels: np.ndarray, chunk: int) -> int:
@@ -275,8 +326,3 @@ def _span(labels: np.ndarray, chunk: int) -> int:
     ends = np.searchsorted(labels, labels[last], side="right")
     widest = int(np.max(ends - starts))
     return min(size, -(-widest // _SPAN) * _SPAN)
-
-
-def _jitter(key: jax.Array, samples: jax.Array) -> jax.Array:
-    scale = 10 * jnp.finfo(samples.dtype).eps * jnp.std(samples, axis=0)
-    return samples + scale * jax.random.normal(key, samples.shape, samples.dtype)

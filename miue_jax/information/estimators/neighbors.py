@@ -1,11 +1,12 @@
 """Nearest neighbors by brute force: distances exact enough to rank, and row chunks.
 
 Up to 8 dimensions distances are sums of squared differences. Above, they come from one
-matrix product: each sample is taken relative to the nearest of up to 32 origins that
-are spread over the data (farthest-point traversal), so that the Gram identity loses
-nothing to the distance between clusters and a cluster that has collapsed to a point
-keeps its neighbors. Whatever lies below the rounding of the identity counts as
-coinciding: distance 0.
+matrix product: each sample is taken relative to the nearest of some origins that are
+spread over the data (farthest-point traversal), so that the Gram identity loses nothing
+to the distance between clusters. Whatever lies below the rounding of the identity
+counts as coinciding, distance 0. Where that might decide about the neighbors of a
+sample (`unresolved`), because there are more tight clusters than origins, rows are
+computed again, with more origins or by differences (`in_two_stages`).
 
 Each sample needs its distances to all N others, so the estimators take rows a chunk at
 a time (`map_rows`), split over devices, and average one `Term` per sample.
@@ -25,7 +26,13 @@ from jax.typing import ArrayLike
 from miue_jax.information._core import matmul
 
 _DIRECT = 8
+# Origins that cost little, and those that a hundred collapsed classes need.
 _ORIGINS = 32
+_MORE_ORIGINS = 256
+# Of a squared distance that is to be ranked, over the rounding of the Gram identity.
+_CERTAIN = 200
+# Columns, or rows, of which a larger share is tied hold ties; rounding makes some too.
+_TIED = 0.02
 
 
 class Points(NamedTuple):
@@ -35,11 +42,13 @@ class Points(NamedTuple):
       queries: (N, E), left factor of the product of the Gram identity.
       targets: (N, E), its right factor.
       squared: (N,), squared norms relative to the origins.
+      samples: (N, D), the samples themselves.
     """
 
     queries: jax.Array
     targets: jax.Array
     squared: jax.Array
+    samples: jax.Array
 
 
 class Term(NamedTuple):
@@ -49,14 +58,16 @@ class Term(NamedTuple):
       value: nats.
       radius: squared distance to the k-th neighbor; inf if there is none.
       tied: whether the sample coincides with another.
+      unresolved: whether rounding may have decided about its neighbors.
     """
 
     value: jax.Array
     radius: jax.Array
     tied: jax.Array
+    unresolved: jax.Array
 
 
-def prepare(samples: jax.Array) -> Points:
+def prepare(samples: jax.Array, count: int = _ORIGINS) -> Points:
     r"""Prepares centered samples (N, D) for `squared_distances`.
 
     With :math:`u_i = x_i - m_{a_i}` relative to the nearest origin,
@@ -66,12 +77,13 @@ def prepare(samples: jax.Array) -> Points:
         + 2 u_j \cdot (m_{a_j} - m_{a_i}),
 
     whose last two terms are exactly 0 if the origins are the same, and are picked out
-    of a row of `i` and a row of `j` by the other's one-hot origin.
+    of a row of `i` and a row of `j` by the other's one-hot origin. There are `count`
+    origins at most.
     """
     squared = jnp.sum(jnp.square(samples), axis=1)
     if samples.shape[1] <= _DIRECT:
-        return Points(samples, samples, squared)
-    origins, nearest = _spread(samples, squared)
+        return Points(samples, samples, squared, samples)
+    origins, nearest = _spread(samples, squared, count)
     relative = samples - origins[nearest]
     one_hot = jax.nn.one_hot(nearest, len(origins), dtype=samples.dtype)
     between = jax.vmap(lambda o: jnp.sum(jnp.square(o - origins), axis=1))(origins)
@@ -81,11 +93,17 @@ def prepare(samples: jax.Array) -> Points:
         jnp.concatenate([-2 * relative, between[nearest] + along, one_hot], axis=1),
         jnp.concatenate([relative, one_hot, along], axis=1),
         jnp.sum(jnp.square(relative), axis=1),
+        samples,
     )
 
 
 def squared_distances(
-    points: Points, rows: jax.Array, start: ArrayLike = 0, span: int | None = None
+    points: Points,
+    rows: jax.Array,
+    start: ArrayLike = 0,
+    span: int | None = None,
+    *,
+    by_differences: bool = False,
 ) -> jax.Array:
     """Squared distances from points to a window of consecutive points.
 
@@ -94,14 +112,30 @@ def squared_distances(
       rows: (C,) indices of the points to measure from.
       start: first point of the window.
       span: points in the window; None for all.
+      by_differences: sum squared differences in any dimension, ten times slower.
 
     Returns:
       (C, span) float >= 0.
     """
-    targets, squared = points.targets, points.squared
-    if span is not None and span < len(targets):
-        targets = lax.dynamic_slice_in_dim(targets, start, span)
-        squared = lax.dynamic_slice_in_dim(squared, start, span)
+
+    def window(array: jax.Array) -> jax.Array:
+        if span is None or span == len(array):
+            return array
+        return lax.dynamic_slice_in_dim(array, start, span)
+
+    if by_differences and points.samples.shape[1] > _DIRECT:
+        targets = window(points.samples)
+
+        def add(
+            total: jax.Array, column: tuple[jax.Array, jax.Array]
+        ) -> tuple[jax.Array, None]:
+            query, target = column
+            return total + jnp.square(query[:, None] - target), None
+
+        # Derived from the samples, like the carry of `kth_smallest`.
+        start = 0 * points.samples[rows][:, :1] + 0 * targets[:, 0]
+        return lax.scan(add, start, (points.samples[rows].T, targets.T))[0]
+    targets, squared = window(points.targets), window(points.squared)
     queries = points.queries[rows]
     if queries.shape[1] <= _DIRECT:
         pairs = zip(queries.T, targets.T, strict=True)
@@ -110,6 +144,77 @@ def squared_distances(
     distances = total + matmul(queries, targets.T)
     resolution = 16 * jnp.finfo(total.dtype).eps * total
     return jnp.where(distances > resolution, distances, 0)
+
+
+def unresolved(points: Points, rows: jax.Array, radius: jax.Array) -> jax.Array:
+    """Whether a squared distance from points drowns in the rounding of others.
+
+    Args:
+      points: from `prepare`.
+      rows: (C,) indices of the points that were measured from.
+      radius: (C,) squared distances that decide about their neighbors.
+
+    Returns:
+      (C,) bool. Never by differences, and not for points that lie on an origin.
+    """
+    if points.samples.shape[1] <= _DIRECT:
+        return jnp.zeros(len(rows), bool)
+    rounding = 16 * jnp.finfo(radius.dtype).eps * points.squared[rows]
+    return radius < _CERTAIN * rounding
+
+
+def in_two_stages(
+    compute: Callable[[int, bool], tuple[jax.Array, dict[str, jax.Array]]],
+    *,
+    traced: bool,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Computes with few origins and, where those leave rows unresolved, again.
+
+    Args:
+      compute: takes the number of origins and whether rows that are unresolved are to
+        be computed by differences; returns a value and diagnostics of `average`.
+      traced: whether nothing can be looked at: then differences stand by at once.
+
+    Returns:
+      The value and the diagnostics, without ``unresolved_fraction``.
+    """
+    value, diagnostics = compute(_ORIGINS, traced)
+    fraction = diagnostics.pop("unresolved_fraction")
+    if not traced and float(fraction) > 0:
+        value, diagnostics = compute(_MORE_ORIGINS, True)
+        diagnostics.pop("unresolved_fraction")
+    return value, diagnostics
+
+
+def settle(evaluate: Callable[[bool], Term], by_differences: bool) -> Term:
+    """Evaluates terms, by differences if that is allowed and one is unresolved.
+
+    Args:
+      evaluate: takes whether distances are to be computed by differences.
+      by_differences: whether they may be.
+
+    Returns:
+      The terms.
+    """
+    term = evaluate(False)
+    if not by_differences:
+        return term
+    return lax.cond(jnp.any(term.unresolved), lambda: evaluate(True), lambda: term)
+
+
+def hold_ties(samples: jax.Array) -> jax.Array:
+    """Whether samples (N, D) hold ties, as rounded or partly constant data do.
+
+    Up to 8 dimensions a column with ties is enough, since distances are then tied as
+    well; above, samples have to coincide. A column of one value does not count.
+    """
+    if samples.shape[1] > _DIRECT:
+        # Equal samples have equal sums; others hardly ever do.
+        weights = jnp.cos(jnp.arange(samples.shape[1], dtype=samples.dtype))
+        samples = jnp.sum(samples * weights, axis=1, keepdims=True)
+    ordered = jnp.sort(samples, axis=0)
+    shares = jnp.mean(ordered[1:] == ordered[:-1], axis=0)
+    return jnp.any((shares > _TIED) & (ordered[0] < ordered[-1]))
 
 
 def kth_smallest(values: jax.Array, k: int) -> jax.Array:
@@ -145,6 +250,71 @@ def count(
     else:
         near = distances <= (radius * (1 + slack))[:, None]
     return jnp.sum(near, axis=1, dtype=jnp.int32)
+
+
+class Ties(NamedTuple):
+    """How distances in one space are counted.
+
+    Attributes:
+      held: () bool, whether the samples hold ties (`hold_ties`).
+      gram: whether distances come from the Gram identity, a Python bool; otherwise they
+        are those of coordinates of magnitude up to 1.
+    """
+
+    held: jax.Array
+    gram: bool
+
+    def limits(self, radius: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Squared distances that a tie with a squared radius may be rounded to."""
+        eps = jnp.finfo(radius.dtype).eps
+        if self.gram:
+            return radius * (1 - 4 * eps), radius * (1 + 4 * eps)
+        # Coordinates up to 1 are rounded by eps / 2, their differences no less.
+        distance = jnp.sqrt(radius)
+        low = jnp.maximum(distance - 8 * eps, 0)
+        return jnp.square(low), jnp.square(distance + 8 * eps)
+
+    def reach(self, radius: jax.Array) -> jax.Array:
+        """The squared radius, and where there are ties all that is tied with it."""
+        return jnp.where(self.held, self.limits(radius)[1], radius)
+
+    def within(self, distances: jax.Array, radius: jax.Array, k: int) -> jax.Array:
+        """Counts the neighbors up to the k-th: more than k if several are as far."""
+
+        def counted() -> jax.Array:
+            return count(distances, self.limits(radius)[1])
+
+        return lax.cond(self.held, counted, lambda: jnp.full_like(radius, k, jnp.int32))
+
+    def near(self, distances: jax.Array, radius: jax.Array) -> jax.Array:
+        r"""Counts what is strictly nearer than the k-th neighbor, and one more.
+
+        That one is the neighbor itself in the space that decides about its distance,
+        and the next sample in the other. Where many are as far as the neighbor, all of
+        them count: :math:`\max(\#\{d \le \epsilon\}, \#\{d < \epsilon\} + 1)`, which
+        without ties is the same number.
+        """
+
+        def counted() -> jax.Array:
+            low, high = self.limits(radius)
+            below = jnp.sum(distances < low[:, None], axis=1, dtype=jnp.int32)
+            return jnp.maximum(count(distances, high), 1 + below)
+
+        def plain() -> jax.Array:
+            return 1 + count(distances, radius, strictly=True)
+
+        return lax.cond(self.held, counted, plain)
+
+
+def is_gram(points: Points, by_differences: bool) -> bool:
+    """Whether `squared_distances` takes the Gram identity."""
+    return not by_differences and points.samples.shape[1] > _DIRECT
+
+
+def jitter(key: jax.Array, samples: jax.Array) -> jax.Array:
+    """Adds noise of 10 float epsilons of each column's standard deviation."""
+    scale = 10 * jnp.finfo(samples.dtype).eps * jnp.std(samples, axis=0)
+    return samples + scale * jax.random.normal(key, samples.shape, samples.dtype)
 
 
 def chunk_rows(size: int, chunk_size: int, mesh: Mesh | None) -> int:
@@ -195,7 +365,8 @@ def average(
     """Averages the terms of samples that have a k-th neighbor.
 
     A label out of range makes the value NaN. Also returns the fractions of samples that
-    coincide with another, lie at distance 0 of their k-th neighbor, or have none.
+    coincide with another, lie at distance 0 of their k-th neighbor, have none, or are
+    unresolved.
     """
     undersized = jnp.isinf(terms.radius)
     value = jnp.mean(jnp.where(undersized, 0, terms.value))
@@ -204,6 +375,7 @@ def average(
         "tie_fraction": terms.tied,
         "degenerate_fraction": terms.radius == 0,
         "undersized_fraction": undersized,
+        "unresolved_fraction": terms.unresolved,
     }
     means = {
         name: jnp.mean(each.astype(value.dtype)) for name, each in fractions.items()
@@ -211,9 +383,11 @@ def average(
     return jnp.where(valid, value, jnp.nan), means
 
 
-def _spread(samples: jax.Array, squared: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _spread(
+    samples: jax.Array, squared: jax.Array, count: int
+) -> tuple[jax.Array, jax.Array]:
     """Origins far from each other, including the center, and each sample's nearest."""
-    count = min(_ORIGINS, len(samples))
+    count = min(count, len(samples))
     origins = jnp.zeros((count, samples.shape[1]), samples.dtype)
 
     def step(

@@ -9,7 +9,9 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from miue_jax.information._core import Estimate, center, check_pair, is_traced
+from miue_jax._checks import check_reciprocal
+from miue_jax._floats import power_of_two
+from miue_jax.information._core import Estimate, center, is_traced, known_pair
 from miue_jax.information.estimators import neighbors as nearest
 
 
@@ -67,13 +69,14 @@ def renyi(
     """
     if not (alpha > 0 and alpha != 1 and math.isfinite(alpha)):
         raise ValueError(f"alpha must be > 0 and other than 1, got {alpha}")
-    first, second = check_pair(x, y)
+    _, _, dtype = known_pair(x, y)
     for name, width in (("width_x", width_x), ("width_y", width_y)):
         if width is None or is_traced(width):
             continue
         if np.ndim(width) != 0 or not np.asarray(width) > 0:
             raise ValueError(f"{name} must be a number > 0, got {width}")
-    x, y = center(x, first.dtype), center(y, second.dtype)
+        check_reciprocal(name, width, dtype)
+    x, y = center(x, dtype), center(y, dtype)
     value, found_x, found_y = _score(x, y, width_x, width_y, alpha=alpha)
     for name, width in (("x", found_x), ("y", found_y)):
         if not is_traced(width) and not float(width) > 0:
@@ -108,13 +111,29 @@ def _score(
 
 def _kernel(samples: jax.Array, width: ArrayLike | None) -> tuple[jax.Array, jax.Array]:
     size = len(samples)
-    points = nearest.prepare(samples)
-    squared = nearest.squared_distances(points, jnp.arange(size))
-    squared = jnp.where(jnp.eye(size, dtype=bool), 0, (squared + squared.T) / 2)
-    if width is None:
-        # The N zeros of the diagonal sort first; the rest are pairs, each twice.
-        ordered = jnp.sort(squared, axis=None)
-        width = jnp.sqrt(ordered[size + (size * (size - 1)) // 2])
-    width = jnp.asarray(width, samples.dtype)
-    safe = jnp.where(width > 0, width, 1)
-    return jnp.exp(-squared / (2 * jnp.square(safe))), width
+    # At a scale where the squares of a small width do not vanish.
+    scale = power_of_two(jnp.max(jnp.abs(samples)))
+    points = nearest.prepare(samples / scale)
+    rows = jnp.arange(size)
+    gram = nearest.squared_distances(points, rows)
+    given = None if width is None else jnp.asarray(width, samples.dtype) / scale
+
+    def finish(squared: jax.Array) -> tuple[jax.Array, jax.Array]:
+        squared = jnp.where(jnp.eye(size, dtype=bool), 0, (squared + squared.T) / 2)
+        found = given
+        if found is None:
+            # The N zeros of the diagonal sort first; the rest are pairs, each twice.
+            ordered = jnp.sort(squared, axis=None)
+            found = jnp.sqrt(ordered[size + (size * (size - 1)) // 2])
+        return squared, found
+
+    squared, found = finish(gram)
+    radius = jnp.full(size, jnp.square(found))
+    lost = jnp.any(nearest.unresolved(points, rows, radius))
+
+    def exact() -> tuple[jax.Array, jax.Array]:
+        return finish(nearest.squared_distances(points, rows, by_differences=True))
+
+    squared, found = lax.cond(lost, exact, lambda: (squared, found))
+    safe = jnp.where(found > 0, found, 1)
+    return jnp.exp(-squared / (2 * jnp.square(safe))), found * scale

@@ -9,11 +9,13 @@ from jax.typing import ArrayLike
 
 from miue_jax.information._core import (
     Estimate,
-    center,
+    center_unrounded,
     check_class_sizes,
     check_counts,
     check_labels,
-    check_samples,
+    is_traced,
+    known_samples,
+    round_together,
     whole_digamma,
 )
 from miue_jax.information.estimators import neighbors as nearest
@@ -26,6 +28,7 @@ def ross(
     num_classes: int,
     neighbors: int = 3,
     standardize: bool = True,
+    jitter_key: jax.Array | None = None,
     chunk_size: int = 512,
     mesh: Mesh | None = None,
 ) -> Estimate:
@@ -37,6 +40,9 @@ def ross(
     .. math:: \hat I = \psi(N) + \psi(k)
               - \frac1N \sum_i \bigl[\psi(n_{y_i}) + \psi(m_i)\bigr].
 
+    Where several samples are as far as the k-th neighbor, as in rounded data, all of
+    them count, in k and in m (see `ksg`).
+
     Assumes independent samples, with a density within each class. Neither a lower nor
     an upper bound. One class gives exactly 0, well-separated classes about H(Y).
 
@@ -46,6 +52,7 @@ def ross(
       num_classes: number of classes; absent ones have no weight.
       neighbors: k, less than the number of samples of any class present.
       standardize: scale every column to unit variance.
+      jitter_key: breaks ties of x, see `ksg`.
       chunk_size: query rows at a time, per device.
       mesh: devices to split the query rows over, along all of its axes.
 
@@ -73,19 +80,26 @@ def ross(
       Ross, Mutual information between discrete and continuous data sets, 2014, eq. 4.
     """
     check_counts(neighbors=neighbors, num_classes=num_classes, chunk_size=chunk_size)
-    dtype = check_samples("x", x, minimum=neighbors + 1).dtype
-    samples = center(x, dtype, standardize=standardize)
+    _, dtype = known_samples("x", x, minimum=neighbors + 1)
+    centered = center_unrounded(x, dtype, standardize=standardize)
+    (samples,) = round_together([centered], dtype)
+    if jitter_key is not None:
+        samples = nearest.jitter(jitter_key, samples)
     largest = jnp.max(jnp.abs(samples))
     samples /= jnp.where(largest > 0, largest, 1)  # squares must not overflow
     checked = check_labels(labels, len(samples), num_classes=num_classes)
     check_class_sizes(checked, num_classes, neighbors)
     chunk = nearest.chunk_rows(len(samples), chunk_size, mesh)
-    value, diagnostics = _ross(samples, checked, num_classes, neighbors, chunk, mesh)
+    static = num_classes, neighbors, chunk, mesh
+    value, diagnostics = nearest.in_two_stages(
+        lambda *stage: _ross(samples, checked, *static, *stage),
+        traced=is_traced(samples, checked),
+    )
     diagnostics["constant_columns"] = jnp.sum(jnp.all(samples == 0, axis=0))
     return Estimate(value, jnp.full_like(value, jnp.nan), "estimate", diagnostics)
 
 
-@functools.partial(jax.jit, static_argnums=range(2, 6))
+@functools.partial(jax.jit, static_argnums=range(2, 8))
 def _ross(
     samples: jax.Array,
     labels: jax.Array,
@@ -93,28 +107,44 @@ def _ross(
     neighbors: int,
     chunk: int,
     mesh: Mesh | None,
+    origins: int,
+    by_differences: bool,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     total = len(labels)
     sizes = jnp.bincount(labels, length=num_classes)
     psi = jnp.asarray(whole_digamma(total), samples.dtype)
 
     def terms(operands, rows):
-        points, labels, sizes, psi = operands
-        distances = nearest.squared_distances(points, rows)
+        points, labels, sizes, psi, held = operands
         others = rows[:, None] != jnp.arange(total)
-        distances = jnp.where(others, distances, jnp.inf)
         same_class = labels[rows][:, None] == labels
-        within = jnp.where(same_class, distances, jnp.inf)
-        radius = nearest.kth_smallest(within, neighbors)
-        tied, tied_within = [
-            1 + jnp.sum(d == 0, axis=1, dtype=jnp.int32) for d in (distances, within)
-        ]
-        near = 1 + nearest.count(distances, radius, strictly=True)
-        count = jnp.where(radius == 0, tied_within, neighbors)
-        near = jnp.where(radius == 0, tied, near)
-        term = psi[total] + psi[count] - psi[sizes[labels[rows]]] - psi[near]
-        return nearest.Term(term, radius, tied > 1)
 
-    operands = nearest.prepare(samples), labels, sizes, psi
+        def evaluate(by_differences: bool) -> nearest.Term:
+            distances = nearest.squared_distances(
+                points, rows, by_differences=by_differences
+            )
+            distances = jnp.where(others, distances, jnp.inf)
+            within = jnp.where(same_class, distances, jnp.inf)
+            radius = nearest.kth_smallest(within, neighbors)
+            gram = nearest.is_gram(points, by_differences)
+            ties = nearest.Ties(held, gram)
+            tied, tied_within = [
+                1 + jnp.sum(d == 0, axis=1, dtype=jnp.int32)
+                for d in (distances, within)
+            ]
+            near, count = (
+                ties.near(distances, radius),
+                ties.within(within, radius, neighbors),
+            )
+            count = jnp.where(radius == 0, tied_within, count)
+            near = jnp.where(radius == 0, tied, near)
+            term = psi[total] + psi[count] - psi[sizes[labels[rows]]] - psi[near]
+            lost = nearest.unresolved(points, rows, radius) & gram
+            return nearest.Term(term, radius, tied > 1, lost)
+
+        return nearest.settle(evaluate, by_differences)
+
+    held = nearest.hold_ties(samples)
+    operands = nearest.prepare(samples, origins), labels, sizes, psi, held
     results = nearest.map_rows(terms, operands, total, chunk=chunk, mesh=mesh)
     return nearest.average(results, labels, num_classes)

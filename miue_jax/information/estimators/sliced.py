@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.scipy.linalg import solve_triangular
 from jax.typing import ArrayLike
@@ -12,13 +13,15 @@ from jax.typing import ArrayLike
 from miue_jax import _checks
 from miue_jax.information._core import (
     Estimate,
-    center,
+    center_unrounded,
     check_counts,
-    check_pair,
+    known_pair,
     matmul,
+    round_together,
 )
 from miue_jax.information.estimators.gaussian import gaussian
 from miue_jax.information.estimators.ksg import ksg
+from miue_jax.information.estimators.relations import warn_of_function
 
 Directions = Literal["random", "pca", "cca"]
 SliceEstimator = Literal["ksg", "gaussian"]
@@ -76,6 +79,9 @@ def sliced(
         dimensions, unknown names, or a shared frame with spaces that differ or with
         fitted directions.
 
+    Warns:
+      FunctionalRelationWarning: as `ksg` does, if slices of x and y meet by design.
+
     Example:
       >>> import jax
       >>> import numpy as np
@@ -103,7 +109,7 @@ def sliced(
     # Fitting directions leaves half of the samples for the estimate.
     least = neighbors + 1 if estimator == "ksg" else 2 * components + 1
     least = least if directions == "random" else 2 * least
-    first, second = check_pair(x, y, minimum=least)
+    first, second, dtype = known_pair(x, y, minimum=least)
     dx, dy = first.shape[1], second.shape[1]
     if components > min(dx, dy):
         raise ValueError(f"{components} components of x with {dx} and y with {dy}")
@@ -117,7 +123,12 @@ def sliced(
             f"half of {len(first)} samples of {dx} + {dy} dimensions: canonical "
             "directions need more samples than dimensions"
         )
-    x, y = center(x, first.dtype), center(y, first.dtype)
+    full = components == dx == dy  # the slices hold all that there is
+    known = isinstance(first, np.ndarray) and isinstance(second, np.ndarray)
+    if known and (shared or full or directions != "random"):
+        warn_of_function(first, second, stacklevel=2)
+    # The scale of either does not matter.
+    x, y = (round_together([center_unrounded(z, dtype)], dtype)[0] for z in (x, y))
     drawn = num_slices, components, shared, directions
     slices = _slices(key, x, y, *drawn, estimator, neighbors, chunk_size)
     count = len(slices)
