@@ -188,8 +188,8 @@ def _neighbors_agree(x: np.ndarray, y: np.ndarray) -> bool:
     if not x.size or not y.size or not allowed:
         return False
     rows = np.random.default_rng(1).permutation(size)[:_QUERIES]
-    spaces = [_distances(z, rows) for z in (x, y)]
-    return _follows(*spaces, allowed) or _follows(*spaces[::-1], allowed)
+    of_x, of_y = (_distances(z, rows) for z in (x, y))
+    return _follows(of_x, of_y, allowed) or _follows(of_y, of_x, allowed)
 
 
 def _follows(near: np.ndarray, far: np.ndarray, allowed: int) -> bool:
