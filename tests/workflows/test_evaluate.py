@@ -65,8 +65,8 @@ def _stop_at(monkeypatch, steps: int) -> None:
     monkeypatch.setattr(loop, "_SECONDS_A_CALL", 0.0)
     real = loop.advance
 
-    def advance(step, mesh):
-        compiled = real(step, mesh)
+    def advance(step, mesh, **mode):
+        compiled = real(step, mesh, **mode)
 
         def stopping(key, state, data, stop, totals=None):
             if stop == steps:
