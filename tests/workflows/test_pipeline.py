@@ -210,6 +210,7 @@ def _invariant(config):
     return dataclasses.replace(config, num_shards=4, device_invariant=True)
 
 
+@pytest.mark.slow
 def test_an_invariant_artifact_is_equal_on_other_devices_and_resumed_there(
     tmp_path, data, on_devices, monkeypatch
 ):
