@@ -31,6 +31,7 @@ from jax.typing import ArrayLike
 from miue_jax import _checks
 from miue_jax._centering import center_classes, unrounded
 from miue_jax._floats import power_of_two
+from miue_jax._log_det import weighted_log_det
 
 _AxisName = str | tuple[str, ...]
 
@@ -286,9 +287,6 @@ def conditional_covariance_loss(
         scale = jnp.sqrt(unbiased / jnp.asarray(noise_variance, rows.dtype))
         scaled = centered * scale[:, None]
         gram = jnp.where(same, _matmul(scaled, scaled.T), 0)
-        # Here, since few who use a loss need the rest of it.
-        from miue_jax.information.bounds.within_class import weighted_log_det
-
         loss = weighted_log_det(gram, shares) / 2
     return _mean(loss, axis_name)
 

@@ -97,6 +97,8 @@ def draw_families(key):
 
 @pytest.fixture(scope="module")
 def draws():
+    for name in FAMILIES:  # not first inside of `jax.jit`
+        task_of(name)
     return jax.device_get(draw_families(jax.random.key(3)))
 
 
