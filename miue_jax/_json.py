@@ -1,5 +1,6 @@
 """JSON that was written by others: bounded, and without what JSON does not have."""
 
+import hashlib
 import json
 import math
 from typing import Any, NoReturn
@@ -32,6 +33,18 @@ def parse(text: str) -> Any:
         raise ValueError(_TOO_DEEP) from error
     _check_depth(value)
     return value
+
+
+def digest(value: Any) -> str:
+    """Identifies a value, whatever the order of its keys.
+
+    Args:
+      value: what JSON can hold.
+
+    Returns:
+      64 hexadecimal digits (SHA-256).
+    """
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _refuse(constant: str) -> NoReturn:

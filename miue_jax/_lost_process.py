@@ -66,7 +66,8 @@ def is_disconnection(error: BaseException) -> bool:
       Whether there are others and its text says so.
     """
     jax = sys.modules.get("jax")
-    if jax is None or not jax.distributed.is_initialized():
+    ours = not isinstance(error, RuntimeError)  # an error of the runtime is one
+    if ours or jax is None or not jax.distributed.is_initialized():
         return False
     return _DISCONNECTED.search(str(error)) is not None
 

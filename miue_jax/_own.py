@@ -77,6 +77,23 @@ def imported(kind: str, name: str) -> Callable[..., Any]:
     return found
 
 
+def is_own(name: object) -> bool:
+    """Tells whether a name is that of a user's own part.
+
+    Args:
+      name: the name.
+
+    Returns:
+      Whether it is of the form ``module:function``.
+
+    Example:
+      >>> from miue_jax import generators
+      >>> generators.is_own("my_noise:stripes"), generators.is_own("mi_ue")
+      (True, False)
+    """
+    return isinstance(name, str) and ":" in name
+
+
 def code(*names: object) -> dict[str, dict[str, str]]:
     """Identifies the code of users' own parts, for the identity of a run.
 
@@ -89,11 +106,11 @@ def code(*names: object) -> dict[str, dict[str, str]]:
     """
     found = {}
     for name in names:
-        if isinstance(name, str) and ":" in name:
-            module = importlib.import_module(name.partition(":")[0])
+        if is_own(name):
+            module = importlib.import_module(str(name).partition(":")[0])
             file = getattr(module, "__file__", None)
             data = b"" if file is None else pathlib.Path(file).read_bytes()
-            found[name] = hashlib.sha256(data).hexdigest()[:16]
+            found[str(name)] = hashlib.sha256(data).hexdigest()[:16]
     return {"code": found} if found else {}
 
 

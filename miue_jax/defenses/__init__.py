@@ -233,11 +233,7 @@ def is_own(spec: Spec) -> bool:
       >>> defenses.is_own("my_defense:smooth"), defenses.is_own("jpeg-10")
       (True, False)
     """
-    return _named_own(_name_and_settings(spec)[0])
-
-
-def _named_own(name: object) -> bool:
-    return isinstance(name, str) and ":" in name
+    return _own.is_own(_name_and_settings(spec)[0])
 
 
 def parameters(name: str) -> dict[str, inspect.Parameter]:
@@ -297,7 +293,7 @@ def _rebuilt(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 def _entry(name: object) -> _Entry:
     if isinstance(name, str) and name in _REGISTRY:
         return _REGISTRY[name]
-    if isinstance(name, str) and _named_own(name):
+    if isinstance(name, str) and _own.is_own(name):
         return _Entry(_own.imported("defense", name))
     raise _checks.unknown("defense", name, _REGISTRY, allowed=NAMES)
 

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from miue_jax import _checks, _own, _settings
+from miue_jax._own import is_own
 from miue_jax.budget import Budget
 from miue_jax.generators import adversarial_poisoning as _ap
 from miue_jax.generators import autoregressive as _ar
@@ -286,30 +287,13 @@ def _what(name: str) -> str:
     return f"generator {name!r} failed"
 
 
-def is_own(name: object) -> bool:
-    """Tells whether a name is that of a user-defined generator.
-
-    Args:
-      name: the name.
-
-    Returns:
-      Whether it is of the form ``module:function``.
-
-    Example:
-      >>> from miue_jax import generators
-      >>> generators.is_own("my_noise:stripes"), generators.is_own("mi_ue")
-      (True, False)
-    """
-    return isinstance(name, str) and ":" in name
-
-
 def trace_own(
     name: str,
     generator: Generator,
     spec: DataSpec,
     mesh: jax.sharding.Mesh,
     data: sampling.Shards,
-) -> None:
+) -> Any:
     """Traces a user-defined generator on a mesh, so that faults come before a run.
 
     Args:
@@ -318,6 +302,9 @@ def trace_own(
       spec: of the data.
       mesh: the devices.
       data: dealt to shards.
+
+    Returns:
+      The shapes and dtypes of its state.
 
     Raises:
       ValueError: if a function fails, or returns something else than `Generator` says.
@@ -343,6 +330,7 @@ def trace_own(
                 f"the perturbation must be floating point of shape {shape}, got "
                 f"{_checks.shown(delta)}"
             )
+        return state
 
 
 def _traced(generator: Generator, spec: DataSpec) -> Generator:

@@ -18,6 +18,7 @@ from flax import linen as nn
 from jax import lax
 
 from miue_jax import _checks, _own
+from miue_jax._own import is_own
 from miue_jax.models.convolution import loop_convolution
 from miue_jax.models.densenet import DenseNet
 from miue_jax.models.lenet import LeNet5
@@ -128,23 +129,6 @@ def create(
                 f"it must return a Flax module, got {_checks.shown(module)}"
             )
     return module
-
-
-def is_own(name: object) -> bool:
-    """Tells whether a name is that of a user-defined model.
-
-    Args:
-      name: the name.
-
-    Returns:
-      Whether it is of the form ``module:function``.
-
-    Example:
-      >>> from miue_jax import models
-      >>> models.is_own("my_models:small"), models.is_own("resnet18")
-      (True, False)
-    """
-    return isinstance(name, str) and ":" in name
 
 
 def check_own(

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from miue_jax import _json
 from miue_jax.data import atomic
 from miue_jax.train import parallel
 
@@ -76,7 +77,7 @@ class Checkpoints:
         read_only: bool = False,
     ):
         self.directory = pathlib.Path(directory).absolute()
-        self._config = None if config is None else _digest(config)
+        self._config = None if config is None else _json.digest(config)
         self._logs = tuple(logs)
         self._read_only = read_only
         step = -1
@@ -219,10 +220,10 @@ class Checkpoints:
     def _damage(self, folder: pathlib.Path) -> str | None:
         """What is wrong with a checkpoint, or None."""
         try:
-            sealed = json.loads((folder / _DIGESTS).read_bytes())
+            sealed = _json.parse((folder / _DIGESTS).read_text())
             files, logs = dict(sealed["files"]), dict(sealed["logs"])
             sizes = {name: int(size) for name, (size, _) in logs.items()}
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError):
             return f"{_DIGESTS} cannot be read"
         found = _digests(folder)
         for name in {**files, **found}:
@@ -252,10 +253,6 @@ def _remove(folder: pathlib.Path) -> None:
     """Removes a checkpoint so that a kill on the way leaves one that does not count."""
     (folder / _DIGESTS).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def _digest(config: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
 @contextlib.contextmanager

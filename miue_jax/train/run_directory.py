@@ -7,7 +7,6 @@ share it).
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import math
 import pathlib
@@ -324,7 +323,7 @@ def write_json(path: pathlib.Path, value: dict[str, Any]) -> None:
     """
     # As it will be read: JSON has neither tuples nor keys that are numbers.
     value = json.loads(json.dumps(value, allow_nan=False))
-    text = json.dumps({**value, _DIGEST: _digest(value)}, indent=1) + "\n"
+    text = json.dumps({**value, _DIGEST: _json.digest(value)}, indent=1) + "\n"
     with atomic.write_file(path) as file:
         file.write(text.encode())
 
@@ -366,10 +365,6 @@ def read_json(
         raise ValueError(f"{path} is damaged: it has no {', '.join(missing)}")
     if digest is None and own:
         raise ValueError(f"{path} is damaged: it has no {_DIGEST}")
-    if digest is not None and digest != _digest(value):
+    if digest is not None and digest != _json.digest(value):
         raise ValueError(f"{path} is damaged: it was changed since it was written")
     return value
-
-
-def _digest(value: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -21,7 +21,7 @@ import numpy as np
 from miue_jax import _own, data, generators
 from miue_jax._checks import check_flag, check_number, check_seeds
 from miue_jax.budget import check_export
-from miue_jax.data import Dataset, DataSource, artifact, public, source
+from miue_jax.data import Dataset, DataSource, artifact, npz, public, source
 from miue_jax.generators import GeneratorSpec
 from miue_jax.train import checkpoints, loop, parallel, run_directory, sampling
 from miue_jax.train import device_invariant as invariance
@@ -247,8 +247,8 @@ def run(
 def _check_delta(finished: artifact.Protected, path: pathlib.Path) -> None:
     """Checks that the float perturbation beside an artifact is still the one of it."""
     try:
-        artifact.check_delta(finished, np.load(path, allow_pickle=False))
-    except (ValueError, EOFError) as error:
+        artifact.check_delta(finished, npz.read_npy(path))
+    except ValueError as error:
         raise ValueError(
             f"{path} is damaged: {error}; remove it to have it made again"
         ) from error
@@ -333,8 +333,9 @@ def prepare(config: ProtectConfig, clean: Dataset | None = None) -> Job:
     shards = sampling.deal(clean.images, clean.labels, num_shards, selected=selected)
     # A network that does not take these images is found before anything is written.
     if generators.is_own(name):
-        generators.trace_own(name, generator, spec, mesh, shards)
-    state = jax.eval_shape(generator.init, jax.random.key(0), shards)
+        state = generators.trace_own(name, generator, spec, mesh, shards)
+    else:
+        state = jax.eval_shape(generator.init, jax.random.key(0), shards)
     if config.device_invariant:
         invariance.check(generator.step, mesh, state, shards)
     return Job(

@@ -27,7 +27,7 @@ _PARTS: dict[str, dict[str, tuple[Callable[..., trials.Part], int]]] = {
     "processes": {"processes": (processes.part, 6)},
     "kills": {
         f"kills-{kind}": (
-            lambda *a, kind=kind, **options: kills.part(kind, *a, **options),
+            lambda *a, kind=kind: kills.part(kind, *a),
             50,
         )
         for kind in ("protect", "evaluate", "sweep")
@@ -69,8 +69,7 @@ def main() -> int:
         for part, (function, count) in (x for n in names for x in _PARTS[n].items()):
             say(f"{part} begins")
             try:
-                found[part] = function(
-                    folder,
+                options = trials.Options(
                     seed=arguments.seed,
                     count=max(1, round(count * arguments.scale)),
                     jobs=arguments.jobs,
@@ -78,6 +77,7 @@ def main() -> int:
                     keep=arguments.keep,
                     say=say,
                 )
+                found[part] = function(folder, options)
             except Exception:
                 # The other parts have something to tell all the same.
                 say(f"{part} cannot be run:\n{traceback.format_exc()}")

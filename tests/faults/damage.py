@@ -9,7 +9,7 @@ import functools
 import pathlib
 import random
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from tests.faults import commands, trials
@@ -67,16 +67,7 @@ _ALONE = {
 }
 
 
-def part(
-    folder: pathlib.Path,
-    *,
-    seed: int,
-    count: int,
-    jobs: int,
-    only: str | None,
-    keep: bool,
-    say: Callable[[str], None],
-) -> trials.Part:
+def part(folder: pathlib.Path, options: trials.Options) -> trials.Part:
     """Damages one file of a run in each case."""
     want = {}
     for kind, command in _ALONE.items():
@@ -93,15 +84,13 @@ def part(
             printed if reader.made is None else trials.outputs(place / reader.made)
         )
     cases = {}
-    for case in trials.numbered("damage", range(count)):
-        rng = trials.generator(seed, case)
+    for case in trials.numbered("damage", range(options.count)):
+        rng = trials.generator(options.seed, case)
         reader = rng.choices(_READERS, [reader.weight for reader in _READERS])[0]
         cases[case] = functools.partial(
-            _trial, case, folder, reader, rng, want[reader], keep=keep
+            _trial, case, folder, reader, rng, want[reader], keep=options.keep
         )
-    return trials.collect(
-        "damaged files", cases, jobs=jobs, wanted=count, only=only, say=say
-    )
+    return trials.collect("damaged files", cases, options)
 
 
 def _new(place: pathlib.Path) -> None:

@@ -20,20 +20,11 @@ _COMMANDS = {
 }
 
 
-def part(
-    folder: pathlib.Path,
-    *,
-    seed: int,
-    count: int,
-    jobs: int,
-    only: str | None,
-    keep: bool,
-    say: Callable[[str], None],
-) -> trials.Part:
+def part(folder: pathlib.Path, options: trials.Options) -> trials.Part:
     """Gives runs too small a disk, or too small a limit on the size of a file."""
     want, size, largest = {}, {}, {}
     for kind, command in _COMMANDS.items():
-        with trials.sandbox(folder, f"disk-{kind}", keep=keep) as place:
+        with trials.sandbox(folder, f"disk-{kind}", keep=options.keep) as place:
             ended = commands.run(command, place)
             if ended.status != 0:
                 raise RuntimeError(f"{kind} fails: {ended.err}")
@@ -43,17 +34,17 @@ def part(
             size[kind] = sum(-(-x.stat().st_size // 4096) * 4096 for x in files)
             largest[kind] = max(x.stat().st_size for x in files)
     cases = {}
-    for number, case in enumerate(trials.numbered("disk", range(count))):
+    for number, case in enumerate(trials.numbered("disk", range(options.count))):
         kind = list(_COMMANDS)[number % 3]
-        rng = trials.generator(seed, case)
+        rng = trials.generator(options.seed, case)
         if number % 2:
             run = functools.partial(_limited, largest=largest[kind])
         else:
             run = functools.partial(_full, size=size[kind])
         cases[case] = functools.partial(
-            run, case, kind, folder, rng=rng, want=want[kind], keep=keep
+            run, case, kind, folder, rng=rng, want=want[kind], keep=options.keep
         )
-    return trials.collect("no room", cases, jobs=jobs, wanted=count, only=only, say=say)
+    return trials.collect("no room", cases, options)
 
 
 def _limited(

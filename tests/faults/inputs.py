@@ -11,7 +11,7 @@ import pathlib
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from tests.faults import bad_files, commands, trials
@@ -105,22 +105,13 @@ _UNLIMITED = re.compile(
 _LATE = ("own:nan_noise", "own:wide_noise")
 
 
-def part(
-    folder: pathlib.Path,
-    *,
-    seed: int,
-    count: int,
-    jobs: int,
-    only: str | None,
-    keep: bool,
-    say: Callable[[str], None],
-) -> trials.Part:
+def part(folder: pathlib.Path, options: trials.Options) -> trials.Part:
     """Tries `count` inputs: all that are listed, and for the rest wrong options."""
     good = folder / "inputs"
     bad_files.write(good)
     listed = list(dict.fromkeys(bad_files.commands()))
-    rng = trials.generator(seed, "inputs")
-    wrong = list(dict.fromkeys(_wrong_options(good, jobs)))
+    rng = trials.generator(options.seed, "inputs")
+    wrong = list(dict.fromkeys(_wrong_options(good, options.jobs)))
     rng.shuffle(wrong)
     # One for every option of every command first, then more of them.
     first: dict[tuple[str, str], tuple[str, ...]] = {}
@@ -128,25 +119,23 @@ def part(
         first.setdefault(about, arguments)
     rest = [arguments for about, arguments in wrong if first[about] != arguments]
     chosen = [*listed, *first.values()]
-    if count < len(chosen):
-        chosen = rng.sample(chosen, count)
+    if options.count < len(chosen):
+        chosen = rng.sample(chosen, options.count)
     else:
-        chosen += rest[: count - len(chosen)]
+        chosen += rest[: options.count - len(chosen)]
     cases = {
         case: functools.partial(
             _trial,
             *(case, folder, good, arguments),
             fresh=number % (len(chosen) // _FRESH + 1) == 0,
-            keep=keep,
+            keep=options.keep,
         )
         for number, (case, arguments) in enumerate(
             zip(trials.numbered("inputs", range(len(chosen))), chosen, strict=True)
         )
     }
-    say(f"{len(listed)} inputs are listed, {len(first)} options tried")
-    return trials.collect(
-        "bad input", cases, jobs=jobs, wanted=count, only=only, say=say
-    )
+    options.say(f"{len(listed)} inputs are listed, {len(first)} options tried")
+    return trials.collect("bad input", cases, options)
 
 
 def _trial(

@@ -13,7 +13,6 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Callable
 
 from tests.faults import commands, trials
 from tests.faults.trials import Result
@@ -30,7 +29,7 @@ _FILES = {
         *("checkpoints/[0-9]*", ".*.tmp", "protected.delta.npy", "protected.npz"),
     ),
     "evaluate": (
-        *("config.json", "purified.npy", "seed_0/checkpoints/*tmp*", "seed_1"),
+        *("config.json", "purified.npz", "seed_0/checkpoints/*tmp*", "seed_1"),
         *("seed_1/metrics.jsonl", "seed_1/checkpoints/*", ".*.tmp", "results.json"),
     ),
     "sweep": (
@@ -41,32 +40,24 @@ _FILES = {
 }
 
 
-def part(
-    kind: str,
-    folder: pathlib.Path,
-    *,
-    seed: int,
-    count: int,
-    jobs: int,
-    only: str | None,
-    keep: bool,
-    say: Callable[[str], None],
-) -> trials.Part:
+def part(kind: str, folder: pathlib.Path, options: trials.Options) -> trials.Part:
     """Kills one command `count` times in all, often more than once until it ends."""
-    want, duration = _reference(kind, folder, jobs)
-    cases, left, number = {}, count, 0
+    want, duration = _reference(kind, folder, options.jobs)
+    cases, left, number = {}, options.count, 0
     while left > 0:
         case = f"kills-{kind}/{number}"
-        rng = trials.generator(seed, case)
+        rng = trials.generator(options.seed, case)
         kills = min(left, rng.choice((1, 1, 2, 3)))
-        options = {"rng": rng, "kills": kills, "want": want, "duration": duration}
         cases[case] = functools.partial(
-            _trial, kind, case, folder, keep=keep, **options
+            *(_trial, kind, case, folder),
+            rng=rng,
+            kills=kills,
+            want=want,
+            duration=duration,
+            keep=options.keep,
         )
         left, number = left - kills, number + 1
-    return trials.collect(
-        f"kill -9 of {kind}", cases, jobs=jobs, wanted=count, only=only, say=say
-    )
+    return trials.collect(f"kill -9 of {kind}", cases, options)
 
 
 def _reference(

@@ -8,7 +8,6 @@ import functools
 import pathlib
 import random
 import socket
-from collections.abc import Callable
 
 from tests.faults import commands, trials
 from tests.faults.trials import Result
@@ -20,39 +19,28 @@ _COMMAND = (*trials.PROTECT, "--num-shards", "2")
 _PATIENCE = 360.0
 
 
-def part(
-    folder: pathlib.Path,
-    *,
-    seed: int,
-    count: int,
-    jobs: int,
-    only: str | None,
-    keep: bool,
-    say: Callable[[str], None],
-) -> trials.Part:
+def part(folder: pathlib.Path, options: trials.Options) -> trials.Part:
     """Kills one of two processes in each case."""
-    with trials.sandbox(folder, "processes-one", keep=keep) as place:
+    with trials.sandbox(folder, "processes-one", keep=options.keep) as place:
         one = commands.run(_COMMAND, place, fresh=True)
         want = trials.outputs(place / "run")
-    with trials.sandbox(folder, "processes-two", keep=keep) as place:
+    with trials.sandbox(folder, "processes-two", keep=options.keep) as place:
         two = [process.end(_PATIENCE) for process in _start(place)]
         same = trials.difference(want, place / "run") is None
     if one.status != 0 or any(x.status != 0 for x in two) or not same:
         raise RuntimeError(f"two processes are not like one: {one.err} {two[0].err}")
     duration = max(x.seconds for x in two)
     cases = {}
-    for number, case in enumerate(trials.numbered("processes", range(count))):
-        rng = trials.generator(seed, case)
+    for number, case in enumerate(trials.numbered("processes", range(options.count))):
+        rng = trials.generator(options.seed, case)
         cases[case] = functools.partial(
             _trial,
             *(case, folder, rng, duration, want),
             victim=number % 2,
             again=1 + number // 2 % 2,
-            keep=keep,
+            keep=options.keep,
         )
-    return trials.collect(
-        "a lost process", cases, jobs=jobs, wanted=count, only=only, say=say
-    )
+    return trials.collect("a lost process", cases, options)
 
 
 def _start(place: pathlib.Path) -> list[commands.Started]:

@@ -56,6 +56,26 @@ _TEMPORARY = re.compile(r"\..+\.tmp|.*\.orbax-checkpoint-tmp.*")
 Outcome = Literal["equal", "refused", "failed", "skipped"]
 
 
+class Options(NamedTuple):
+    """How a part is run.
+
+    Attributes:
+      seed: of all draws.
+      count: cases.
+      jobs: cases at once.
+      only: the one case to run; None for all.
+      keep: whether to keep the folders.
+      say: prints a line.
+    """
+
+    seed: int
+    count: int
+    jobs: int
+    only: str | None
+    keep: bool
+    say: Callable[[str], None]
+
+
 class Result(NamedTuple):
     """What came of one case.
 
@@ -103,19 +123,13 @@ def generator(seed: int, case: str) -> random.Random:
 
 
 def collect(
-    name: str,
-    cases: Mapping[str, Callable[[], Result]],
-    *,
-    jobs: int,
-    wanted: int,
-    only: str | None,
-    say: Callable[[str], None],
+    name: str, cases: Mapping[str, Callable[[], Result]], options: Options
 ) -> Part:
     """Runs the cases of a part, some at once, and prints each failure as it comes."""
     began = time.monotonic()
-    chosen = {k: v for k, v in cases.items() if only in (None, k)}
+    chosen = {k: v for k, v in cases.items() if options.only in (None, k)}
     found = []
-    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         waiting = {pool.submit(run): case for case, run in chosen.items()}
         for number, future in enumerate(concurrent.futures.as_completed(waiting), 1):
             try:
@@ -125,12 +139,14 @@ def collect(
                 result = Result(waiting[future], "failed", "", why)
             found.append(result)
             if result.outcome == "failed":
-                say(f"FAILED {result.case}: {result.command}\n    {result.symptom}")
+                options.say(
+                    f"FAILED {result.case}: {result.command}\n    {result.symptom}"
+                )
             elif number % 25 == 0:
-                say(f"{name}: {number} of {len(chosen)}")
+                options.say(f"{name}: {number} of {len(chosen)}")
     order = list(chosen)
     found.sort(key=lambda result: order.index(result.case))
-    wanted = wanted if only is None else 0
+    wanted = options.count if options.only is None else 0
     return Part(name, wanted, time.monotonic() - began, found)
 
 
