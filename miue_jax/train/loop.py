@@ -75,6 +75,11 @@ def start(
       (3,)
     """
 
+    # Made here, so that the victims of a run are compiled once.
+    whole = invariance.of_whole_arrays(
+        init, mesh, in_specs=(REPLICATED_SPEC, DATA_SPEC), out_specs=STATE_SPEC
+    )
+
     def make(key: jax.Array, data: Shards) -> State:
         shape = jax.eval_shape(init, key, data)
         if not isinstance(shape, State):
@@ -82,12 +87,7 @@ def start(
                 f"init must return a parallel.State, got a {type(shape).__name__}"
             )
         if device_invariant:
-            return invariance.of_whole_arrays(
-                init,
-                mesh,
-                in_specs=(REPLICATED_SPEC, DATA_SPEC),
-                out_specs=STATE_SPEC,
-            )(key, data)
+            return whole(key, data)
         placed = parallel.shardings(mesh, STATE_SPEC, shape)
         return jax.jit(init, out_shardings=placed)(key, data)
 
