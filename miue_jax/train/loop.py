@@ -74,7 +74,6 @@ def start(
       >>> loop.start(init, mesh)(jax.random.key(0), data).shared.shape
       (3,)
     """
-
     # Made here, so that the victims of a run are compiled once.
     whole = invariance.of_whole_arrays(
         init, mesh, in_specs=(REPLICATED_SPEC, DATA_SPEC), out_specs=STATE_SPEC
