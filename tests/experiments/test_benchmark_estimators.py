@@ -99,7 +99,7 @@ def test_every_cell_is_a_row_cheap_ones_first(finished):
         for task in (SMALL, LARGE)
     ]
     assert results["finished"] == results["planned"] == len(rows) == 16
-    assert json.loads((workdir / "results.json").read_text()) == results
+    assert run_directory.read_json(workdir / "results.json") == results
     assert (workdir / "table.md").read_text() == estimator_table.render(results)
     for size in (40, 60):
         assert (workdir / f"estimates-{size}.png").stat().st_size > 5000
@@ -518,7 +518,7 @@ def test_the_readme_shows_either_kind_of_results(whole, tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text("a\n<!-- table: r.json -->\n<!-- end -->\n")
     assert estimator_table.render(results) in readme_table.table(readme)
-    with pytest.raises(ValueError, match="results with claims have no table"):
+    with pytest.raises(ValueError, match="none of the runs that have a table"):
         readme_table.render({"claims": []})
 
 
