@@ -241,9 +241,7 @@ def run(main: Callable[[], int | None], prog: str) -> int:
                 return error.code
             return _refuse(prog, ValueError(error.code or "sys.exit was called"))
         except Exception as error:
-            if isinstance(error, RuntimeError) and _lost_process.is_disconnection(
-                error
-            ):
+            if _lost_process.is_disconnection(error):
                 # The process that coordinates knows which one is gone, and ends us.
                 _lost_process.wait_for_report(heartbeat_timeout() + 30)
             return _refuse(prog, error)

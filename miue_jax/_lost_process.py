@@ -24,9 +24,10 @@ _NAMED = (
     rb"Task (\d+) heartbeat timeout",
     rb"/task:(\d+)",
 )
-# Of what the operating system and the transports raise when the other side is gone.
+# Of what the runtime raises when the other side is gone: exceptions of several types,
+# perhaps within a message of ours, but always with a status in capitals.
 _DISCONNECTED = re.compile(
-    "gloo|nccl|heartbeat|connection|unavailable|peer", re.IGNORECASE
+    r"\b[A-Z]{5,}(_[A-Z]+)*: .*(?i:gloo|nccl|heartbeat|connection|socket|peer)"
 )
 
 
@@ -66,8 +67,7 @@ def is_disconnection(error: BaseException) -> bool:
       Whether there are others and its text says so.
     """
     jax = sys.modules.get("jax")
-    ours = not isinstance(error, RuntimeError)  # an error of the runtime is one
-    if ours or jax is None or not jax.distributed.is_initialized():
+    if jax is None or not jax.distributed.is_initialized():
         return False
     return _DISCONNECTED.search(str(error)) is not None
 

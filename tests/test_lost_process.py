@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from miue_jax import _lost_process
@@ -61,4 +62,25 @@ def test_without_a_fatal_report_nothing_is_held_back():
 
 
 def test_an_error_of_a_single_process_is_not_waited_for():
-    assert not _lost_process.is_disconnection(RuntimeError("connection closed"))
+    gone = "UNKNOWN: Gloo all-reduce failed: Connection closed by peer"
+    assert not _lost_process.is_disconnection(RuntimeError(gone))
+
+
+@pytest.mark.parametrize(
+    ("error", "waits"),
+    [
+        (RuntimeError("UNKNOWN: Gloo all-reduce failed: Connection closed"), True),
+        (ValueError("UNKNOWN: Gloo AllGather failed: closed by peer [::1]:8"), True),
+        (
+            OSError("checkpoint 4 in c cannot be written: UNAVAILABLE: socket"),
+            True,
+        ),
+        (ValueError("my_connections.npz: no such file"), False),
+        (ValueError("CIFAR10: unknown data set; did you mean 'peer'"), False),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory"), False),
+    ],
+    ids=str,
+)
+def test_only_errors_of_the_runtime_are_waited_for(monkeypatch, error, waits):
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    assert _lost_process.is_disconnection(error) == waits

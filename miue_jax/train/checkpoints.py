@@ -124,8 +124,11 @@ class Checkpoints:
                     self._seal(folder)
         except Exception as error:  # Orbax reports a full disk in many ways
             if jax.process_index() == 0:
-                for left in (*self.directory.glob(_UNFINISHED), folder):
-                    shutil.rmtree(left, ignore_errors=True)
+                # One that has its digests is whole: another process may have failed.
+                whole = (folder / _DIGESTS).exists()
+                left = [*self.directory.glob(_UNFINISHED), *([] if whole else [folder])]
+                for path in left:
+                    shutil.rmtree(path, ignore_errors=True)
             raise OSError(
                 f"checkpoint {step} in {self.directory} cannot be written: "
                 f"{_reason(error)}"

@@ -45,7 +45,7 @@ def test_measures_both_steps_of_a_small_network(tmp_path, start):
     # A product of 3072 inputs with ten outputs: a multiplication and an addition each.
     assert 61440 <= measured["forward_flops_per_image"] < 80000
     assert measured["versions"]["jax"] == jax.__version__
-    assert measured["command"].endswith(f"--json {path}")
+    assert measured["command"].endswith(f"--json {path.name}")
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 

@@ -259,3 +259,15 @@ def test_a_directory_that_is_only_read_stays_as_it_is(tmp_path):
     with pytest.raises(ValueError, match="is not a folder of checkpoints"):
         checkpoints.Checkpoints(tmp_path / "missing", read_only=True)
     assert not (tmp_path / "missing").exists()
+
+
+def test_a_process_lost_right_after_a_save_does_not_undo_it(tmp_path, monkeypatch):
+    def gone(_):
+        raise RuntimeError("UNKNOWN: Gloo AllGather failed: Connection closed by peer")
+
+    with checkpoints.Checkpoints(tmp_path) as saved, monkeypatch.context() as patch:
+        patch.setattr(parallel, "gather_text", gone)
+        with pytest.raises(OSError, match="UNKNOWN: Gloo"):
+            saved.save(1, _state(1.0))
+    with checkpoints.Checkpoints(tmp_path) as saved:
+        assert saved.latest_step == 1

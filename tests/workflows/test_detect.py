@@ -1,6 +1,5 @@
 """Detection: what it returns, prints and writes, and bad input."""
 
-import json
 import pathlib
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 from miue_jax import detection
 from miue_jax.budget import Budget
 from miue_jax.data import artifact, load
+from miue_jax.train import run_directory
 from miue_jax.workflows.detect import DetectConfig, detect
 
 
@@ -39,7 +39,7 @@ def test_protected_data_are_detected(miue, tmp_path):
         *("detect", *paths, f"--json={output}", *_OPTIONS, "--models", "linear", "mlp2")
     )
     assert (status, errors) == (0, "")
-    found = json.loads(output.read_text())
+    found = run_directory.read_json(output)
     assert found["images"] == 100
     assert found["images_changed"] == 80
     assert found["largest_class"] == 0.5

@@ -665,7 +665,7 @@ def test_commands_report_bad_input_in_one_line_with_status_two(tmp_path):
         ("protect", ["--generator.radius=-1"], "radius is -1.0"),
         ("protect", ["--generator.radius=wide"], "--generator.radius"),
         ("protect", ["--no_such_flag"], "no_such_flag"),
-        ("evaluate", [f"{tmp_path}/none"], "none: no such"),
+        ("evaluate", [f"{tmp_path}/none", "shapes"], "none: no such"),
     ]
     processes = [
         (
