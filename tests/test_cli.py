@@ -14,7 +14,7 @@ import miue_jax
 from miue_jax import _command_line, cli, generators, victims
 from miue_jax.budget import Budget
 from miue_jax.data import artifact, load
-from miue_jax.workflows import evaluate, protect
+from miue_jax.workflows import demo, evaluate, protect
 
 COMMANDS = tuple(cli._COMMANDS)
 RUNS = ("protect", "evaluate", "sweep", "measure", "demo")
@@ -689,3 +689,52 @@ def test_lines_are_safe_to_show(capsys):
     shown = capsys.readouterr().err
     assert len(shown) < 3000
     assert "\x1b" not in shown
+
+
+@pytest.mark.parametrize("place", ["missing/below", "file/below", "relative"])
+def test_a_cache_that_cannot_be_written_is_not_used(monkeypatch, tmp_path, place):
+    option = "jax_compilation_cache_dir"
+    before = jax.config.values[option]
+    (tmp_path / "file").touch()
+    (tmp_path / "missing").mkdir(mode=0o500)
+    given = place if place == "relative" else str(tmp_path / place)
+    monkeypatch.setenv("XDG_CACHE_HOME", given)
+    # The superuser may write anywhere.
+    monkeypatch.setattr(os, "access", lambda *arguments: False)
+    monkeypatch.chdir(tmp_path)
+    try:
+        jax.config.update(option, None)
+        _command_line.keep_compiled()
+        assert jax.config.values[option] is None
+        assert not (tmp_path / "relative").exists()
+    finally:
+        jax.config.update(option, before)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["export", "data.npz", "--png="], ["export", "data.npz", "--npy", ""]),
+        ["import", "delta.npy", "data.npz", "--output="],
+        ["detect", "a.npz", "data.npz", "--json="],
+    ],
+    ids=" ".join,
+)
+def test_an_empty_path_is_not_the_current_directory(miue, site, arguments):
+    before = _content(site)
+    status, _, errors = miue(*arguments)
+    assert (status, len(errors.splitlines())) == (2, 1)
+    assert "is empty: name a" in errors
+    assert _content(site) == before
+
+
+def test_an_empty_directory_of_a_run_is_not_the_current_one(site):
+    before = _content(site)
+    for run in (
+        lambda: miue_jax.protect("data.npz", "random_noise", workdir=""),
+        lambda: miue_jax.evaluate("data.npz", "data.npz", workdir=""),
+        lambda: demo.demo(""),
+    ):
+        with pytest.raises(ValueError, match="workdir is empty: name a directory"):
+            run()
+    assert _content(site) == before

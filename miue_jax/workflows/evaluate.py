@@ -64,6 +64,9 @@ class EvaluateConfig:
       evaluate_every: epochs between tests; the last epoch is always tested.
       checkpoint_every: epochs between checkpoints.
 
+    Raises:
+      ValueError: if a number is out of range.
+
     Example:
       >>> from miue_jax import victims
       >>> from miue_jax.workflows.evaluate import EvaluateConfig
@@ -84,6 +87,13 @@ class EvaluateConfig:
     num_shards: int | None = None
     evaluate_every: int = 1
     checkpoint_every: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("evaluate_every", "checkpoint_every"):
+            check_number(name, getattr(self, name), "> 0", whole=True)
+        check_seeds("seeds", self.seeds)
+        if self.num_shards is not None:
+            check_number("num_shards", self.num_shards, "> 0", whole=True)
 
 
 def evaluate(
@@ -288,9 +298,6 @@ def prepare(
     Raises:
       ValueError: if an input is bad.
     """
-    for name in ("evaluate_every", "checkpoint_every"):
-        check_number(name, getattr(config, name), "> 0", whole=True)
-    check_seeds("seeds", config.seeds)
     mesh = parallel.data_mesh()
     num_shards = parallel.resolve_num_shards(config.num_shards, mesh)
     if train_set is None:

@@ -43,6 +43,9 @@ class Selection:
       classes: from which they are drawn, by name or number; None for all.
       seed: of the draw.
 
+    Raises:
+      ValueError: if a number is out of range.
+
     Example:
       >>> from miue_jax.workflows.protect import Selection
       >>> Selection(fraction=0.5, classes=("cat", "dog"))
@@ -52,6 +55,10 @@ class Selection:
     fraction: float = 1.0
     classes: tuple[str, ...] | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_number("fraction", self.fraction, "in (0, 1]")
+        check_number("seed", self.seed, ">= 0", whole=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,6 +74,9 @@ class ProtectConfig:
       num_shards: shards of the data; None for one per device. Results depend on it, not
         on the devices: set it to reproduce a larger machine on a smaller one.
       checkpoint_every: steps between checkpoints.
+
+    Raises:
+      ValueError: if a number is out of range.
 
     Example:
       >>> from miue_jax import generators
@@ -87,6 +97,12 @@ class ProtectConfig:
     seed: int = 0
     num_shards: int | None = None
     checkpoint_every: int = 200
+
+    def __post_init__(self) -> None:
+        check_number("checkpoint_every", self.checkpoint_every, "> 0", whole=True)
+        check_seeds("seed", (self.seed,))
+        if self.num_shards is not None:
+            check_number("num_shards", self.num_shards, "> 0", whole=True)
 
 
 def protect(
@@ -151,6 +167,9 @@ def protect(
 def directory_of(workdir: str | os.PathLike[str] | None) -> Iterator[pathlib.Path]:
     """Yields a working directory, a temporary one for None."""
     if workdir is not None:
+        if not os.fspath(workdir):
+            # It would be the current directory.
+            raise ValueError("workdir is empty: name a directory for the run")
         yield pathlib.Path(workdir)
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -267,8 +286,6 @@ def prepare(config: ProtectConfig, clean: Dataset | None = None) -> Job:
     Raises:
       ValueError: if an input is bad.
     """
-    check_number("checkpoint_every", config.checkpoint_every, "> 0", whole=True)
-    check_seeds("seed", (config.seed,))
     check_export(config.export)
     mesh = parallel.data_mesh()
     num_shards = parallel.resolve_num_shards(config.num_shards, mesh)
@@ -295,6 +312,8 @@ def prepare(config: ProtectConfig, clean: Dataset | None = None) -> Job:
     )
     clipped = generators.clip_batches(settings, spec)
     generator = generators.create(name, clipped, spec)
+    # The steps of all passes over these data, which a run counts in 32 bits.
+    check_number("steps of the generator", generator.num_steps, "> 0", whole=True)
     identity = {
         "data": data_settings(config.data),
         "generator": config.generator.to_plain(),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from miue_jax import _json
-from miue_jax._checks import one_line, shown
+from miue_jax._checks import listed, one_line, shown
 from miue_jax.data import memory
 from miue_jax.workflows import estimator_table
 from miue_jax.workflows.measure import summary as measurement
@@ -66,7 +66,7 @@ def render(results: Mapping[str, Any]) -> str:
             except _WRONG as error:
                 raise ValueError(f"the results are damaged: {_what(error)}") from error
     raise ValueError(
-        f"results with {shown(list(results))} have no table; allowed are "
+        f"results with {listed(results) or 'nothing'} have no table; allowed are "
         f"those with one of {', '.join(_TABLES)}"
     )
 

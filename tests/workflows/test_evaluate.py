@@ -222,8 +222,8 @@ def test_a_damaged_directory_is_named(tmp_path, data):
         ({"seeds": ("a",)}, "seeds holds 'a'"),
         ({"seeds": (0, 0)}, "they must differ"),
         ({"seeds": (10**20,)}, "seeds holds 100000000000000000000"),
-        ({"num_shards": 0}, "num_shards is 0; it must be positive"),
-        ({"num_shards": -1}, "num_shards is -1; it must be positive"),
+        ({"num_shards": 0}, "num_shards is 0; allowed: whole numbers > 0"),
+        ({"num_shards": -1}, "num_shards is -1; allowed: whole numbers > 0"),
     ],
     ids=str,
 )
@@ -239,8 +239,8 @@ def test_bad_settings_of_victims_are_found_before_anything_is_written(
     ("change", "message"),
     [
         ({"seed": 10**20}, "seed holds 100000000000000000000"),
-        ({"num_shards": 0}, "num_shards is 0; it must be positive"),
-        ({"num_shards": "two"}, "num_shards is 'two'; it must be positive"),
+        ({"num_shards": 0}, "num_shards is 0; allowed: whole numbers > 0"),
+        ({"num_shards": "two"}, "num_shards is 'two'; allowed: whole numbers > 0"),
         # 24 shards cannot share a batch of 12.
         ({"num_shards": 24}, "12 images does not split .*set batch_size"),
         ({"num_shards": 64}, "60 images cannot be dealt to 64 .*set num_shards"),
@@ -250,9 +250,12 @@ def test_bad_settings_of_victims_are_found_before_anything_is_written(
 def test_bad_settings_of_generators_are_found_before_anything_is_written(
     tmp_path, data, change, message
 ):
-    config = dataclasses.replace(_protection(data), **change)
     with pytest.raises(ValueError, match=message):
-        protect.run(config, tmp_path / "run", progress=False)
+        protect.run(
+            dataclasses.replace(_protection(data), **change),
+            tmp_path / "run",
+            progress=False,
+        )
     assert not (tmp_path / "run").exists()
 
 

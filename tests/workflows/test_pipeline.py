@@ -447,7 +447,7 @@ def test_a_perturbation_of_nothing_is_an_error_and_no_artifact(tmp_path, data):
 def test_training_that_diverges_ends_in_one_line_naming_the_step(
     tmp_path, data, capsys
 ):
-    broken = {"learning_rate": 1e6, "epochs": 4}
+    broken = {"learning_rate": 1e3, "weight_decay": 1e3, "epochs": 4}
     line = _refused(
         capsys,
         lambda: protect.run(

@@ -270,7 +270,7 @@ def test_a_cell_stopped_in_its_midst_is_resumed_where_the_directory_was_moved(
 
 def test_the_data_are_named_by_their_source_or_as_is_said(tmp_path, config):
     config = dataclasses.replace(config, blocks=(FIRST_BLOCK,))
-    assert _run(config, tmp_path / "run")["data"] == config.data.name
+    assert _run(config, tmp_path / "run")["data"] == pathlib.Path(config.data.name).name
     config = dataclasses.replace(config, data_name="noise")
     assert _run(config, tmp_path / "run")["data"] == "noise"
 
