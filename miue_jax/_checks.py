@@ -87,6 +87,20 @@ def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
         raise ValueError(f"{name} is {shown(value)}; allowed: {', '.join(allowed)}")
 
 
+def check_text(name: str, value: object) -> None:
+    """Checks a setting that is a text.
+
+    Args:
+      name: name of the setting.
+      value: the value.
+
+    Raises:
+      ValueError: if it is none.
+    """
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is {shown(value)}; it must be a string")
+
+
 def check_seeds(name: str, seeds: Any) -> None:
     """Checks the seeds of runs that must differ.
 

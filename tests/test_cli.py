@@ -545,6 +545,16 @@ BROKEN = {
     "no function": ("x = 1\n", "mine.py: it has no function get_config"),
     "error": ("def get_config():\n    return 1 / 0\n", "ZeroDivisionError: division"),
     "exit": ("raise SystemExit(3)\n", "mine.py: SystemExit: 3"),
+    "base": (
+        "class E(BaseException):\n    pass\n\ndef get_config():\n    raise E('b')\n",
+        "mine.py: E: b (mine.py, line 5)",
+    ),
+    "conversion": (
+        "class C:\n    def to_dict(self):\n        raise KeyError('x')\n\n"
+        "def get_config():\n    return C()\n",
+        "mine.py: KeyError: 'x' (mine.py, line 3)",
+    ),
+    "assertion": ("assert False, 'no'\n", "mine.py: AssertionError: no (mine.py, line"),
     "argument": (
         "def get_config(a):\n    return {}\n",
         "mine.py: TypeError: get_config",
@@ -572,6 +582,7 @@ BROKEN_VALUES = {
     "evaluate": {
         "{'train': 5}": "data are 5; allowed: a name, a path",
         "{'victim': 5}": "victim is 5; allowed: the name of a protocol",
+        "{'victim': {'model': ['a']}}": "victim model is ['a']; it must be a string",
         "{'victim': 'quik'}": "did you mean 'quick'",
         "{'victim': {'epoch': 3}}": "did you mean 'epochs'",
         "{'defense': 5}": "mine.py: ",
@@ -594,6 +605,7 @@ BROKEN_VALUES = {
         "{'data': 5}": "mine.py: ",
         "{'victims': 5}": "mine.py: ",
         "{'victim': 5}": "did you mean 'victims'",
+        "{'victims': {'a': {'run': 5}}}": "run is 5; it must be a string",
     },
 }
 

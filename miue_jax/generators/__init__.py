@@ -309,7 +309,7 @@ def trace_own(
     spec: DataSpec,
     mesh: jax.sharding.Mesh,
     data: sampling.Shards,
-) -> None:
+) -> Any:
     """Traces a user-defined generator on a mesh, so that faults come before a run.
 
     Args:
@@ -319,6 +319,9 @@ def trace_own(
       mesh: the devices.
       data: dealt to shards.
 
+    Returns:
+      The shapes and dtypes of its state.
+
     Raises:
       ValueError: if a function fails, or returns something else than `Generator` says.
 
@@ -326,7 +329,7 @@ def trace_own(
       It is called with what `create` makes of a function of the user's own:
 
       >>> from miue_jax import generators
-      >>> generators.trace_own(  # doctest: +SKIP
+      >>> state = generators.trace_own(  # doctest: +SKIP
       ...     "my_noise:stripes", generator, spec, mesh, shards
       ... )
     """
@@ -343,6 +346,7 @@ def trace_own(
                 f"the perturbation must be floating point of shape {shape}, got "
                 f"{_checks.shown(delta)}"
             )
+        return state
 
 
 def _traced(generator: Generator, spec: DataSpec) -> Generator:

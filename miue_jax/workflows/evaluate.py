@@ -338,11 +338,12 @@ def prepare(
     # and what is wrong with a defense or a model of the user's own.
     shards = sampling.deal(train_set.images, train_set.labels, num_shards)
     if models.is_own(config.victim.model) or defenses.is_own(config.defense):
-        tracing.trace(
+        state = tracing.trace(
             victim.init, victim.step, mesh, shards, evaluate=victim.evaluate_robust
         )
     else:
-        jax.eval_shape(victim.init, jax.random.key(0), shards)
+        state = jax.eval_shape(victim.init, jax.random.key(0), shards)
+    tracing.check_memory(state, "a victim")
     return Job(*(train_set, test_set, victim, defense, settings.epochs, mesh, identity))
 
 

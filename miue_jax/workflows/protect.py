@@ -23,7 +23,14 @@ from miue_jax._checks import check_number, check_seeds
 from miue_jax.budget import check_export
 from miue_jax.data import Dataset, DataSource, artifact, public
 from miue_jax.generators import GeneratorSpec
-from miue_jax.train import checkpoints, loop, parallel, run_directory, sampling
+from miue_jax.train import (
+    checkpoints,
+    loop,
+    parallel,
+    run_directory,
+    sampling,
+    tracing,
+)
 
 __all__ = ["ARTIFACT", "Export", "ProtectConfig", "Selection", "protect", "run"]
 
@@ -327,9 +334,10 @@ def prepare(config: ProtectConfig, clean: Dataset | None = None) -> Job:
     shards = sampling.deal(clean.images, clean.labels, num_shards, selected=selected)
     # A network that does not take these images is found before anything is written.
     if generators.is_own(name):
-        generators.trace_own(name, generator, spec, mesh, shards)
+        state = generators.trace_own(name, generator, spec, mesh, shards)
     else:
-        jax.eval_shape(generator.init, jax.random.key(0), shards)
+        state = jax.eval_shape(generator.init, jax.random.key(0), shards)
+    tracing.check_memory(state, "the generator")
     return Job(clean, generator, mesh, shards, selected, identity)
 
 

@@ -322,3 +322,22 @@ def test_convolutions_resume_bit_for_bit_after_kill_minus_nine(tmp_path, data, c
     assert _metrics((tmp_path / "killed" / metrics).parent) == _metrics(
         (tmp_path / "whole" / metrics).parent
     )
+
+
+@pytest.mark.usefixtures("one_device")
+def test_a_network_beyond_the_memory_is_found_before_anything_is_written(
+    tmp_path, data, monkeypatch
+):
+    monkeypatch.setenv("MIUE_MEMORY", "1e-3")
+    for whose, run in (
+        (
+            "a victim",
+            lambda: evaluate.run(_training(data, width=2048), tmp_path / "run"),
+        ),
+        ("the generator", lambda: protect.run(_protection(data), tmp_path / "run")),
+    ):
+        if whose == "the generator":
+            monkeypatch.setenv("MIUE_MEMORY", "5e-5")
+        with pytest.raises(ValueError, match=f"the state of {whose} would need .* GB"):
+            run()
+        assert not (tmp_path / "run").exists()
