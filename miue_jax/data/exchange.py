@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import unicodedata
+import warnings
 from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
@@ -386,7 +387,10 @@ def _read_png_folder(root: pathlib.Path, clean: Dataset) -> np.ndarray:
     def read(index: int) -> None:
         images[index] = _read_png(paths[index], images.shape[1:])
 
-    _parallel(read, range(len(images)))
+    with warnings.catch_warnings():
+        # The size is that of the clean images, or it is refused.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        _parallel(read, range(len(images)))
     return images
 
 
