@@ -34,7 +34,7 @@ from accuracy import cell_log, measuring, plot, summary
 from accuracy.config import Benchmark
 
 from miue_jax import _checks, _command_line, _settings
-from miue_jax.data import atomic, public
+from miue_jax.data import atomic, memory, public
 from miue_jax.information import tasks
 from miue_jax.train import loop, run_directory
 from miue_jax.workflows import estimator_table
@@ -124,13 +124,16 @@ def prepare(config: Benchmark) -> _Work:
         if len(set(given)) < len(given):
             raise ValueError(f"{name} is {tuple(given)}; they must differ")
     for name, value in dataclasses.asdict(config.speed).items():
-        if type(value) is not int or value <= 0:
-            raise ValueError(
-                f"speed.{name} is {value!r}; it must be a positive integer"
-            )
+        _checks.check_number(f"speed.{name}", value, "> 0", whole=True)
+    # Of x and y in two precisions.
+    values = config.speed.size * config.speed.dim
+    memory.check(2 * (4 + 8) * values, f"speed.size is {config.speed.size}, which")
     for size in config.sizes:
-        if type(size) is not int or size < 2:
-            raise ValueError(f"sizes holds {size!r}; allowed: integers from 2")
+        if type(size) is not int or not 2 <= size < 2**31:
+            raise ValueError(
+                f"sizes holds {_checks.shown(size)}; allowed: integers from 2 to "
+                "2**31 - 1"
+            )
     made = {name: tasks.create(name) for name in config.tasks}
     for name, task in made.items():
         if not math.isfinite(task.information):

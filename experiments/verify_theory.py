@@ -30,7 +30,7 @@ from theory import (
     samples,
 )
 
-from miue_jax import _command_line
+from miue_jax import _checks, _command_line
 from miue_jax.data import public
 from miue_jax.train import run_directory
 
@@ -141,11 +141,10 @@ def run(options: Options) -> bool:
       Whether every claim holds.
 
     Raises:
-      ValueError: for a negative seed or a workdir that is not a directory.
+      ValueError: for a seed beyond 32 bits or a workdir that is not a directory.
     """
     workdir, seed, quick = options.workdir, options.seed, options.quick
-    if seed < 0:
-        raise ValueError(f"--seed must be at least 0, given {seed}")
+    _checks.check_seeds("--seed", (seed,))
     if workdir.exists() and not workdir.is_dir():
         raise ValueError(f"--workdir {workdir} is not a directory")
     workdir.mkdir(parents=True, exist_ok=True)

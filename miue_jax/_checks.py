@@ -19,27 +19,59 @@ _RANGES: dict[str, Callable[[Any], bool]] = {
 Range = Literal["> 0", ">= 0", "in [0, 1)", "in [0, 1]", "in (0, 1]"]
 
 
-def check_number(name: str, value: Any, allowed: Range, *, whole: bool = False) -> None:
+# No setting is plausible beyond these: 32-bit numbers overflow, or what is added is
+# lost. Some names, which mean the same wherever they occur, have narrower bounds: a
+# training beyond them only diverges, or never ends.
+_SMALLEST, _LARGEST, _LARGEST_WHOLE = 1e-12, 1e12, 2**31 - 1
+_BOUNDS: dict[str, tuple[float, float]] = {
+    "temperature": (1e-6, 1e6),
+    **dict.fromkeys(("learning_rate", "learning_rate_end"), (_SMALLEST, 1e3)),
+    **dict.fromkeys(("weight_decay", "clip_norm", "distance_weight"), (_SMALLEST, 1e6)),
+    **dict.fromkeys(("step_size", "step_size_end"), (_SMALLEST, 1e4)),
+    **dict.fromkeys(("epochs", "warmup_epochs"), (1, 10**6)),
+    **dict.fromkeys(("width", "depth"), (1, 2**14)),
+    **dict.fromkeys(("pgd_steps", "train_pgd_steps"), (1, 10**5)),
+    **dict.fromkeys(("num_steps", "eval_steps"), (1, 10**5)),
+    **dict.fromkeys(("inner_steps", "adversarial_steps"), (1, 10**5)),
+}
+
+
+def check_number(
+    name: str,
+    value: Any,
+    allowed: Range,
+    *,
+    whole: bool = False,
+) -> None:
     """Checks a numeric setting.
 
     Args:
-      name: name of the setting, for the message.
+      name: name of the setting, for the message; its last word decides what is
+        plausible.
       value: the value; Python and NumPy scalars are numbers, bools are not.
       allowed: the range.
       whole: whether it must have an integer type (1.0 does not).
 
     Raises:
       ValueError: if it is not a number, not finite, not an integer where `whole` is
-        set, or out of range; the message names the setting, the value and the range.
+        set, out of range, or not plausible: beyond what any setting, or one of this
+        name, may be. The message names the setting, the value and the range.
     """
+    bounds = (_SMALLEST, _LARGEST_WHOLE if whole else _LARGEST)
+    least, most = _BOUNDS.get(name.replace(".", " ").split()[-1], bounds)
     kind = numbers.Integral if whole else numbers.Real
     fits = isinstance(value, kind) and not isinstance(value, bool)
-    # NaN is in no range; infinity must be kept out of the unbounded ones.
-    if not fits or not _RANGES[allowed](value) or value == float("inf"):
-        raise ValueError(
-            f"{name} is {shown(value)}; allowed: "
-            f"{'whole' if whole else 'finite'} numbers {allowed}"
-        )
+    number: Any = value
+    beyond = ""
+    # NaN is in no range.
+    if fits and _RANGES[allowed](number) and number != float("inf"):
+        if number <= most and (number == 0 or number >= least):
+            return
+        beyond = f", at most {most}" if number > most else f", at least {least}"
+    raise ValueError(
+        f"{name} is {shown(value)}; allowed: {'whole' if whole else 'finite'} numbers "
+        f"{allowed}{beyond}"
+    )
 
 
 def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
@@ -115,6 +147,20 @@ def check_reciprocal(name: str, value: Any, dtype: Any) -> None:
         )
 
 
+def check_text(name: str, value: object) -> None:
+    """Checks a setting that is a text.
+
+    Args:
+      name: name of the setting.
+      value: the value.
+
+    Raises:
+      ValueError: if it is none.
+    """
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is {shown(value)}; it must be a string")
+
+
 def check_seeds(name: str, seeds: Any) -> None:
     """Checks the seeds of runs that must differ.
 
@@ -158,6 +204,21 @@ def one_line(text: str, longest: int = _LONGEST) -> str:
     cut = len(text) > longest
     line = " ".join(text[:longest].split())
     return "".join(c if c.isprintable() else "?" for c in line) + ("..." if cut else "")
+
+
+def listed(names: Iterable[str], most: int = 8) -> str:
+    """Lists the names that an input has.
+
+    Args:
+      names: any names.
+      most: how many to show.
+
+    Returns:
+      The first of them, and how many more there are.
+    """
+    names = list(names)
+    more = [f"{len(names) - most} more"] if len(names) > most else []
+    return ", ".join([*(one_line(name, 60) for name in names[:most]), *more])
 
 
 def shown(value: object, longest: int = 100) -> str:

@@ -60,11 +60,11 @@ def parse(
       HelpShown: after the help was printed.
     """
     arguments = list(arguments)
-    given = [_option(a) for a in arguments if a.startswith("--")]
-    for option in given:
-        if given.count(option) > 1:
+    options = [_option(a) for a in arguments if a.startswith("--")]
+    for option in options:
+        if options.count(option) > 1:
             raise ValueError(f"{option} is given twice")
-    options: dict[str, Any] = {} if default is None else {"default": default}
+    defaults: dict[str, Any] = {} if default is None else {"default": default}
 
     def run(arguments: Sequence[str]) -> T:
         with warnings.catch_warnings():
@@ -72,7 +72,7 @@ def parse(
             # the dataclasses themselves.
             warnings.simplefilter("ignore")
             return tyro.cli(
-                kind, args=arguments, prog=prog, description=description, **options
+                kind, args=arguments, prog=prog, description=description, **defaults
             )
 
     if {"-h", "--help"} & set(arguments):
@@ -83,7 +83,7 @@ def parse(
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors), _unwrapped():
-            return run(arguments)
+            given = run(arguments)
     except SystemExit:
         reason = _reason(errors.getvalue(), prog)
         if name := re.match(r"unknown option '(.*)'", reason):
@@ -94,6 +94,11 @@ def parse(
             allowed = [f"those of {prog} --help"]
             raise _checks.unknown("option", name[1], known, allowed=allowed) from None
         raise ValueError(reason) from None
+    for name, problem in _PLACES.items():
+        # An empty path would be the current directory.
+        if _value(arguments, name) == "":
+            raise ValueError(f"{name} is {problem}")
+    return given
 
 
 @contextlib.contextmanager
@@ -120,6 +125,19 @@ def option(arguments: Sequence[str], name: str, default: str | None) -> str | No
     Returns:
       Its value.
     """
+    value = _value(arguments, name)
+    return default if value is None else value
+
+
+# Options that name a file or a folder to write.
+_PLACES = {
+    "--workdir": "missing: name a directory for the run",
+    "--png": "empty: name a folder to create",
+    **dict.fromkeys(("--npy", "--json", "--output"), "empty: name a file"),
+}
+
+
+def _value(arguments: Sequence[str], name: str) -> str | None:
     for number, argument in enumerate(arguments):
         if _option(argument) != name:
             continue
@@ -127,7 +145,7 @@ def option(arguments: Sequence[str], name: str, default: str | None) -> str | No
             return argument.partition("=")[2]
         if number + 1 < len(arguments):
             return arguments[number + 1]
-    return default
+    return None
 
 
 def _option(argument: str) -> str:
@@ -353,17 +371,28 @@ def heartbeat_timeout() -> int:
 
 
 def keep_compiled() -> None:
-    """Keeps compiled programs in the user's cache, unless JAX is told where already."""
+    """Keeps compiled programs in the user's cache, unless JAX is told where already.
+
+    Where there is no home, or none that can be written to, it goes on without.
+    """
     import jax
 
-    if jax.config.values["jax_compilation_cache_dir"] is None:
-        with contextlib.suppress(RuntimeError):  # a user without a home
-            jax.config.update("jax_compilation_cache_dir", str(_own_cache()))
+    if jax.config.values["jax_compilation_cache_dir"] is not None:
+        return
+    with contextlib.suppress(RuntimeError, OSError):  # a user without a home
+        cache = _own_cache()
+        if not cache.is_absolute():
+            return
+        cache.mkdir(parents=True, exist_ok=True)
+        # JAX would warn about each program that it cannot keep.
+        if os.access(cache, os.R_OK | os.W_OK | os.X_OK):
+            jax.config.update("jax_compilation_cache_dir", str(cache))
 
 
 def _own_cache() -> pathlib.Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(cache) / "miue_jax"
+    given = os.environ.get("XDG_CACHE_HOME")
+    parent = pathlib.Path(given) if given else pathlib.Path.home() / ".cache"
+    return parent / "miue_jax"
 
 
 def _forget_compiled(warning: str) -> bool:

@@ -14,7 +14,7 @@ import miue_jax
 from miue_jax import _command_line, cli, generators, victims
 from miue_jax.budget import Budget
 from miue_jax.data import artifact, load
-from miue_jax.workflows import evaluate, protect
+from miue_jax.workflows import demo, evaluate, protect
 
 COMMANDS = tuple(cli._COMMANDS)
 RUNS = ("protect", "evaluate", "sweep", "measure", "demo")
@@ -582,6 +582,16 @@ BROKEN = {
     "no function": ("x = 1\n", "mine.py: it has no function get_config"),
     "error": ("def get_config():\n    return 1 / 0\n", "ZeroDivisionError: division"),
     "exit": ("raise SystemExit(3)\n", "mine.py: SystemExit: 3"),
+    "base": (
+        "class E(BaseException):\n    pass\n\ndef get_config():\n    raise E('b')\n",
+        "mine.py: E: b (mine.py, line 5)",
+    ),
+    "conversion": (
+        "class C:\n    def to_dict(self):\n        raise KeyError('x')\n\n"
+        "def get_config():\n    return C()\n",
+        "mine.py: KeyError: 'x' (mine.py, line 3)",
+    ),
+    "assertion": ("assert False, 'no'\n", "mine.py: AssertionError: no (mine.py, line"),
     "argument": (
         "def get_config(a):\n    return {}\n",
         "mine.py: TypeError: get_config",
@@ -610,6 +620,7 @@ BROKEN_VALUES = {
     "evaluate": {
         "{'train': 5}": "data are 5; allowed: a name, a path",
         "{'victim': 5}": "victim is 5; allowed: the name of a protocol",
+        "{'victim': {'model': ['a']}}": "victim model is ['a']; it must be a string",
         "{'victim': 'quik'}": "did you mean 'quick'",
         "{'victim': {'epoch': 3}}": "did you mean 'epochs'",
         "{'defense': 5}": "mine.py: ",
@@ -635,6 +646,7 @@ BROKEN_VALUES = {
         "{'data': 5}": "mine.py: ",
         "{'victims': 5}": "mine.py: ",
         "{'victim': 5}": "did you mean 'victims'",
+        "{'victims': {'a': {'run': 5}}}": "run is 5; it must be a string",
     },
 }
 
@@ -730,3 +742,52 @@ def test_lines_are_safe_to_show(capsys):
     shown = capsys.readouterr().err
     assert len(shown) < 3000
     assert "\x1b" not in shown
+
+
+@pytest.mark.parametrize("place", ["missing/below", "file/below", "relative"])
+def test_a_cache_that_cannot_be_written_is_not_used(monkeypatch, tmp_path, place):
+    option = "jax_compilation_cache_dir"
+    before = jax.config.values[option]
+    (tmp_path / "file").touch()
+    (tmp_path / "missing").mkdir(mode=0o500)
+    given = place if place == "relative" else str(tmp_path / place)
+    monkeypatch.setenv("XDG_CACHE_HOME", given)
+    # The superuser may write anywhere.
+    monkeypatch.setattr(os, "access", lambda *arguments: False)
+    monkeypatch.chdir(tmp_path)
+    try:
+        jax.config.update(option, None)
+        _command_line.keep_compiled()
+        assert jax.config.values[option] is None
+        assert not (tmp_path / "relative").exists()
+    finally:
+        jax.config.update(option, before)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["export", "data.npz", "--png="], ["export", "data.npz", "--npy", ""]),
+        ["import", "delta.npy", "data.npz", "--output="],
+        ["detect", "a.npz", "data.npz", "--json="],
+    ],
+    ids=" ".join,
+)
+def test_an_empty_path_is_not_the_current_directory(miue, site, arguments):
+    before = _content(site)
+    status, _, errors = miue(*arguments)
+    assert (status, len(errors.splitlines())) == (2, 1)
+    assert "is empty: name a" in errors
+    assert _content(site) == before
+
+
+def test_an_empty_directory_of_a_run_is_not_the_current_one(site):
+    before = _content(site)
+    for run in (
+        lambda: miue_jax.protect("data.npz", "random_noise", workdir=""),
+        lambda: miue_jax.evaluate("data.npz", "data.npz", workdir=""),
+        lambda: demo.demo(""),
+    ):
+        with pytest.raises(ValueError, match="workdir is empty: name a directory"):
+            run()
+    assert _content(site) == before

@@ -1,11 +1,11 @@
 """Images and labels in a NumPy `.npz` file."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from miue_jax._checks import one_line
+from miue_jax._checks import listed
 from miue_jax.data import npz
 from miue_jax.data.dataset import Dataset, validate
 
@@ -59,7 +59,7 @@ def load(path: str | os.PathLike[str], split: str = "train") -> Dataset:
             raise ValueError(
                 f"it has no {split} images and labels: it must hold "
                 + " or ".join(" and ".join(pair) for pair in _KEYS[split])
-                + f", it holds {_listed(content)}"
+                + f", it holds {listed(content) or 'nothing'}"
             )
         image_key, label_key = pairs[0]
         if "class_names" in content:
@@ -115,12 +115,6 @@ def dataset(
     if class_names is None:
         class_names = _count_classes(label_key, classes)
     return validate(Dataset(pixels, classes, tuple(map(str, class_names))))
-
-
-def _listed(names: Iterable[str]) -> str:
-    names = [one_line(name, 60) for name in names]
-    more = [f"{len(names) - 8} more"] if len(names) > 8 else []
-    return ", ".join([*names[:8], *more]) or "nothing"
 
 
 def _to_names(names: np.ndarray) -> tuple[str, ...]:

@@ -1,12 +1,12 @@
 """Export of a protected data set, and import of perturbations made elsewhere."""
 
 import concurrent.futures
-import itertools
 import json
 import os
 import pathlib
 import re
 import unicodedata
+import warnings
 from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from PIL import Image
 
-from miue_jax._checks import one_line
+from miue_jax._checks import listed, one_line
 from miue_jax.budget import to_unit
 from miue_jax.data import artifact, atomic, npz, public, torch_file
 from miue_jax.data.artifact import Protected
@@ -26,8 +26,6 @@ _SUFFIXES = (".npy", ".npz", ".pt", ".pth")
 _RESERVED = re.compile(
     r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?|metadata\.json", re.IGNORECASE
 )
-# Arrays that a message lists.
-_MOST_LISTED = 8
 _LONGEST = 200  # bytes of a folder's name; file systems allow 255
 
 
@@ -346,15 +344,12 @@ def _only_one(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> np.ndarray:
     images = [array for array in arrays.values() if array.ndim == 4]
     if len(images) == 1:
         return images[0]
-    found = [
-        f"{one_line(name, 60) or 'tensor'} {array.shape}"
-        for name, array in itertools.islice(arrays.items(), _MOST_LISTED)
-    ]
-    if len(arrays) > len(found):
-        found.append(f"{len(arrays) - len(found)} more")
+    found = listed(
+        f"{one_line(name, 40) or 'tensor'} {array.shape}"
+        for name, array in arrays.items()
+    )
     raise ValueError(
-        f"{path}: must hold exactly one array of four axes, found "
-        f"{', '.join(found) or 'none'}"
+        f"{path}: must hold exactly one array of four axes, found {found or 'none'}"
     )
 
 
@@ -392,7 +387,10 @@ def _read_png_folder(root: pathlib.Path, clean: Dataset) -> np.ndarray:
     def read(index: int) -> None:
         images[index] = _read_png(paths[index], images.shape[1:])
 
-    _parallel(read, range(len(images)))
+    with warnings.catch_warnings():
+        # The size is that of the clean images, or it is refused.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        _parallel(read, range(len(images)))
     return images
 
 

@@ -6,6 +6,7 @@ import os
 import pathlib
 import struct
 import tokenize
+import warnings
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -169,7 +170,10 @@ def declared_bytes(file: IO[bytes]) -> int:
         if version == (1, 0)
         else np.lib.format.read_array_header_2_0
     )
-    shape, _, dtype = header(file)
+    with warnings.catch_warnings():
+        # A damaged header may read like odd code.
+        warnings.simplefilter("ignore", SyntaxWarning)
+        shape, _, dtype = header(file)
     if dtype.hasobject:
         raise ValueError("Object arrays cannot be loaded: they are pickles")
     return math.prod(max(0, size) for size in shape) * dtype.itemsize

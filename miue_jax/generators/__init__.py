@@ -313,7 +313,7 @@ def trace_own(
       It is called with what `create` makes of a function of the user's own:
 
       >>> from miue_jax import generators
-      >>> generators.trace_own(  # doctest: +SKIP
+      >>> state = generators.trace_own(  # doctest: +SKIP
       ...     "my_noise:stripes", generator, spec, mesh, shards
       ... )
     """

@@ -11,7 +11,7 @@ import optax
 from flax import linen as nn
 
 from miue_jax import models
-from miue_jax._checks import check_choice, check_number
+from miue_jax._checks import check_choice, check_number, check_text
 from miue_jax.generators.base import DataSpec
 from miue_jax.image import augment
 from miue_jax.train import classifier, sampling
@@ -60,6 +60,7 @@ class SurrogateConfig:
     weight_decay: float = 5e-4
 
     def __post_init__(self) -> None:
+        check_text("model", self.model)
         check_choice("dtype", self.dtype, ("float32", "bfloat16"))
         check_choice("normalization", self.normalization, ("none", *_MEAN_AND_STD))
         if self.width is not None:

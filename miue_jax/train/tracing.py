@@ -1,5 +1,6 @@
 """A procedure traced without computing anything, so that faults come before a run."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +8,7 @@ import jax
 from jax.sharding import Mesh
 
 from miue_jax._checks import shown
+from miue_jax.data import memory
 from miue_jax.train import parallel
 from miue_jax.train.loop import Evaluate, check_metrics
 from miue_jax.train.parallel import DATA_SPEC, REPLICATED_SPEC, STATE_SPEC, State
@@ -70,6 +72,27 @@ def trace(
         )
         jax.eval_shape(evaluated, state, data)
     return state
+
+
+def check_memory(state: Any, what: str) -> None:
+    """Compares the size of a state with the memory there is, before it is made.
+
+    Args:
+      state: the shapes and dtypes of the state.
+      what: whose state it is, for the message.
+
+    Raises:
+      ValueError: if two of them, one before and one after a step, do not fit.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from miue_jax.train import tracing
+      >>> tracing.check_memory(jax.ShapeDtypeStruct((3,), jnp.float32), "a network")
+    """
+    sizes = [
+        math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)
+    ]
+    memory.check(2 * sum(sizes), f"the state of {what}")
 
 
 def _check_kept(before: Any, after: Any) -> None:

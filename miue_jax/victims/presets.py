@@ -4,7 +4,7 @@ import dataclasses
 
 import optax
 
-from miue_jax._checks import check_choice, check_number
+from miue_jax._checks import check_choice, check_number, check_text
 from miue_jax.train import classifier
 
 
@@ -51,6 +51,7 @@ class VictimConfig:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
+        check_text("victim model", self.model)
         for name in ("epochs", "batch_size"):
             check_number(f"victim {name}", getattr(self, name), "> 0", whole=True)
         check_number("victim learning_rate", self.learning_rate, "> 0")

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from miue_jax import defenses, models
+from miue_jax._checks import check_number
 from miue_jax.image import augment
 from miue_jax.train import sampling
 from miue_jax.train.classifier import (
@@ -101,6 +102,8 @@ def victim(
     )
     share = config.batch_size // num_shards
     steps = sampling.steps_per_pass(num_examples, num_shards, config.batch_size)
+    # The steps of all epochs, which a run counts in 32 bits.
+    check_number("steps of the victim", config.epochs * steps, "> 0", whole=True)
     optimizer = sgd(
         learning_rate(config, steps),
         momentum=config.momentum,

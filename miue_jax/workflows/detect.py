@@ -30,6 +30,9 @@ class DetectConfig:
       steps: iterations of the logistic regression at most.
       seed: of what is held out and of the weights.
 
+    Raises:
+      ValueError: if a number is out of range.
+
     Example:
       >>> from miue_jax.workflows.detect import DetectConfig
       >>> DetectConfig(models=("linear",), epochs=10).batch_size
@@ -42,6 +45,13 @@ class DetectConfig:
     batch_size: int = 128
     steps: int = detection.STEPS["orthogonal_projection"]
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_seeds("seed", [self.seed])
+        for name in ("epochs", "batch_size", "steps"):
+            check_number(name, getattr(self, name), "> 0", whole=True)
+        if self.width is not None:
+            check_number("width", self.width, "> 0", whole=True)
 
 
 def detect(
@@ -79,8 +89,6 @@ def detect(
       (50, ['clean', 'protected'])
     """
     config = dataclasses.replace(config or DetectConfig(), **settings)
-    check_seeds("seed", [config.seed])
-    check_number("steps", config.steps, "> 0", whole=True)
     networks = _networks(config)
     made = protected if isinstance(protected, Protected) else artifact.load(protected)
     source = clean.load() if isinstance(clean, DataSource) else data.load(clean)

@@ -68,6 +68,9 @@ class EvaluateConfig:
       evaluate_every: epochs between tests; the last epoch is always tested.
       checkpoint_every: epochs between checkpoints.
 
+    Raises:
+      ValueError: if a number is out of range.
+
     Example:
       >>> from miue_jax import victims
       >>> from miue_jax.workflows.evaluate import EvaluateConfig
@@ -89,6 +92,14 @@ class EvaluateConfig:
     device_invariant: bool = False
     evaluate_every: int = 1
     checkpoint_every: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("evaluate_every", "checkpoint_every"):
+            check_number(name, getattr(self, name), "> 0", whole=True)
+        check_seeds("seeds", self.seeds)
+        check_flag("device_invariant", self.device_invariant)
+        if self.num_shards is not None:
+            check_number("num_shards", self.num_shards, "> 0", whole=True)
 
 
 def evaluate(
@@ -293,10 +304,6 @@ def prepare(
     Raises:
       ValueError: if an input is bad.
     """
-    for name in ("evaluate_every", "checkpoint_every"):
-        check_number(name, getattr(config, name), "> 0", whole=True)
-    check_seeds("seeds", config.seeds)
-    check_flag("device_invariant", config.device_invariant)
     mesh = parallel.data_mesh()
     num_shards = parallel.resolve_num_shards(config.num_shards, mesh)
     if train_set is None:
@@ -346,6 +353,7 @@ def prepare(
         state = jax.eval_shape(victim.init, jax.random.key(0), shards)
     if config.device_invariant:
         invariance.check(victim.step, mesh, state, shards)
+    tracing.check_memory(state, "a victim")
     return Job(*(train_set, test_set, victim, defense, settings.epochs, mesh, identity))
 
 

@@ -23,7 +23,14 @@ from miue_jax._checks import check_flag, check_number, check_seeds
 from miue_jax.budget import check_export
 from miue_jax.data import Dataset, DataSource, artifact, npz, public, source
 from miue_jax.generators import GeneratorSpec
-from miue_jax.train import checkpoints, loop, parallel, run_directory, sampling
+from miue_jax.train import (
+    checkpoints,
+    loop,
+    parallel,
+    run_directory,
+    sampling,
+    tracing,
+)
 from miue_jax.train import device_invariant as invariance
 
 __all__ = ["ARTIFACT", "Export", "ProtectConfig", "Selection", "protect", "run"]
@@ -47,6 +54,9 @@ class Selection:
       classes: from which they are drawn, by name or number; None for all.
       seed: of the draw.
 
+    Raises:
+      ValueError: if a number is out of range.
+
     Example:
       >>> from miue_jax.workflows.protect import Selection
       >>> Selection(fraction=0.5, classes=("cat", "dog"))
@@ -56,6 +66,10 @@ class Selection:
     fraction: float = 1.0
     classes: tuple[str, ...] | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_number("fraction", self.fraction, "in (0, 1]")
+        check_number("seed", self.seed, ">= 0", whole=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,6 +87,9 @@ class ProtectConfig:
       device_invariant: whether the result is equal to the last bit on any number of
         devices of one kind, and not only up to rounding.
       checkpoint_every: steps between checkpoints.
+
+    Raises:
+      ValueError: if a number is out of range.
 
     Example:
       >>> from miue_jax import generators
@@ -94,6 +111,13 @@ class ProtectConfig:
     num_shards: int | None = None
     device_invariant: bool = False
     checkpoint_every: int = 200
+
+    def __post_init__(self) -> None:
+        check_number("checkpoint_every", self.checkpoint_every, "> 0", whole=True)
+        check_seeds("seed", (self.seed,))
+        check_flag("device_invariant", self.device_invariant)
+        if self.num_shards is not None:
+            check_number("num_shards", self.num_shards, "> 0", whole=True)
 
 
 def protect(
@@ -159,6 +183,9 @@ def protect(
 def directory_of(workdir: str | os.PathLike[str] | None) -> Iterator[pathlib.Path]:
     """Yields a working directory, a temporary one for None."""
     if workdir is not None:
+        if not os.fspath(workdir):
+            # It would be the current directory.
+            raise ValueError("workdir is empty: name a directory for the run")
         yield pathlib.Path(workdir)
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -289,10 +316,7 @@ def prepare(config: ProtectConfig, clean: Dataset | None = None) -> Job:
     Raises:
       ValueError: if an input is bad.
     """
-    check_number("checkpoint_every", config.checkpoint_every, "> 0", whole=True)
-    check_seeds("seed", (config.seed,))
     check_export(config.export)
-    check_flag("device_invariant", config.device_invariant)
     mesh = parallel.data_mesh()
     num_shards = parallel.resolve_num_shards(config.num_shards, mesh)
     if clean is None:
@@ -318,6 +342,8 @@ def prepare(config: ProtectConfig, clean: Dataset | None = None) -> Job:
     )
     clipped = generators.clip_batches(settings, spec)
     generator = generators.create(name, clipped, spec)
+    # The steps of all passes over these data, which a run counts in 32 bits.
+    check_number("steps of the generator", generator.num_steps, "> 0", whole=True)
     identity = {
         "data": data_settings(config.data),
         "generator": config.generator.to_plain(),
@@ -336,6 +362,7 @@ def prepare(config: ProtectConfig, clean: Dataset | None = None) -> Job:
         state = generators.trace_own(name, generator, spec, mesh, shards)
     else:
         state = jax.eval_shape(generator.init, jax.random.key(0), shards)
+    tracing.check_memory(state, "the generator")
     if config.device_invariant:
         invariance.check(generator.step, mesh, state, shards)
     return Job(

@@ -684,3 +684,13 @@ def test_a_torch_file_beyond_the_memory_is_not_read(tmp_path, monkeypatch):
     monkeypatch.setenv("MIUE_MEMORY", "1e-6")
     with pytest.raises(ValueError, match=r"would need 1\.\d+e-05 GB .* MIUE_MEMORY"):
         torch_file.read_tensors(path)
+
+
+def test_a_pipe_among_the_pictures_is_not_waited_for(tmp_path):
+    clean = _clean()
+    exchange.export_png_folder(_protected(clean), tmp_path / "png")
+    path = tmp_path / "png" / "bee" / "00002.png"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match=r"00002\.png: is no file"):
+        exchange.import_perturbation(tmp_path / "png", clean)

@@ -43,3 +43,14 @@ def test_python_objects_are_not_read(tmp_path):
     np.save(tmp_path / "a.npy", np.array([{}], dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match="Object arrays cannot be loaded"):
         npz.read_npy(tmp_path / "a.npy")
+
+
+def test_a_header_that_reads_like_odd_code_is_one_error(tmp_path):
+    with (tmp_path / "a.npy").open("wb") as file:
+        values = {"descr": "<f4", "fortran_order": False, "shape": (30,)}
+        np.lib.format.write_array_header_1_0(file, values)
+        file.write(bytes(120))
+    content = (tmp_path / "a.npy").read_bytes()
+    (tmp_path / "a.npy").write_bytes(content.replace(b"(30,)", b"(3or)"))
+    with pytest.raises(ValueError, match=r"a\.npy: truncated, damaged"):
+        npz.read_npy(tmp_path / "a.npy")

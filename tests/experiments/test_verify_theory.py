@@ -169,3 +169,11 @@ def test_the_quick_run_passes_and_draws(tmp_path):
         content = (tmp_path / name).read_bytes()
         assert content.startswith(b"\x89PNG")
         assert len(content) > 20_000
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 10**22])
+def test_a_seed_that_keys_cannot_hold_is_refused(tmp_path, seed):
+    options = verify_theory.Options(workdir=tmp_path / "run", seed=seed)
+    with pytest.raises(ValueError, match=f"--seed holds {seed}; allowed: integers fr"):
+        verify_theory.run(options)
+    assert not (tmp_path / "run").exists()

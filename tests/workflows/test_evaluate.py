@@ -226,8 +226,8 @@ def test_a_damaged_directory_is_named(tmp_path, data):
         ({"seeds": ("a",)}, "seeds holds 'a'"),
         ({"seeds": (0, 0)}, "they must differ"),
         ({"seeds": (10**20,)}, "seeds holds 100000000000000000000"),
-        ({"num_shards": 0}, "num_shards is 0; it must be positive"),
-        ({"num_shards": -1}, "num_shards is -1; it must be positive"),
+        ({"num_shards": 0}, "num_shards is 0; allowed: whole numbers > 0"),
+        ({"num_shards": -1}, "num_shards is -1; allowed: whole numbers > 0"),
     ],
     ids=str,
 )
@@ -243,8 +243,8 @@ def test_bad_settings_of_victims_are_found_before_anything_is_written(
     ("change", "message"),
     [
         ({"seed": 10**20}, "seed holds 100000000000000000000"),
-        ({"num_shards": 0}, "num_shards is 0; it must be positive"),
-        ({"num_shards": "two"}, "num_shards is 'two'; it must be positive"),
+        ({"num_shards": 0}, "num_shards is 0; allowed: whole numbers > 0"),
+        ({"num_shards": "two"}, "num_shards is 'two'; allowed: whole numbers > 0"),
         # 24 shards cannot share a batch of 12.
         ({"num_shards": 24}, "12 images does not split .*set batch_size"),
         ({"num_shards": 64}, "60 images cannot be dealt to 64 .*set num_shards"),
@@ -254,9 +254,12 @@ def test_bad_settings_of_victims_are_found_before_anything_is_written(
 def test_bad_settings_of_generators_are_found_before_anything_is_written(
     tmp_path, data, change, message
 ):
-    config = dataclasses.replace(_protection(data), **change)
     with pytest.raises(ValueError, match=message):
-        protect.run(config, tmp_path / "run", progress=False)
+        protect.run(
+            dataclasses.replace(_protection(data), **change),
+            tmp_path / "run",
+            progress=False,
+        )
     assert not (tmp_path / "run").exists()
 
 
@@ -323,3 +326,22 @@ def test_convolutions_resume_bit_for_bit_after_kill_minus_nine(tmp_path, data, c
     assert _metrics((tmp_path / "killed" / metrics).parent) == _metrics(
         (tmp_path / "whole" / metrics).parent
     )
+
+
+@pytest.mark.usefixtures("one_device")
+def test_a_network_beyond_the_memory_is_found_before_anything_is_written(
+    tmp_path, data, monkeypatch
+):
+    monkeypatch.setenv("MIUE_MEMORY", "1e-3")
+    for whose, run in (
+        (
+            "a victim",
+            lambda: evaluate.run(_training(data, width=2048), tmp_path / "run"),
+        ),
+        ("the generator", lambda: protect.run(_protection(data), tmp_path / "run")),
+    ):
+        if whose == "the generator":
+            monkeypatch.setenv("MIUE_MEMORY", "5e-5")
+        with pytest.raises(ValueError, match=f"the state of {whose} would need .* GB"):
+            run()
+        assert not (tmp_path / "run").exists()

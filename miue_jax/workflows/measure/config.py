@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from miue_jax import _settings
-from miue_jax._checks import check_number, check_seeds
+from miue_jax._checks import check_number, check_seeds, shown
 from miue_jax.data import DataSource
 
 # Fewest pairs per class: every estimator then has its neighbors in each half.
@@ -33,6 +33,9 @@ class MeasuredRun:
       depth: of the network, with which the table correlates the measures; None for
         unknown.
 
+    Raises:
+      ValueError: if a field has another type or value.
+
     Example:
       >>> from miue_jax.workflows.measure.config import MeasuredRun
       >>> MeasuredRun(run="runs/mi_ue", depth=18).depth
@@ -43,6 +46,16 @@ class MeasuredRun:
     protected: str | None = None
     generator: str | None = None
     depth: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("run", "protected", "generator"):
+            value = getattr(self, name)
+            if not isinstance(value, str | os.PathLike) and (
+                name == "run" or value is not None
+            ):
+                raise ValueError(f"{name} is {shown(value)}; it must be a string")
+        if self.depth is not None:
+            check_number("depth", self.depth, ">= 0", whole=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

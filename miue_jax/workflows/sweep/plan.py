@@ -111,8 +111,8 @@ class Sweep:
       data_name: what the tables call the data; None for their name.
 
     Raises:
-      ValueError: if a name is unknown or cannot be that of a folder, or a block is
-        empty.
+      ValueError: if a name is unknown or cannot be that of a folder, a block is empty,
+        or a number is out of range.
 
     Example:
       >>> import miue_jax as mj
@@ -146,6 +146,10 @@ class Sweep:
         put("victims", _named(self.victims, _victim))
         put("seeds", tuple(self.seeds))
         put("blocks", tuple(map(_block, self.blocks)))
+        _checks.check_seeds("generator_seed", (self.generator_seed,))
+        _checks.check_number("evaluate_every", self.evaluate_every, "> 0", whole=True)
+        if self.num_shards is not None:
+            _checks.check_number("num_shards", self.num_shards, "> 0", whole=True)
         cells(self)
 
     def to_plain(self) -> dict[str, Any]:
@@ -399,7 +403,6 @@ def check(sweep: Sweep, planned: Iterable[Cell]) -> dict[str, Any]:
       ValueError: if an input is bad.
     """
     planned = list(planned)
-    _checks.check_seeds("generator_seed", (sweep.generator_seed,))
     clean, test = sweep.data.load(), sweep.test.load()
     identity: dict[str, Any] = {}
     for name in dict.fromkeys(cell.generator for cell in planned):
