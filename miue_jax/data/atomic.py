@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import os
 import pathlib
 import re
@@ -44,11 +45,11 @@ def write_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     check_new_file(path)
     temporary = _beside(path)
     try:
-        with open(temporary, "xb") as file:
+        with _create_locked(temporary) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+            os.replace(temporary, path)
     except OSError as error:
         raise _named(error, temporary, path) from error
     finally:
@@ -135,13 +136,15 @@ def check_new_file(path: str | os.PathLike[str]) -> None:
         raise ValueError(f"{path}: is a device or a pipe, not a file")
 
 
-def remove_unfinished(folder: str | os.PathLike[str]) -> None:
+def remove_unfinished(folder: str | os.PathLike[str], *, below: bool = True) -> None:
     """Removes what killed writers left in a folder and below it.
 
-    No other process may be writing there.
+    A file that is being written is locked, and stays. No other process may be writing a
+    folder there.
 
     Args:
       folder: the folder.
+      below: whether to look below it, too.
 
     Example:
       >>> import os, tempfile
@@ -152,13 +155,43 @@ def remove_unfinished(folder: str | os.PathLike[str]) -> None:
       ...     os.listdir(folder)
       []
     """
-    for path in [*pathlib.Path(folder).rglob(".*.tmp")]:
+    pattern = "**/.*.tmp" if below else ".*.tmp"
+    for path in [*pathlib.Path(folder).glob(pattern)]:
         if _TEMPORARY.fullmatch(path.name) is None:
             continue
         if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
+            if below:
+                shutil.rmtree(path, ignore_errors=True)
+        elif not _is_written(path):
             path.unlink(missing_ok=True)
+
+
+def _create_locked(path: pathlib.Path) -> BinaryIO:
+    """Creates a file that is locked as long as it is open."""
+    while True:
+        file = open(path, "xb")
+        try:
+            # Some file systems have no locks: nothing shares a directory there.
+            with contextlib.suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if os.fstat(file.fileno()).st_nlink:
+                return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()  # removed by another process before it was locked
+
+
+def _is_written(path: pathlib.Path) -> bool:
+    """Whether a process holds the lock of a temporary file."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _check_parent(path: pathlib.Path) -> None:

@@ -114,8 +114,8 @@ def open_directory(
         with parallel.together():
             if first:
                 _claim(workdir, config)
-                if not shared:
-                    atomic.remove_unfinished(workdir)
+                # Others may be at work below a shared directory.
+                atomic.remove_unfinished(workdir, below=not shared)
         # All processes raise, or those that see the file would wait for the others.
         if any(parallel.process_max(int(not file.exists()))):
             raise ValueError(

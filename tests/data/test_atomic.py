@@ -1,6 +1,7 @@
 """Files and folders are whole or absent, and errors name them."""
 
 import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -81,6 +82,43 @@ def test_what_a_killed_writer_left_can_be_removed(tmp_path):
     atomic.remove_unfinished(tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted([*kept, below])
     assert not list(below.iterdir())
+
+
+def test_what_is_still_being_written_stays(tmp_path):
+    with atomic.write_file(tmp_path / "a") as file:
+        file.write(b"1")
+        for below in (False, True):
+            atomic.remove_unfinished(tmp_path, below=below)
+        assert len(list(tmp_path.iterdir())) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a").read_bytes() == b"1"
+
+
+def test_folders_and_what_lies_below_stay_where_others_may_write(tmp_path):
+    subprocess.run([sys.executable, "-c", _KILLED, str(tmp_path)], check=False)
+    (tmp_path / "cell").mkdir()
+    left = tmp_path / "cell" / f".a.{'0f' * 16}.tmp"
+    left.write_text("")
+    atomic.remove_unfinished(tmp_path, below=False)
+    assert left.exists()
+    assert [path.is_dir() for path in tmp_path.glob(".*.tmp")] == [True]
+
+
+def test_a_file_that_is_removed_before_it_is_locked_is_made_anew(tmp_path, monkeypatch):
+    removed = []
+    real = fcntl.flock
+
+    def flock(file, kind):
+        if not removed:
+            removed.extend(tmp_path.iterdir())
+            atomic.remove_unfinished(tmp_path)
+        return real(file, kind)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with atomic.write_file(tmp_path / "a") as file:
+        file.write(b"1")
+    assert len(removed) == 1
+    assert (tmp_path / "a").read_bytes() == b"1"
 
 
 def test_a_folder_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):

@@ -286,7 +286,7 @@ def refusal(
     """
     every = messages(ended.err)
     last = every[-1][:200] if every else ""
-    lines = [x for x in every if x.startswith("miue ")] if own else every
+    lines = [x for x in every if re.match("miue[ :]", x)] if own else every
     if ended.status is None:
         return f"hangs: killed after {ended.seconds:.0f} s"
     if "Traceback (most recent call last)" in ended.err:

@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from miue_jax.data import atomic
 from miue_jax.train import run_directory
 
 
@@ -238,3 +239,17 @@ def test_processes_with_other_settings_are_refused_before_anything_is_written(
     ):
         pass
     assert not (tmp_path / "run").exists()
+
+
+def test_what_a_killed_process_left_in_a_shared_directory_is_removed(tmp_path):
+    with run_directory.open_directory(tmp_path, {}, resume=True, shared=True):
+        pass
+    left = tmp_path / f".results.json.{'0f' * 16}.tmp"
+    left.write_text("")
+    with run_directory.open_directory(tmp_path, {}, resume=True, shared=True):
+        assert not left.exists()
+        with atomic.write_file(tmp_path / "results.json") as file:
+            file.write(b"{}")
+            with run_directory.open_directory(tmp_path, {}, resume=True, shared=True):
+                pass
+        assert (tmp_path / "results.json").read_bytes() == b"{}"
