@@ -166,20 +166,18 @@ def remove_unfinished(folder: str | os.PathLike[str], *, below: bool = True) -> 
             path.unlink(missing_ok=True)
 
 
-def _create_locked(path: pathlib.Path) -> BinaryIO:
+@contextlib.contextmanager
+def _create_locked(path: pathlib.Path) -> Iterator[BinaryIO]:
     """Creates a file that is locked as long as it is open."""
     while True:
-        file = open(path, "xb")
-        try:
+        with open(path, "xb") as file:
             # Some file systems have no locks: nothing shares a directory there.
             with contextlib.suppress(OSError):
                 fcntl.flock(file, fcntl.LOCK_EX)
+            # Another process may have removed the file before it was locked.
             if os.fstat(file.fileno()).st_nlink:
-                return file
-        except BaseException:
-            file.close()
-            raise
-        file.close()  # removed by another process before it was locked
+                yield file
+                return
 
 
 def _is_written(path: pathlib.Path) -> bool:
