@@ -12,6 +12,7 @@ import os
 import pathlib
 import re
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,8 @@ _UNFINISHED = "*.orbax-checkpoint-tmp*"
 # In the folder of a step; written last and removed first.
 _DIGESTS = "sha256.json"
 _KEPT = 2
+# Seconds that the threads of a save that failed may take to notice.
+_SETTLE = 5.0
 
 _LOGGER = logging.getLogger("miue_jax")
 
@@ -128,7 +131,7 @@ class Checkpoints:
                 whole = (folder / _DIGESTS).exists()
                 left = [*self.directory.glob(_UNFINISHED), *([] if whole else [folder])]
                 for path in left:
-                    shutil.rmtree(path, ignore_errors=True)
+                    _remove_all(path)
             raise OSError(
                 f"checkpoint {step} in {self.directory} cannot be written: "
                 f"{_reason(error)}"
@@ -256,6 +259,17 @@ def _remove(folder: pathlib.Path) -> None:
     """Removes a checkpoint so that a kill on the way leaves one that does not count."""
     (folder / _DIGESTS).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_all(folder: pathlib.Path) -> None:
+    """Removes a folder into which Orbax's threads may still write for a moment."""
+    deadline = time.monotonic() + _SETTLE
+    absent = 0
+    # They make the folder anew if it is gone.
+    while absent < 2 and time.monotonic() < deadline:
+        absent = 0 if folder.exists() else absent + 1
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.05)
 
 
 @contextlib.contextmanager

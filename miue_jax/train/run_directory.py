@@ -63,6 +63,9 @@ def open_directory(
 ) -> Iterator[None]:
     """Claims a run directory for a configuration while the context lasts.
 
+    A directory that it created and in which a run fails before it has made anything is
+    removed again.
+
     Args:
       workdir: the directory; created if missing.
       config: everything the results depend on, as JSON.
@@ -106,6 +109,7 @@ def open_directory(
         elif occupied:
             raise ValueError(f"{workdir} is not empty and holds no run: choose another")
     first = jax.process_index() == 0
+    created = first and not workdir.exists()
     with contextlib.ExitStack() as stack:
         busy = first and not _lock(workdir, stack, shared=shared)
         # All processes raise if the first one must.
@@ -122,7 +126,23 @@ def open_directory(
                 f"{workdir} is not one and the same for all processes: choose one on a "
                 "file system that they share"
             )
-        yield
+        try:
+            yield
+        except Failed:
+            raise  # a result, too
+        except Exception:
+            if created and not shared:
+                _forget(workdir)
+            raise
+
+
+def _forget(workdir: pathlib.Path) -> None:
+    """Removes a directory in which a run has made nothing yet."""
+    with contextlib.suppress(OSError):
+        if [path.name for path in _visible(workdir)] == ["config.json"]:
+            for name in ("config.json", ".config.lock", ".lock"):
+                (workdir / name).unlink()
+            workdir.rmdir()
 
 
 def _check_agreement(config: dict[str, Any]) -> None:

@@ -224,8 +224,8 @@ def run(
         if results_file.exists():
             (workdir / _PURIFIED).unlink(missing_ok=True)
             return read_results(results_file, job.identity)
-        report_clipped("victim", job.identity["clipped"], len(train_set.labels))
         images = _purify(job.defense, train_set, workdir / _PURIFIED)
+        report_clipped("victim", job.identity["clipped"], len(train_set.labels))
         placed = [
             parallel.place(shards, mesh, parallel.DATA_SPEC)
             for shards in (

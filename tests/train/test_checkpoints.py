@@ -1,12 +1,16 @@
 """A checkpoint is whole, or it is an error that names it."""
 
+import contextlib
 import shutil
 import subprocess
+import threading
+import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from orbax.checkpoint import v1 as ocp
 
 from miue_jax.train import checkpoints, parallel
 from miue_jax.train.parallel import State
@@ -271,3 +275,27 @@ def test_a_process_lost_right_after_a_save_does_not_undo_it(tmp_path, monkeypatc
             saved.save(1, _state(1.0))
     with checkpoints.Checkpoints(tmp_path) as saved:
         assert saved.latest_step == 1
+
+
+def test_what_threads_of_a_failed_save_still_write_is_removed(tmp_path, monkeypatch):
+    left = tmp_path / "1.orbax-checkpoint-tmp"
+    began = time.monotonic()
+
+    def write():
+        while time.monotonic() < began + 0.5:
+            left.mkdir(exist_ok=True)
+            with contextlib.suppress(OSError):
+                (left / "d").write_text("")
+
+    writer = threading.Thread(target=write)
+
+    def fail(*_, **__):
+        writer.start()
+        raise RuntimeError("no room")
+
+    monkeypatch.setattr(ocp, "save", fail)
+    saved = checkpoints.Checkpoints(tmp_path)
+    with pytest.raises(OSError, match="no room"):
+        saved.save(1, _state(1.0))
+    writer.join()
+    assert not [*tmp_path.iterdir()]

@@ -253,3 +253,31 @@ def test_what_a_killed_process_left_in_a_shared_directory_is_removed(tmp_path):
             with run_directory.open_directory(tmp_path, {}, resume=True, shared=True):
                 pass
         assert (tmp_path / "results.json").read_bytes() == b"{}"
+
+
+def _fail(workdir: pathlib.Path, error: Exception, *, made: str = "") -> None:
+    def run() -> None:
+        with run_directory.open_directory(workdir, {}, resume=True):
+            if made:
+                (workdir / made).write_text("")
+            raise error
+
+    with pytest.raises(type(error)):
+        run()
+
+
+def test_a_directory_in_which_nothing_was_made_is_removed(tmp_path):
+    workdir = tmp_path / "run"
+    _fail(workdir, ValueError("bad"))
+    assert not workdir.exists()
+    _fail(workdir, OSError(errno.ENOSPC, "full"), made="metrics.jsonl")
+    assert (workdir / "config.json").exists()
+
+
+def test_a_directory_that_was_there_before_or_holds_a_result_stays(tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    _fail(empty, ValueError("bad"))
+    assert (empty / "config.json").exists()
+    _fail(tmp_path / "run", run_directory.Diverged("loss is nan"))
+    assert (tmp_path / "run" / "config.json").exists()

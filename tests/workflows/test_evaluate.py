@@ -97,6 +97,21 @@ def test_a_victim_stopped_within_an_epoch_resumes_as_if_it_had_not(
 
 
 @pytest.mark.usefixtures("one_device")
+def test_a_run_that_fails_before_it_has_made_anything_leaves_nothing(
+    tmp_path, data, monkeypatch
+):
+    def purify(key, images, labels):
+        raise ValueError("mine")
+
+    wrong = defenses.Defense(purify=purify)
+    with monkeypatch.context() as patch:
+        patch.setattr(defenses, "create", lambda *_, **__: wrong)
+        with pytest.raises(ValueError, match="mine"):
+            evaluate.run(_training(data), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("one_device")
 def test_purified_images_are_made_once_and_kept_until_all_is_done(
     tmp_path, data, monkeypatch
 ):
