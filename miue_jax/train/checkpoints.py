@@ -266,7 +266,7 @@ def _remove_all(folder: pathlib.Path) -> None:
     deadline = time.monotonic() + _SETTLE
     absent = 0
     # They make the folder anew if it is gone.
-    while absent < 2 and time.monotonic() < deadline:
+    while absent < 10 and time.monotonic() < deadline:
         absent = 0 if folder.exists() else absent + 1
         shutil.rmtree(folder, ignore_errors=True)
         time.sleep(0.05)
