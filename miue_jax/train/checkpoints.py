@@ -127,11 +127,7 @@ class Checkpoints:
                     self._seal(folder)
         except Exception as error:  # Orbax reports a full disk in many ways
             if jax.process_index() == 0:
-                # One that has its digests is whole: another process may have failed.
-                whole = (folder / _DIGESTS).exists()
-                left = [*self.directory.glob(_UNFINISHED), *([] if whole else [folder])]
-                for path in left:
-                    _remove_all(path)
+                self._clear(folder)
             raise OSError(
                 f"checkpoint {step} in {self.directory} cannot be written: "
                 f"{_reason(error)}"
@@ -210,6 +206,20 @@ class Checkpoints:
                 _remove(path)
         return found
 
+    def _clear(self, folder: pathlib.Path) -> None:
+        """Removes what a failed save left, until Orbax's threads have ended."""
+        # One that has its digests is whole: another process may have failed.
+        whole = (folder / _DIGESTS).exists()
+        deadline, absent = time.monotonic() + _SETTLE, 0
+        while absent < 10 and time.monotonic() < deadline:
+            left = [*self.directory.glob(_UNFINISHED)]
+            if folder.exists() and not whole:
+                left.append(folder)
+            for path in left:
+                shutil.rmtree(path, ignore_errors=True)
+            absent = 0 if left else absent + 1
+            time.sleep(0.05)
+
     def _seal(self, folder: pathlib.Path) -> None:
         """Writes the digests of a checkpoint's files, which makes it count."""
         sealed = {"files": _digests(folder), "logs": self._log_digests()}
@@ -259,17 +269,6 @@ def _remove(folder: pathlib.Path) -> None:
     """Removes a checkpoint so that a kill on the way leaves one that does not count."""
     (folder / _DIGESTS).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def _remove_all(folder: pathlib.Path) -> None:
-    """Removes a folder into which Orbax's threads may still write for a moment."""
-    deadline = time.monotonic() + _SETTLE
-    absent = 0
-    # They make the folder anew if it is gone.
-    while absent < 10 and time.monotonic() < deadline:
-        absent = 0 if folder.exists() else absent + 1
-        shutil.rmtree(folder, ignore_errors=True)
-        time.sleep(0.05)
 
 
 @contextlib.contextmanager
