@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 from jax.typing import ArrayLike
 
-from miue_jax.information._core import Estimate, as_matrix, check_pair
+from miue_jax.information._core import Estimate, as_matrix, check_pair, deviation
 from miue_jax.information.estimators.fitting import (
     Fit,
     FitConfig,
@@ -251,5 +251,5 @@ def _log_density(means: jax.Array, log_variances: jax.Array, y: jax.Array) -> ja
 
 
 def _scaling(samples: jax.Array) -> tuple[jax.Array, jax.Array]:
-    scale = jnp.std(samples, axis=0)
+    scale = deviation(samples)
     return jnp.mean(samples, axis=0), jnp.where(scale > 0, scale, 1)

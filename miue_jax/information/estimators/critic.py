@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from miue_jax import _checks
-from miue_jax.information._core import as_matrix, check_pair
+from miue_jax.information._core import as_matrix, check_pair, deviation
 from miue_jax.information.estimators import score_bounds
 from miue_jax.information.estimators.fitting import (
     Fit,
@@ -208,8 +208,8 @@ def _mine_loss(
 def _scaling(samples: jax.Array) -> tuple[jax.Array, jax.Array]:
     center = jnp.median(samples, axis=0)
     # 1.4826: the standard deviation of a normal law over its median absolute deviation.
-    deviation = 1.4826 * jnp.median(jnp.abs(samples - center), axis=0)
-    scale = jnp.where(deviation > 0, deviation, jnp.std(samples, axis=0))
+    spread = 1.4826 * jnp.median(jnp.abs(samples - center), axis=0)
+    scale = jnp.where(spread > 0, spread, deviation(samples))
     return center, jnp.where(scale > 0, scale, 1)
 
 
