@@ -10,15 +10,17 @@ float64 on the host if values are known, and only then rounds.
 """
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from miue_jax._arguments import check_real
 from miue_jax._centering import unrounded
-from miue_jax._checks import check_label_range
+from miue_jax._checks import check_label_range, shown
+from miue_jax._floats import power_of_two
 
 # Offsets of so many times the spread cost three digits.
 _FAR = 2**10
@@ -79,6 +81,7 @@ def known_samples(
       (N, D) in the precision they came in, in NumPy if they are known; and the type to
       compute in.
     """
+    check_real(name, array)
     known = not isinstance(array, jax.core.Tracer)
     samples: np.ndarray | jax.Array = np.asarray(array) if known else jnp.asarray(array)
     shape = samples.shape
@@ -86,8 +89,6 @@ def known_samples(
         samples = samples[:, None]
     if samples.ndim != 2 or samples.shape[1] == 0:
         raise ValueError(f"{name} has shape {shape}; it must be (N, D) or (N,)")
-    if jnp.iscomplexobj(samples):
-        raise ValueError(f"{name} is complex; it must be real")
     if len(samples) < minimum:
         raise ValueError(
             f"{name} holds {len(samples)} samples; at least {minimum} are needed"
@@ -148,6 +149,16 @@ def _narrowed(
                 f"{mean[column]:g}, which {np.dtype(dtype)} does not resolve; subtract "
                 "its mean"
             )
+    if not is_traced(values):
+        with np.errstate(over="ignore"):
+            spread = np.ptp(values, axis=0)
+        small = (spread > 0) & (spread < float(jnp.finfo(dtype).tiny))
+        if small.any():
+            column = int(np.argmax(small))
+            raise ValueError(
+                f"column {column} of {name} varies by {spread[column]:g} only, below "
+                f"the range of {np.dtype(dtype)}; scale it"
+            )
     return round_samples(name, values, dtype)
 
 
@@ -173,6 +184,7 @@ def check_labels(
     Raises a ValueError for another shape or type, or for labels that are negative or
     not below `num_classes` (None: any number of classes).
     """
+    check_real("labels", labels)
     array = jnp.asarray(labels)
     if array.shape != (size,) or not jnp.issubdtype(array.dtype, jnp.integer):
         raise ValueError(
@@ -201,8 +213,25 @@ def check_class_sizes(labels: jax.Array, num_classes: int, neighbors: int) -> No
 def check_counts(**counts: int) -> None:
     """Raises a ValueError for the first option that is not an integer >= 1."""
     for name, number in counts.items():
-        if not isinstance(number, int | np.integer) or number < 1:
-            raise ValueError(f"{name} must be a whole number >= 1, got {number!r}")
+        whole = isinstance(number, int | np.integer) and not isinstance(number, bool)
+        if not whole or number < 1:
+            raise ValueError(
+                f"{name} is {shown(number)}; it must be a whole number >= 1"
+            )
+
+
+def check_key(key: Any, name: str = "key") -> None:
+    """Raises a ValueError for what is not one random key."""
+    dtype = getattr(key, "dtype", None)
+    if dtype is not None:
+        typed = jnp.issubdtype(dtype, jax.dtypes.prng_key)
+        if typed and key.shape == ():
+            return
+        if not typed and key.shape == (2,) and dtype == jnp.uint32:  # of the old style
+            return
+    raise ValueError(
+        f"{name} is {shown(key)}; it must be one key, as of `jax.random.key`"
+    )
 
 
 def matmul(left: ArrayLike, right: ArrayLike) -> jax.Array:
@@ -309,6 +338,12 @@ def center_unrounded(
         deviation = xp.sqrt(xp.mean(xp.square(values), axis=0))
         values = values / xp.where(deviation > 0, deviation, 1)
     return values
+
+
+def deviation(samples: jax.Array) -> jax.Array:
+    """Standard deviations of columns of any size whose numbers the type has, (D,)."""
+    scale = power_of_two(jnp.max(jnp.abs(samples), axis=0))
+    return jnp.std(samples / scale, axis=0) * scale
 
 
 def half_digamma(limit: int) -> np.ndarray:

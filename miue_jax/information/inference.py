@@ -11,7 +11,8 @@ disjoint parts are independent.
 """
 
 import functools
-from collections.abc import Sequence
+import numbers
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -20,10 +21,17 @@ import numpy as np
 from jax.scipy.special import ndtri
 from jax.typing import ArrayLike
 
-from miue_jax.information._core import check_pair
+from miue_jax._checks import shown
+from miue_jax.information._core import (
+    check_counts,
+    check_key,
+    check_pair,
+    is_traced,
+)
 from miue_jax.information.permutation import (
     Estimator,
     PermutationTest,
+    check_estimate,
     check_scalar,
     permutation_test,
 )
@@ -137,7 +145,8 @@ def subsample_interval(
 
     Raises:
       ValueError: for bad samples, parts, splits or level, or an estimator that does not
-        return a scalar.
+        return a scalar, or none that is finite for the samples or a part of them (under
+        `jax.jit` the interval is NaN).
 
     Example:
       >>> import jax
@@ -156,11 +165,13 @@ def subsample_interval(
       Holmes and Nemenman, Estimation of Mutual Information for Real-valued Data with
       Error Bars and Controlled Bias, 2019; Politis et al., Subsampling, 1999.
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level is {level}; it must be between 0 and 1")
-    x, y, parts = _check_parts(estimator, x, y, num_parts, num_splits)
+    if not (isinstance(level, numbers.Real) and 0 < level < 1):
+        raise ValueError(f"level is {shown(level)}; it must be between 0 and 1")
+    x, y, parts = _check_parts(key, estimator, x, y, num_parts, num_splits)
     covered = jnp.asarray(level, x.dtype)
-    return _subsample_interval(key, x, y, covered, estimator, parts, num_splits)
+    found = _subsample_interval(key, x, y, covered, estimator, parts, num_splits)
+    _check_estimates(found)
+    return found
 
 
 def extrapolate(
@@ -192,7 +203,8 @@ def extrapolate(
 
     Raises:
       ValueError: for bad samples, parts or splits, or an estimator that does not return
-        a scalar.
+        a scalar, or none that is finite for the samples or a part of them (under
+        `jax.jit` the value is NaN).
 
     Example:
       >>> import jax
@@ -209,10 +221,13 @@ def extrapolate(
       Strong et al., Entropy and Information in Neural Spike Trains, 1998; Holmes and
       Nemenman 2019 (drift with the sample size).
     """
+    check_counts(num_splits=num_splits)
     if num_splits < 2:
         raise ValueError(f"num_splits is {num_splits}; it must be at least 2")
-    x, y, parts = _check_parts(estimator, x, y, num_parts, num_splits)
-    return _extrapolate(key, x, y, estimator, parts, num_splits)
+    x, y, parts = _check_parts(key, estimator, x, y, num_parts, num_splits)
+    found = _extrapolate(key, x, y, estimator, parts, num_splits)
+    _check_estimates(found)
+    return found
 
 
 @functools.partial(jax.jit, static_argnums=(4, 5, 6))
@@ -235,7 +250,7 @@ def _subsample_interval(
         lower=found.value - margin,
         upper=found.value + margin,
         bias=bias,
-        biased=jnp.abs(bias) > standard_error,
+        biased=~(jnp.abs(bias) <= standard_error),  # NaN is no sign of none
         sizes=found.sizes,
         means=found.means,
         standard_errors=jnp.sqrt(found.variances),
@@ -318,14 +333,29 @@ def _estimate_on_parts(
     )
 
 
+def _check_estimates(found: SubsampleInterval | Extrapolation) -> None:
+    """Raises a ValueError unless estimates, of all samples and of parts, are finite."""
+    if is_traced(found.means):
+        return
+    for size, mean in zip(found.sizes, found.means, strict=True):
+        part = "the" if size == found.sizes[0] else "parts of"
+        check_estimate(mean, f"{part} {int(size)} samples", finite=True)
+
+
 def _check_parts(
+    key: jax.Array,
     estimator: Estimator,
     x: ArrayLike,
     y: ArrayLike,
     num_parts: Sequence[int],
     num_splits: int,
 ) -> tuple[jax.Array, jax.Array, tuple[int, ...]]:
+    check_key(key)
     x, y = check_pair(x, y)
+    if not isinstance(num_parts, Iterable) or isinstance(num_parts, str):
+        raise ValueError(f"num_parts is {shown(num_parts)}; it must hold whole numbers")
+    for count in num_parts:
+        check_counts(num_parts=count)
     parts = tuple(sorted(num_parts))
     if not parts or len(set(parts)) < len(parts):
         raise ValueError(f"num_parts is {num_parts}; it must hold different numbers")
@@ -334,7 +364,6 @@ def _check_parts(
             f"num_parts is {num_parts}; for {len(x)} samples each must be from 2 to "
             f"{len(x) // 2}"
         )
-    if num_splits < 1:
-        raise ValueError(f"num_splits is {num_splits}; it must be at least 1")
+    check_counts(num_splits=num_splits)
     check_scalar(estimator, x[: len(x) // parts[-1]], y[: len(y) // parts[-1]])
     return x, y, parts

@@ -1,6 +1,7 @@
 """Permutation tests of independence, over all samples or within classes."""
 
 import functools
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -9,7 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from miue_jax.information._core import check_labels, check_pair, is_traced
+from miue_jax._arguments import check_callable
+from miue_jax.information._core import (
+    check_counts,
+    check_key,
+    check_labels,
+    check_pair,
+    is_traced,
+)
 
 Estimator = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -19,7 +27,7 @@ class PermutationTest(NamedTuple):
 
     Attributes:
       value: () float, the estimate on the original samples.
-      p_value: () float in [1 / (1 + B), 1].
+      p_value: () float in [1 / (1 + B), 1]; NaN where the value is.
       null: (B,) float, estimates on permuted samples.
 
     Example:
@@ -53,8 +61,9 @@ def permutation_test(
     classes: the null is that x and y are independent given the label, so that only what
     they share beyond it is found. Under the null P(p <= a) <= a for every estimator,
     sample size and number of permutations: neither the estimator's bias nor its
-    distribution matters. Estimates that are NaN count against rejection: a permuted one
-    as exceeding the observed one.
+    distribution matters. Estimates on permuted samples that are NaN count against
+    rejection, as exceeding the observed one, and a warning says how many there were. If
+    the observed estimate is NaN nothing has been tested: that is refused.
 
     Assumes independent pairs. The p-value does not measure the amount of information
     and does not bound it.
@@ -67,16 +76,21 @@ def permutation_test(
       y: (N, dy) or (N,) numbers.
       num_permutations: B; the smallest possible p-value is 1 / (1 + B).
       labels: (N,) integers from 0, at least two samples per class; None for the global
-        test. Traced negative labels give NaN, and a p-value of 1.
+        test. Traced negative labels give NaN.
       batch_size: permutations computed at once, for estimators that leave a device
         idle; None for one after the other.
 
     Returns:
-      The test.
+      The test. Under `jax.jit`, where nothing can be refused, an estimate that is NaN
+      has a p-value of NaN.
 
     Raises:
       ValueError: for bad samples, labels that do not match or with a class of one
-        sample, no permutations, or an estimator that does not return a scalar.
+        sample, numbers that are not positive, or an estimator that does not return a
+        scalar or whose estimate on the samples is NaN.
+
+    Warns:
+      UserWarning: if estimates on permuted samples are NaN.
 
     Example:
       >>> import jax
@@ -96,24 +110,35 @@ def permutation_test(
       Conditional Independence Testing Based on a Nearest-Neighbor Estimator, 2018
       (permutation that keeps what is conditioned on).
     """
+    check_key(key)
     x, y = check_pair(x, y)
-    if num_permutations < 1:
-        raise ValueError(
-            f"num_permutations is {num_permutations}; it must be at least 1"
-        )
+    check_counts(num_permutations=num_permutations)
+    if batch_size is not None:
+        check_counts(batch_size=batch_size)
     if labels is None:
         classes = jnp.zeros(len(x), jnp.int32)
     else:
         classes = check_labels(labels, len(x))
         _check_members(classes)
     check_scalar(estimator, x, y)
-    return _permutation_test(
+    test = _permutation_test(
         key, x, y, classes, estimator, num_permutations, batch_size
     )
+    if not is_traced(test.value):
+        check_estimate(test.value, f"the {len(x)} samples", finite=False)
+        lost = int(jnp.sum(jnp.isnan(test.null)))
+        if lost:
+            warnings.warn(
+                f"{lost} of {num_permutations} estimates on permuted samples are NaN; "
+                "they count as exceeding the observed one",
+                stacklevel=2,
+            )
+    return test
 
 
 def check_scalar(estimator: Estimator, x: jax.Array, y: jax.Array) -> None:
     """Raises a ValueError for an estimator that returns anything but a float scalar."""
+    check_callable("estimator", estimator)
     result = jax.eval_shape(estimator, x, y)
     shape = getattr(result, "shape", None)
     if shape != () or not jnp.issubdtype(result.dtype, jnp.floating):
@@ -121,6 +146,15 @@ def check_scalar(estimator: Estimator, x: jax.Array, y: jax.Array) -> None:
         raise ValueError(
             f"the estimator returns {got}; it must return a floating-point scalar (of "
             "an Estimate, its value)"
+        )
+
+
+def check_estimate(value: jax.Array, what: str, *, finite: bool) -> None:
+    """Raises a ValueError for a known estimate that is NaN, or not finite."""
+    if bool(jnp.isnan(value)) or (finite and not bool(jnp.isfinite(value))):
+        raise ValueError(
+            f"the estimate on {what} is {float(value)}, from which nothing follows; "
+            "the estimator may say why if it is called outside of `jax.jit`"
         )
 
 
@@ -148,7 +182,7 @@ def _permutation_test(
     null = jax.lax.map(permuted, keys, batch_size=batch_size)
     exceed = jnp.sum(~(null < value))  # not `>=`: NaN exceeds
     p_value = (1 + exceed) / jnp.asarray(1 + num_permutations, null.dtype)
-    return PermutationTest(value, p_value, null)
+    return PermutationTest(value, jnp.where(jnp.isnan(value), value, p_value), null)
 
 
 def _check_members(classes: jax.Array) -> None:

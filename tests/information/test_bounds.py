@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from miue_jax.information import bounds
+from miue_jax.information.bounds import cosine
 from miue_jax.losses import conditional_covariance_loss
 
 SIZE, CLASSES, NOISE = 24, 3, 0.05
@@ -503,3 +504,53 @@ def test_a_bad_basis_is_refused(basis, message):
 def test_a_rank_out_of_range_is_refused(rank):
     with pytest.raises(ValueError, match=f"rank is {rank}"):
         bounds.principal_basis(*batch(), rank, CLASSES)
+
+
+# Pairwise bounds where the noise is small beside the distances, in float32.
+
+
+def pairwise_by_differences(features, labels, width):
+    """The log-sum-exp of every class in float64, from differences."""
+    units = unit(np.asarray(features, np.float64))
+    total = 0.0
+    for label in np.unique(labels):
+        members = units[labels == label]
+        squared = np.sum((members[:, None] - members) ** 2, axis=2)
+        total -= np.sum(np.log(np.mean(np.exp(-squared / width), axis=1)))
+    return total / len(features)
+
+
+@pytest.mark.parametrize("noise", [1e-20, 1e-12, 1e-8, 1e-6, 1e-4])
+@pytest.mark.parametrize("gap", [0.5, 1e-3, 3e-5])
+def test_pairwise_bounds_keep_their_digits_however_small_the_noise(noise, gap):
+    # Near pairs among distant samples: what is left of the product of a sample with
+    # itself, and with its twin, would be rounding.
+    rng = np.random.default_rng(0)
+    twins = np.repeat(rng.standard_normal((12, 64)), 2, axis=0)
+    features = (twins + gap * rng.standard_normal(twins.shape)).astype(np.float32)
+    labels = np.arange(24) // 12
+    for factor, bound in ((2, bounds.cosine_lse), (8, bounds.cosine_lse_lower)):
+        want = pairwise_by_differences(features, labels, factor * noise)
+        for function in (bound, jax.jit(bound, static_argnums=3)):
+            found = function(features, labels, np.float32(noise), 2)
+            np.testing.assert_allclose(found, want, rtol=2e-5)
+        gradient = jax.grad(bound)(features, labels, noise, 2)
+        assert np.all(np.isfinite(gradient))
+
+
+def test_nobody_is_identified_beyond_certainty_at_small_noise():
+    features, labels = batch(dtype=np.float32)
+    assert bounds.reidentification_accuracy(features, labels, 1e-12, CLASSES) == 1
+    counts = np.bincount(labels)[labels]
+    found = bounds.cosine_lse(features, labels, 1e-12, CLASSES)
+    np.testing.assert_allclose(found, np.log(counts).mean(), rtol=2e-6)
+
+
+def test_pairwise_bounds_do_not_depend_on_how_rows_are_grouped(monkeypatch):
+    features, labels = batch()
+    whole = [float(UNIT[n](features, labels, NOISE, CLASSES)) for n in UNIT]
+    monkeypatch.setattr(cosine, "_CHUNK", 3)
+    jax.clear_caches()
+    apart = [float(UNIT[n](features, labels, NOISE, CLASSES)) for n in UNIT]
+    jax.clear_caches()
+    np.testing.assert_allclose(apart, whole, rtol=1e-5)

@@ -1,5 +1,7 @@
 """Fano's inequality, the bracket and re-identification: T1, T10, T14."""
 
+import decimal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -276,3 +278,53 @@ def test_a_bad_bracket_is_refused(change, message):
     good = {"entropy": 1.0, "clean": side, "poison": side, "within_class": 0.5}
     with pytest.raises(ValueError, match=message):
         bounds.bracket(**(good | change))
+
+
+# Little information ------------------------------------------------------------------
+
+
+def exact_excess(nats, classes):
+    """The excess over chance level that some information allows, in 60 digits."""
+    with decimal.localcontext(decimal.Context(prec=60)):
+        chance, nats = 1 / decimal.Decimal(classes), decimal.Decimal(nats)
+        low, high = decimal.Decimal(0), 1 - chance
+        for _ in range(150):
+            t = (low + high) / 2
+            found = (chance + t) * (1 + t / chance).ln()
+            found += (1 - chance - t) * (1 - t / (1 - chance)).ln()
+            low, high = (t, high) if found <= nats else (low, t)
+        return float(low)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 1000, 10**6])
+@pytest.mark.parametrize("nats", [1e-20, 1e-14, 1e-12, 1e-9, 1e-6, 1e-3, 0.1, 0.5])
+def test_little_information_has_its_digits(nats, classes):
+    single = float(np.float32(nats))
+    want = 1 / classes + exact_excess(single, classes)
+    found = fano_accuracy(np.float32(nats), classes)
+    np.testing.assert_allclose(found, want, rtol=4e-7)
+    with jax.enable_x64(True):
+        excess = float(bounds.fano_accuracy(nats, classes)) - 1 / classes
+        want = exact_excess(nats, classes)
+        assert excess == pytest.approx(want, rel=1e-9, abs=2e-16)
+        back = float(bounds.fano_information(1 / classes + want, classes))
+        assert back == pytest.approx(nats, rel=1e-6, abs=1e-16)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_more_information_never_allows_less_accuracy(dtype):
+    nats = np.concatenate([[0], np.geomspace(1e-30, 5, 400)]).astype(dtype)
+    with jax.enable_x64(dtype == np.float64):
+        for classes in (2, 10, 100, 1000):
+            found = np.asarray(fano_accuracy(nats, classes))
+            assert np.all(np.diff(found) >= 0)
+            assert found[0] == dtype(1) / dtype(classes)
+            back = np.asarray(fano_information(found, classes))
+            assert np.all(back >= 0)
+
+
+def test_the_derivative_at_little_information():
+    nats, step = 1e-6, 1e-8
+    slope = jax.grad(bounds.fano_accuracy)(nats, 10)
+    want = (exact_excess(nats + step, 10) - exact_excess(nats - step, 10)) / 2 / step
+    np.testing.assert_allclose(slope, want, rtol=1e-3)

@@ -63,13 +63,52 @@ def test_p_value_counts_ties_and_nan_against_rejection():
     x, y = normal_pairs(jax.random.key(0), 50)
     key = jax.random.key(1)
     first = y[0, 0]
-    for estimator in (
-        lambda x, y: jnp.mean(x),  # the same for every permutation of y
-        lambda x, y: jnp.where(y[0, 0] == first, 1.0, jnp.nan),  # most are NaN
-        lambda x, y: jnp.mean(x) * jnp.nan,
+    mean = permutation_test(key, lambda x, y: jnp.mean(x), x, y, num_permutations=19)
+    assert mean.p_value == 1  # the same for every permutation of y
+    with pytest.warns(
+        UserWarning, match=r"1\d of 19 estimates on permuted samples are"
     ):
-        test = permutation_test(key, estimator, x, y, num_permutations=19)
-        assert test.p_value == 1
+        test = permutation_test(
+            key,
+            lambda x, y: jnp.where(y[0, 0] == first, 1.0, jnp.nan),
+            x,
+            y,
+            num_permutations=19,
+        )
+    assert test.p_value == 1
+
+
+@pytest.mark.parametrize(
+    "function", [permutation_test, subsample_interval, extrapolate]
+)
+def test_nothing_follows_from_an_estimate_that_is_nan(function):
+    x, y = normal_pairs(jax.random.key(0), 50)
+    key = jax.random.key(1)
+
+    def estimator(x, y):
+        return jnp.mean(x) * jnp.nan
+
+    with pytest.raises(ValueError, match="estimate on the 50 samples is nan"):
+        function(key, estimator, x, y)
+    found = jax.jit(lambda x, y: function(key, estimator, x, y))(x, y)
+    assert np.isnan(found.value)
+    if function is permutation_test:
+        assert np.isnan(found.p_value)
+    if function is subsample_interval:
+        assert found.biased
+
+
+@pytest.mark.parametrize("function", [subsample_interval, extrapolate])
+@pytest.mark.parametrize("value", [jnp.nan, jnp.inf])
+def test_nothing_follows_from_parts_without_an_estimate(function, value):
+    x, y = normal_pairs(jax.random.key(0), 50)
+    with pytest.raises(ValueError, match=f"on parts of 10 samples is {value}"):
+        function(
+            jax.random.key(1),
+            lambda x, y: jnp.mean(x) + (value if len(x) == 10 else 0),
+            *(x, y),
+            num_parts=(2, 5),
+        )
 
 
 def test_permutations_permute_rows_and_stay_within_classes():
@@ -364,6 +403,12 @@ BAD_CALLS = {
     "each must be from 2": (subsample_interval, {"num_parts": (1, 2)}),
     "at least 2": (extrapolate, {"num_splits": 1}),
     "num_splits is 0": (subsample_interval, {"num_splits": 0}),
+    "num_splits is 2.5": (extrapolate, {"num_splits": 2.5}),
+    "num_parts is 2.5": (subsample_interval, {"num_parts": (2.5, 5)}),
+    "num_parts is 4": (extrapolate, {"num_parts": 4}),
+    "level is 'high'": (subsample_interval, {"level": "high"}),
+    "num_permutations is True": (permutation_test, {"num_permutations": True}),
+    "batch_size is 0": (permutation_test, {"batch_size": 0}),
 }
 
 
@@ -379,6 +424,9 @@ def test_bad_options_are_refused(message):
 )
 def test_bad_samples_and_estimators_are_refused(function):
     key = jax.random.key(0)
+    for wrong in (0, None, jax.random.split(key), np.zeros(3, np.uint32)):
+        with pytest.raises(ValueError, match="must be one key"):
+            function(wrong, gaussian_information, GOOD, GOOD)
     bad = GOOD.copy()
     bad[3] = np.nan
     with pytest.raises(ValueError, match="x holds nan at row 3"):

@@ -66,10 +66,10 @@ def test_jit_agrees_and_a_constant_scores_zero_there():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"alpha": 1}, "alpha must be"),
-        ({"alpha": -1.0}, "alpha must be"),
-        ({"width_x": 0.0}, "width_x must be"),
-        ({"width_y": np.ones(2)}, "width_y must be"),
+        ({"alpha": 1}, "alpha is .* must be"),
+        ({"alpha": -1.0}, "alpha is .* must be"),
+        ({"width_x": 0.0}, "width_x is .* must be"),
+        ({"width_y": np.ones(2)}, "width_y must be a scalar"),
         ({"x": np.ones((SIZE, 12))}, "median distance within x is 0"),
         ({"y": Y[:-1]}, "x holds 100 samples and y 99"),
         ({"x": np.where(X > 2, np.nan, X)}, "x holds nan"),
@@ -79,3 +79,28 @@ def test_jit_agrees_and_a_constant_scores_zero_there():
 def test_bad_input_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         renyi(**({"x": X, "y": Y} | change))
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-46, 1e-38, 1e-20, 1e20, 1e38, 1e300])
+@pytest.mark.parametrize("given", [False, True])
+def test_the_scale_of_the_samples_does_not_matter(scale, given):
+    # Beyond what float32 can hold, too: the samples are known in float64.
+    widths = (3.0, 4.0) if given else (None, None)
+    for x64, tolerance in ((False, 2e-4), (True, 1e-10)):
+        with jax.enable_x64(x64):
+            want = renyi(X, X + Y, alpha=2.0, width_x=widths[0], width_y=widths[1])
+            x, y = scale * X, scale * (X + Y)
+            wide = [scale * w if given else None for w in widths]
+            found = renyi(x, y, alpha=2.0, width_x=wide[0], width_y=wide[1])
+            assert float(found.value) == pytest.approx(float(want.value), abs=tolerance)
+            width = float(want.diagnostics["width_x"]) * scale
+            limits = np.finfo(found.value.dtype)
+            if float(limits.tiny) < width < float(limits.max):
+                got = float(found.diagnostics["width_x"])
+                assert got == pytest.approx(width, rel=1e-5)
+
+
+def test_a_width_far_below_all_distances_sees_single_points():
+    for width in (1e-18, 1e-25):  # their squares are below float32
+        found = renyi(X, X + Y, alpha=2.0, width_x=width, width_y=width)
+        assert float(found.value) == pytest.approx(np.log(SIZE), abs=1e-4)

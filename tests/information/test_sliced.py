@@ -105,7 +105,7 @@ GOOD = np.random.default_rng(0).standard_normal((40, 3))
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_slices": 0}, "num_slices must be"),
+        ({"num_slices": 0}, "num_slices is .* must be"),
         ({"components": 4}, "4 components of x with 3"),
         ({"directions": "ica"}, "directions is 'ica'; allowed: random, pca, cca"),
         ({"estimator": "knn"}, "estimator is 'knn'; allowed: ksg, gaussian"),
@@ -120,3 +120,67 @@ GOOD = np.random.default_rng(0).standard_normal((40, 3))
 def test_bad_input_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         sliced(KEY, **({"x": GOOD, "y": GOOD} | change))
+
+
+# Degenerate data --------------------------------------------------------------------
+
+
+def degenerate():
+    """Two directions of spread in three columns: a constant one, a repeated one."""
+    rng = np.random.default_rng(0)
+    full = rng.standard_normal((400, 2))
+    y = full @ rng.standard_normal((2, 2)) + 0.5 * rng.standard_normal((400, 2))
+    constant = np.insert(full, 1, 2.0, axis=1)
+    repeated = full[:, [0, 1, 0]]
+    tiny = np.insert(full, 1, 1e-5 * rng.standard_normal(400), axis=1)
+    return full, y, {"constant": constant, "repeated": repeated, "tiny": tiny}
+
+
+@pytest.mark.parametrize("kind", ["constant", "repeated", "tiny"])
+@pytest.mark.parametrize("estimator", ["ksg", "gaussian"])
+def test_canonical_directions_of_columns_that_depend_on_each_other(kind, estimator):
+    full, y, others = degenerate()
+    for components in (1, 2):
+        take = functools.partial(
+            sliced,
+            jax.random.key(0),
+            directions="cca",
+            estimator=estimator,
+            components=components,
+        )
+        want, found = take(full, y), take(others[kind], y)
+        assert float(want.value) > 0.3
+        tolerance = 0.02 if kind == "tiny" else 1e-3
+        np.testing.assert_allclose(found.value, want.value, atol=tolerance)
+
+
+def test_a_constant_has_no_information_in_any_direction():
+    _, y, _ = degenerate()
+    for directions in ("random", "pca", "cca"):
+        found = sliced(
+            jax.random.key(0), np.ones((400, 3)), y, num_slices=2, directions=directions
+        )
+        assert abs(float(found.value)) < 1e-5
+
+
+@pytest.mark.parametrize("directions", ["random", "pca", "cca"])
+@pytest.mark.parametrize("kind", ["constant", "repeated"])
+def test_singular_slices_are_refused_and_nan_under_jit(directions, kind):
+    _, _, others = degenerate()
+    x = np.random.default_rng(1).standard_normal((400, 3))
+    y = x + np.random.default_rng(2).standard_normal((400, 3))
+
+    def take(x):
+        return sliced(
+            jax.random.key(0),
+            *(x, y),
+            num_slices=3,
+            components=3,
+            directions=directions,
+            estimator="gaussian",
+        ).value
+
+    with pytest.raises(ValueError, match=r"slice of 3 \+ 3 components .* is singular"):
+        take(others[kind])
+    assert np.isnan(jax.jit(take)(others[kind].astype(np.float32)))
+    assert np.isfinite(take(x))

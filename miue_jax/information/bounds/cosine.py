@@ -20,6 +20,10 @@ from miue_jax.information.bounds.within_class import amgm_mean, trace_mean
 
 # Rows whose distances to their class are held in memory at once.
 _CHUNK = 1024
+# Rounding of a squared distance that comes from a product, in units of eps times the
+# squared norms, measured; the share of the width that it may be; and the widths beyond
+# which a pair adds nothing.
+_ROUNDING, _RESOLVED, _NEAR = 4, 1e-3, 32
 
 
 def intra_class_cosine(
@@ -253,17 +257,43 @@ def class_lse(
         squares = jnp.sum(jnp.square(members), axis=1)
 
         @jax.checkpoint
-        def of_row(row: tuple[jax.Array, jax.Array]) -> jax.Array:
-            member, is_member = row
-            squared = jnp.sum(jnp.square(member)) + squares
-            distances = jnp.maximum(squared - 2 * matmul(members, member), 0)
-            # log1p of what is missing from 1 keeps the digits of tight clusters.
-            missing = jnp.sum(jnp.expm1(-distances / width), where=mask) / count
-            # A padding row may miss everything: log 0, whose gradient is not finite.
-            return -jnp.log1p(jnp.where(is_member, missing, 0))
+        def by_differences(row: jax.Array) -> jax.Array:
+            return jnp.sum(jnp.square(members - members[row]), axis=1)
 
-        rows = lax.map(of_row, (members, mask), batch_size=min(_CHUNK, size))
-        return jnp.sum(rows) / count
+        @jax.checkpoint
+        def of_rows(rows: jax.Array) -> jax.Array:
+            total = squares[rows][:, None] + squares
+            product = jnp.maximum(total - 2 * matmul(members[rows], members.T), 0)
+            # Where pairs are near beside the noise, but not beside their distance from
+            # the mean, what the product rounds away would decide.
+            rounding = _ROUNDING * jnp.finfo(total.dtype).eps * total
+            lost = rounding > _RESOLVED * width
+            lost &= product < _NEAR * width + rounding
+            others = rows[:, None] != jnp.arange(size)
+            lost &= others & mask & mask[rows][:, None]
+            distances = lax.cond(
+                jnp.any(lost), lambda: lax.map(by_differences, rows), lambda: product
+            )
+            # A member coincides with itself, to the last digit.
+            scaled = jnp.where(others, distances / width, 0)
+            # log1p of what is missing from 1 keeps the digits of tight clusters, the
+            # sum those of distant members.
+            missing = jnp.sum(jnp.expm1(-scaled), axis=1, where=mask) / count
+            tight = missing > -0.5
+            shares = jnp.sum(jnp.exp(-scaled), axis=1, where=mask) / count
+            logs = jnp.where(
+                tight,
+                jnp.log1p(jnp.where(tight, missing, 0)),
+                jnp.log(jnp.where(tight, 1, shares)),
+            )
+            return -jnp.where(mask[rows], logs, 0)
+
+        chunk = min(_CHUNK, size)
+        # The last chunk may count rows again that precede it.
+        starts = jnp.minimum(jnp.arange(0, size, chunk), size - chunk)
+        fresh = starts - jnp.arange(0, size, chunk) + jnp.arange(chunk)[:, None] >= 0
+        values = lax.map(lambda start: of_rows(start + jnp.arange(chunk)), starts)
+        return jnp.sum(jnp.where(fresh.T, values, 0)) / count
 
     # Centering removes the offset that the Gram identity for distances would square.
     centered = center(features, labels, num_classes)

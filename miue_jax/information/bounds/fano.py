@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
+from miue_jax._arguments import check_real
 from miue_jax.information._core import is_traced
 from miue_jax.information.bounds.classes import (
     check_classes,
@@ -13,6 +14,9 @@ from miue_jax.information.bounds.classes import (
 )
 from miue_jax.information.bounds.cosine import class_lse
 from miue_jax.information.bounds.within_class import class_logdets
+
+# Where a series replaces a difference of logarithms, and terms that float64 needs.
+_SMALL, _TERMS = 0.125, 18
 
 
 def fano_accuracy(information: ArrayLike, num_classes: ArrayLike) -> jax.Array:
@@ -51,7 +55,7 @@ def fano_accuracy(information: ArrayLike, num_classes: ArrayLike) -> jax.Array:
       docs/theory.md, T10; Cover and Thomas, Elements of Information Theory, theorem
       2.10.1 (Fano).
     """
-    information, chance = _with_chance(information, num_classes)
+    information, chance = _with_chance("information", information, num_classes)
     if not is_traced(information) and bool(jnp.any(jnp.isnan(information))):
         raise ValueError("information is NaN")
     return _largest_accuracy(information, chance)
@@ -84,12 +88,12 @@ def fano_information(accuracy: ArrayLike, num_classes: ArrayLike) -> jax.Array:
     References:
       docs/theory.md, T10.
     """
-    accuracy, chance = _with_chance(accuracy, num_classes)
+    accuracy, chance = _with_chance("accuracy", accuracy, num_classes)
     if not is_traced(accuracy):
         outside = ~((accuracy >= 0) & (accuracy <= 1))
         if bool(jnp.any(outside)):
             raise ValueError(f"accuracy is {accuracy}; it must be in [0, 1]")
-    return _divergence(accuracy, chance)
+    return _divergence(accuracy - chance, chance)
 
 
 def reidentification_accuracy(
@@ -147,26 +151,61 @@ def reidentification_accuracy(
     return jnp.mean(fano_accuracy(information, counts)[labels])
 
 
-def _with_chance(value: ArrayLike, num_classes: ArrayLike) -> tuple[jax.Array, ...]:
+def _with_chance(
+    name: str, value: ArrayLike, num_classes: ArrayLike
+) -> tuple[jax.Array, ...]:
+    check_real(name, value)
+    check_real("num_classes", num_classes)
     value = jnp.asarray(value)
     classes = jnp.asarray(num_classes)
-    if not is_traced(classes) and not bool(jnp.all(classes >= 1)):
-        raise ValueError(f"num_classes is {num_classes}; it must be at least 1")
+    fits = (classes >= 1) & (classes < jnp.inf)
+    if not is_traced(classes) and not bool(jnp.all(fits)):
+        raise ValueError(
+            f"num_classes is {num_classes}; it must be finite and at least 1"
+        )
     dtype = jnp.promote_types(value.dtype, jnp.float32)
     return tuple(jnp.broadcast_arrays(value.astype(dtype), 1 / classes.astype(dtype)))
 
 
-def _divergence(accuracy: jax.Array, chance: jax.Array) -> jax.Array:
+def _divergence(excess: jax.Array, chance: jax.Array) -> jax.Array:
+    r"""The divergence d(p + t || p) for an excess t over the chance level p.
+
+    .. math:: p\, \varphi(t / p) + (1 - p)\, \varphi(-t / (1 - p)),
+              \quad \varphi(u) = (1 + u) \log(1 + u) - u \ge 0
+
+    The logarithms of accuracies would cancel near chance level; these parts add up.
+    """
+    others = jnp.where(chance < 1, 1 - chance, 1)
+    value = chance * _gain(excess / chance) + others * _gain(-excess / others)
     # With one class an error has no chance level to be compared with.
-    errs = (accuracy < 1) & (chance < 1)
-    error = jnp.where(errs, (1 - accuracy) / jnp.where(errs, 1 - chance, 1), 1)
-    right = jnp.where(accuracy > 0, accuracy / chance, 1)
-    certain = jnp.where((accuracy < 1) & (chance >= 1), jnp.inf, 0)
-    return accuracy * jnp.log(right) + (1 - accuracy) * jnp.log(error) + certain
+    impossible = (chance >= 1) & (excess < 0)
+    return jnp.where(impossible, jnp.inf, jnp.where(chance < 1, value, 0 * value))
+
+
+def _gain(u: jax.Array) -> jax.Array:
+    """The function (1 + u) log(1 + u) - u from -1 on, by its series near 0."""
+    small = jnp.abs(u) < _SMALL
+    near = jnp.where(small, u, 0)
+    series = jnp.zeros_like(near)
+    for power in range(_TERMS, 1, -1):
+        series = (-1) ** power / (power * (power - 1)) + near * series
+    some = (u > -1) & ~small
+    far = jnp.where(some, u, 1)
+    direct = jnp.where(some, (1 + far) * jnp.log1p(far), 0) - u
+    return jnp.where(small, jnp.square(near) * series, direct)
 
 
 @jax.custom_jvp
 def _largest_accuracy(information: jax.Array, chance: jax.Array) -> jax.Array:
+    excess = _largest_excess(information, chance)
+    certain = information >= -jnp.log(chance)
+    accuracy = jnp.where(certain, 1, jnp.minimum(chance + excess, 1))
+    return jnp.where(jnp.isnan(information), jnp.nan, accuracy)
+
+
+def _largest_excess(information: jax.Array, chance: jax.Array) -> jax.Array:
+    """The t >= 0 with d(p + t || p) = I; 0 where the information is not positive."""
+
     def halve(
         _: int, interval: tuple[jax.Array, jax.Array]
     ) -> tuple[jax.Array, jax.Array]:
@@ -175,12 +214,15 @@ def _largest_accuracy(information: jax.Array, chance: jax.Array) -> jax.Array:
         below = _divergence(middle, chance) <= information
         return jnp.where(below, middle, low), jnp.where(below, high, middle)
 
+    positive = jnp.where(information > 0, information, 0)
+    # 2 t^2 (Pinsker) and t^2 / (p (1 - p)) (the chi-squared distance) hold the
+    # divergence between them, so that little information has all its digits.
+    low = jnp.sqrt(positive) * jnp.sqrt(chance * (1 - chance))
+    high = jnp.minimum(jnp.sqrt(positive / 2), 1 - chance)
     # Each step gives one binary digit.
-    steps = jnp.finfo(information.dtype).nmant + 2
-    low, high = lax.fori_loop(0, steps, halve, (chance, jnp.ones_like(chance)))
-    inside = jnp.where(information > 0, (low + high) / 2, chance)
-    accuracy = jnp.where(information >= -jnp.log(chance), 1, inside)
-    return jnp.where(jnp.isnan(information), jnp.nan, accuracy)
+    steps = jnp.finfo(information.dtype).nmant + 6
+    low, high = lax.fori_loop(0, steps, halve, (jnp.minimum(low, high), high))
+    return (low + high) / 2
 
 
 @_largest_accuracy.defjvp
@@ -189,10 +231,11 @@ def _largest_accuracy_jvp(
 ) -> tuple[jax.Array, jax.Array]:
     information, chance = primals
     accuracy = _largest_accuracy(information, chance)
-    inside = (accuracy > chance) & (accuracy < 1)
-    a, p = jnp.where(inside, accuracy, 0.75), jnp.where(inside, chance, 0.5)
-    slope = jnp.log(a / p) - jnp.log((1 - a) / (1 - p))
-    to_chance = (a - p) / (p * (1 - p)) / slope
+    excess = _largest_excess(information, chance)
+    inside = (excess > 0) & (accuracy < 1)
+    t, p = jnp.where(inside, excess, 0.25), jnp.where(inside, chance, 0.5)
+    slope = jnp.log1p(t / p) - jnp.log1p(-t / (1 - p))
+    to_chance = t / (p * (1 - p)) / slope
     from_information = jnp.where(inside, 1 / slope, 0)
     # At 0 nats the accuracy is chance itself; from log K on it is 1.
     from_chance = jnp.where(inside, to_chance, accuracy <= chance)

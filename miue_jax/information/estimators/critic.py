@@ -9,13 +9,20 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from miue_jax import _checks
-from miue_jax.information._core import as_matrix, check_pair
+from miue_jax.information._core import (
+    as_matrix,
+    check_counts,
+    check_key,
+    check_pair,
+    deviation,
+)
 from miue_jax.information.estimators import score_bounds
 from miue_jax.information.estimators.fitting import (
     Fit,
     FitConfig,
     Layers,
     apply_mlp,
+    check_config,
     fit,
     init_mlp,
     split,
@@ -131,8 +138,9 @@ def fit_critic(
       Information Estimators, 2020 (separable critic, Jensen-Shannon objective).
     """
     _checks.check_choice("bound", bound, BOUNDS)
-    if embedding < 1:
-        raise ValueError(f"embedding is {embedding}; it must be at least 1")
+    check_key(key)
+    check_config(config)
+    check_counts(embedding=embedding)
     # Scores of other samples are taken about the same origin.
     x, y = check_pair(x, y, minimum=4, shift=False)
     return _fit_critic(key, x, y, bound, embedding, config)
@@ -208,8 +216,8 @@ def _mine_loss(
 def _scaling(samples: jax.Array) -> tuple[jax.Array, jax.Array]:
     center = jnp.median(samples, axis=0)
     # 1.4826: the standard deviation of a normal law over its median absolute deviation.
-    deviation = 1.4826 * jnp.median(jnp.abs(samples - center), axis=0)
-    scale = jnp.where(deviation > 0, deviation, jnp.std(samples, axis=0))
+    spread = 1.4826 * jnp.median(jnp.abs(samples - center), axis=0)
+    scale = jnp.where(spread > 0, spread, deviation(samples))
     return center, jnp.where(scale > 0, scale, 1)
 
 

@@ -16,6 +16,7 @@ from jax.scipy.special import ndtri
 from jax.scipy.stats import rankdata
 from jax.typing import ArrayLike
 
+from miue_jax import _checks
 from miue_jax.information._core import (
     Estimate,
     center,
@@ -114,6 +115,8 @@ def gaussian(
       Demchuk, Estimation of the entropy of a multivariate normal distribution, 2005,
       for the correction.
     """
+    _checks.check_flag("correction", correction)
+    _checks.check_flag("copula", copula)
     first, second, dtype = known_pair(x, y)
     size, dx, dy = len(first), first.shape[1], second.shape[1]
     if size <= dx + dy:
@@ -173,12 +176,18 @@ def bias_correction(table: jax.Array, size: ArrayLike, dx: int, dy: int) -> jax.
     return jnp.sum(table[less - dx] - table[less]) / 2
 
 
+def smallest_pivot(dtype: jnp.dtype, dimensions: int) -> float:
+    """The pivot that rounding may leave of a singular covariance."""
+    return 8 * float(jnp.finfo(dtype).eps) * dimensions**0.5
+
+
 def check_pivot(pivot: jax.Array, dimensions: int, what: str) -> None:
     """Raises a ValueError if the smallest pivot says that a covariance is singular."""
     if is_traced(pivot):
         return
-    smallest = 8 * jnp.finfo(pivot.dtype).eps * dimensions**0.5
-    if not float(pivot) > smallest:  # NaN if the factorization broke down
+    if not float(pivot) > smallest_pivot(
+        pivot.dtype, dimensions
+    ):  # NaN if the factorization broke down
         raise ValueError(
             f"the covariance of {what} is singular (in {pivot.dtype}): a column is a "
             "linear function of others, and the information of a Gaussian infinite or "

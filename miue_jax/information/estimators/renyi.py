@@ -9,9 +9,10 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from miue_jax._checks import check_reciprocal
+from miue_jax._arguments import check_scalar
+from miue_jax._checks import shown
 from miue_jax._floats import power_of_two
-from miue_jax.information._core import Estimate, center, is_traced, known_pair
+from miue_jax.information._core import Estimate, center_unrounded, is_traced, known_pair
 from miue_jax.information.estimators import neighbors as nearest
 
 
@@ -35,8 +36,10 @@ def renyi(
     The score depends on the widths to first order and is neither a bound on the Shannon
     information nor an estimate of it: with the median heuristic it stayed between 1.3
     and 1.8 while the true information rose from 2.3 to 16.3. Compare only scores of the
-    same N, dimension and width. Costs O(N^3) time and O(N^2) memory. In float32 the
-    division by 1 - alpha leaves about three digits.
+    same N, dimension and width. Known samples of any scale have their score, whether or
+    not JAX's type has numbers for it (``width_x`` may then be 0 or infinite). Costs
+    O(N^3) time and O(N^2) memory. In float32 the division by 1 - alpha leaves about
+    three digits.
 
     Args:
       x: (N, dx) or (N,).
@@ -67,16 +70,21 @@ def renyi(
       divisible kernels, 2015; Yu et al., Multivariate extension of matrix-based Renyi's
       alpha-order entropy functional, 2020.
     """
-    if not (alpha > 0 and alpha != 1 and math.isfinite(alpha)):
-        raise ValueError(f"alpha must be > 0 and other than 1, got {alpha}")
+    check_scalar("alpha", alpha)
+    if not 0 < alpha < math.inf or alpha == 1:
+        raise ValueError(
+            f"alpha is {shown(alpha)}; it must be a number > 0 other than 1"
+        )
     _, _, dtype = known_pair(x, y)
     for name, width in (("width_x", width_x), ("width_y", width_y)):
         if width is None or is_traced(width):
             continue
-        if np.ndim(width) != 0 or not np.asarray(width) > 0:
-            raise ValueError(f"{name} must be a number > 0, got {width}")
-        check_reciprocal(name, width, dtype)
-    x, y = center(x, dtype), center(y, dtype)
+        check_scalar(name, width)
+        if not 0 < float(np.asarray(width)) < math.inf:
+            raise ValueError(f"{name} is {shown(width)}; it must be a number > 0")
+    (x, width_x, scale_x), (y, width_y, scale_y) = (
+        _scaled(z, width, dtype) for z, width in ((x, width_x), (y, width_y))
+    )
     value, found_x, found_y = _score(x, y, width_x, width_y, alpha=alpha)
     for name, width in (("x", found_x), ("y", found_y)):
         if not is_traced(width) and not float(width) > 0:
@@ -84,8 +92,33 @@ def renyi(
                 f"the median distance within {name} is 0: most samples coincide; give "
                 f"width_{name}"
             )
-    diagnostics: dict[str, jax.Array] = {"width_x": found_x, "width_y": found_y}
+    with np.errstate(over="ignore", under="ignore"):
+        scales = np.array([scale_x, scale_y]).astype(dtype)
+    diagnostics: dict[str, jax.Array] = {
+        "width_x": found_x * scales[0],
+        "width_y": found_y * scales[1],
+    }
     return Estimate(value, jnp.full_like(value, jnp.nan), "estimate", diagnostics)
+
+
+def _scaled(
+    samples: ArrayLike, width: ArrayLike | None, dtype: jnp.dtype
+) -> tuple[jax.Array, ArrayLike | None, float]:
+    """Centered samples and their width at a scale that the type has, and the scale.
+
+    Only known samples have another scale than 1: the others have been rounded already.
+    """
+    values = center_unrounded(samples, dtype)
+    if not isinstance(values, np.ndarray):
+        return jnp.asarray(values, dtype), width, 1.0
+    largest = float(np.max(np.abs(values)))
+    if largest == 0 or 1e-30 < largest < 1e30:
+        return jnp.asarray(values, dtype), width, 1.0
+    scale = 2.0 ** float(np.clip(np.floor(np.log2(largest)) - 2, -1000, 1000))
+    if width is not None:
+        traced = is_traced(width)
+        width = (jnp.asarray(width) if traced else np.asarray(width, float)) / scale
+    return jnp.asarray(values / scale, dtype), width, scale
 
 
 @functools.partial(jax.jit, static_argnames="alpha")
@@ -136,4 +169,6 @@ def _kernel(samples: jax.Array, width: ArrayLike | None) -> tuple[jax.Array, jax
 
     squared, found = lax.cond(lost, exact, lambda: (squared, found))
     safe = jnp.where(found > 0, found, 1)
-    return jnp.exp(-squared / (2 * jnp.square(safe))), found * scale
+    # The square of a width, in units of the samples, may be below the smallest number.
+    scaled = jnp.where(squared > 0, jnp.sqrt(squared) / safe, 0)
+    return jnp.exp(-jnp.square(scaled) / 2), found * scale

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.scipy.linalg import solve_triangular
 from jax.typing import ArrayLike
 
 from miue_jax import _checks
@@ -15,11 +14,16 @@ from miue_jax.information._core import (
     Estimate,
     center_unrounded,
     check_counts,
+    check_key,
     known_pair,
     matmul,
     round_together,
 )
-from miue_jax.information.estimators.gaussian import gaussian
+from miue_jax.information.estimators.gaussian import (
+    check_pivot,
+    gaussian,
+    smallest_pivot,
+)
 from miue_jax.information.estimators.ksg import ksg
 from miue_jax.information.estimators.relations import warn_of_function
 
@@ -60,7 +64,8 @@ def sliced(
       x: (N, dx) or (N,).
       y: (N, dy) or (N,).
       num_slices: m, number of random directions.
-      components: k, at most dx and dy.
+      components: k, at most dx and dy. Constant columns and linear relations between
+        columns are no obstacle to "ksg".
       shared: use the same frame for x and y, which live in one feature space.
       directions: "random"; or one slice along the leading principal ("pca") or
         canonical ("cca") directions, fitted on a random half of the samples and
@@ -76,8 +81,9 @@ def sliced(
 
     Raises:
       ValueError: for bad samples, numbers that are not positive, more components than
-        dimensions, unknown names, or a shared frame with spaces that differ or with
-        fitted directions.
+        dimensions, unknown names, a shared frame with spaces that differ or with fitted
+        directions, or, for "gaussian", a slice with a singular covariance, as where x
+        varies in fewer directions than components. Under `jax.jit` such a slice is NaN.
 
     Warns:
       FunctionalRelationWarning: as `ksg` does, if slices of x and y meet by design.
@@ -98,12 +104,14 @@ def sliced(
       statistical dependence, 2021; Goldfeld, Greenewald, Nuradha and Reeves, k-sliced
       mutual information, 2022.
     """
+    check_key(key)
     check_counts(
         num_slices=num_slices,
         components=components,
         neighbors=neighbors,
         chunk_size=chunk_size,
     )
+    _checks.check_flag("shared", shared)
     _checks.check_choice("directions", directions, get_args(Directions))
     _checks.check_choice("estimator", estimator, get_args(SliceEstimator))
     # Fitting directions leaves half of the samples for the estimate.
@@ -130,7 +138,13 @@ def sliced(
     # The scale of either does not matter.
     x, y = (round_together([center_unrounded(z, dtype)], dtype)[0] for z in (x, y))
     drawn = num_slices, components, shared, directions
-    slices = _slices(key, x, y, *drawn, estimator, neighbors, chunk_size)
+    slices, pivots = _slices(key, x, y, *drawn, estimator, neighbors, chunk_size)
+    check_pivot(
+        jnp.min(pivots),
+        2 * components,
+        f"a slice of {components} + {components} components (take fewer, or the "
+        "estimator 'ksg')",
+    )
     count = len(slices)
     error = (
         jnp.std(slices, ddof=1) / count**0.5
@@ -152,13 +166,19 @@ def _slices(
     estimator: SliceEstimator,
     neighbors: int,
     chunk_size: int,
-) -> jax.Array:
-    def information(x: jax.Array, y: jax.Array) -> jax.Array:
-        if estimator == "gaussian":
-            return gaussian(x, y).value
-        return ksg(x, y, neighbors=neighbors, chunk_size=chunk_size).value
+) -> tuple[jax.Array, jax.Array]:
+    """The information of each slice, and how far each is from a singular covariance."""
 
-    def one(key: jax.Array) -> jax.Array:
+    def information(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+        if estimator == "gaussian":
+            found = gaussian(x, y)
+            pivot = found.diagnostics["smallest_pivot"]
+            singular = ~(pivot > smallest_pivot(x.dtype, 2 * components))
+            return jnp.where(singular, jnp.nan, found.value), pivot
+        found = ksg(x, y, neighbors=neighbors, chunk_size=chunk_size)
+        return found.value, jnp.ones_like(found.value)
+
+    def one(key: jax.Array) -> tuple[jax.Array, jax.Array]:
         key_x, key_y = jax.random.split(key)
         frame_x = _frame(key_x, x.shape[1], components, x.dtype)
         frame_y = frame_x if shared else _frame(key_y, y.shape[1], components, x.dtype)
@@ -171,7 +191,8 @@ def _slices(
     fit = _principal if directions == "pca" else _canonical
     frames = fit(x[fitted], y[fitted], components)
     projected = [matmul(z[rest], f) for z, f in zip((x, y), frames, strict=True)]
-    return information(*projected)[None]
+    value, pivot = information(*projected)
+    return value[None], pivot[None]
 
 
 def _frame(key: jax.Array, dim: int, components: int, dtype: jnp.dtype) -> jax.Array:
@@ -183,19 +204,30 @@ def _frame(key: jax.Array, dim: int, components: int, dtype: jnp.dtype) -> jax.A
 def _principal(x: jax.Array, y: jax.Array, components: int) -> list[jax.Array]:
     def axes(z: jax.Array) -> jax.Array:
         z = z - jnp.mean(z, axis=0)
-        return jnp.linalg.eigh(matmul(z.T, z))[1][:, -components:]
+        variances, directions = jnp.linalg.eigh(matmul(z.T, z))
+        # A direction of rounding errors must not pass for one of spread.
+        rounding = len(variances) * jnp.finfo(z.dtype).eps * variances[-1]
+        return jnp.where(variances > rounding, directions, 0)[:, -components:]
 
     return [axes(x), axes(y)]
 
 
 def _canonical(x: jax.Array, y: jax.Array, components: int) -> list[jax.Array]:
-    x, y = x - jnp.mean(x, axis=0), y - jnp.mean(y, axis=0)
-    factors = [jnp.linalg.cholesky(matmul(z.T, z)) for z in (x, y)]
-    half = solve_triangular(factors[0], matmul(x.T, y), lower=True)
-    whitened = solve_triangular(factors[1], half.T, lower=True).T
-    left, _, right = jnp.linalg.svd(whitened, full_matrices=False)
-    pairs = zip(factors, (left, right.T), strict=True)
-    return [
-        solve_triangular(factor.T, axes[:, :components], lower=False)
-        for factor, axes in pairs
-    ]
+    (x, back_x), (y, back_y) = _white(x), _white(y)
+    left, _, right = jnp.linalg.svd(matmul(x.T, y), full_matrices=False)
+    pairs = ((back_x, left), (back_y, right.T))
+    return [matmul(back, axes[:, :components]) for back, axes in pairs]
+
+
+def _white(z: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Orthonormal scores of samples, and the map of their axes to those of the samples.
+
+    Directions without spread, of constant columns or linear relations, are 0.
+    """
+    z = z - jnp.mean(z, axis=0)
+    largest = jnp.max(jnp.abs(z), axis=0)
+    scale = jnp.where(largest > 0, largest, 1)
+    scores, values, axes = jnp.linalg.svd(z / scale, full_matrices=False)
+    kept = values > max(z.shape) * jnp.finfo(z.dtype).eps * values[0]
+    inverse = jnp.where(kept, len(z) ** 0.5 / jnp.where(kept, values, 1), 0)
+    return jnp.where(kept, scores, 0), axes.T * inverse / scale[:, None]
