@@ -3,7 +3,7 @@
 import difflib
 import numbers
 import reprlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -33,6 +33,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("pgd_steps", "train_pgd_steps"), (1, 10**5)),
     **dict.fromkeys(("num_steps", "eval_steps"), (1, 10**5)),
     **dict.fromkeys(("inner_steps", "adversarial_steps"), (1, 10**5)),
+    "repeats": (1, 10**3),
 }
 
 
@@ -85,8 +86,9 @@ def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
     Raises:
       ValueError: if the value is not among them.
     """
-    if value not in allowed:
-        raise ValueError(f"{name} is {shown(value)}; allowed: {', '.join(allowed)}")
+    # Others may compare as they like, or to arrays.
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"{name} is {shown(value)}; {_suggested(value, allowed)}")
 
 
 def check_flag(name: str, value: object) -> None:
@@ -100,7 +102,7 @@ def check_flag(name: str, value: object) -> None:
       ValueError: if it is not a bool.
     """
     if not isinstance(value, bool):
-        raise ValueError(f"{name} is {value!r}; allowed: True, False")
+        raise ValueError(f"{name} is {shown(value)}; allowed: True, False")
 
 
 def check_label_range(labels: Any, num_classes: int | None = None) -> None:
@@ -159,6 +161,27 @@ def check_text(name: str, value: object) -> None:
     """
     if not isinstance(value, str):
         raise ValueError(f"{name} is {shown(value)}; it must be a string")
+
+
+def as_tuple(name: str, values: Any) -> tuple[Any, ...]:
+    """Converts a setting that is a list.
+
+    Args:
+      name: name of the setting.
+      values: a list, tuple, array or the like; a text is none, nor is a mapping.
+
+    Returns:
+      The items.
+
+    Raises:
+      ValueError: if it is no list.
+    """
+    try:
+        if not isinstance(values, str | bytes | Mapping):
+            return tuple(values)
+    except TypeError:
+        pass
+    raise ValueError(f"{name} is {shown(values)}; it must be a list")
 
 
 def check_seeds(name: str, seeds: Any) -> None:
@@ -272,6 +295,15 @@ def unknown(
       The error.
     """
     known = tuple(known)
+    return ValueError(
+        f"unknown {kind} {shown(name)}; {_suggested(name, known, allowed)}"
+    )
+
+
+def _suggested(
+    name: object, known: Sequence[str], allowed: Iterable[str] | None = None
+) -> str:
+    """What a name may have meant, and what is allowed."""
     # The comparison takes time with the square of the length.
     near = difflib.get_close_matches(
         name[:100] if isinstance(name, str) else shown(name), known, n=3, cutoff=0.4
@@ -279,6 +311,4 @@ def unknown(
     hint = (
         f"did you mean {' or '.join(map(repr, near))}? Allowed" if near else "allowed"
     )
-    return ValueError(
-        f"unknown {kind} {shown(name)}; {hint}: {', '.join(allowed or known)}"
-    )
+    return f"{hint}: {', '.join(allowed or known)}"

@@ -8,6 +8,7 @@ import logging
 import os
 import pathlib
 import re
+import shutil
 import signal
 import sys
 import traceback
@@ -66,8 +67,8 @@ def parse(
             raise ValueError(f"{option} is given twice")
     defaults: dict[str, Any] = {} if default is None else {"default": default}
 
-    def run(arguments: Sequence[str]) -> T:
-        with warnings.catch_warnings():
+    def run(arguments: Sequence[str], width: int | None = None) -> T:
+        with warnings.catch_warnings(), _columns(width):
             # On defaults whose type is not that of their field: they are checked by
             # the dataclasses themselves.
             warnings.simplefilter("ignore")
@@ -82,18 +83,24 @@ def parse(
             raise HelpShown(0) from None
     errors = io.StringIO()
     try:
-        with contextlib.redirect_stderr(errors), _unwrapped():
-            given = run(arguments)
-    except SystemExit:
+        with contextlib.redirect_stderr(errors):
+            given = run(arguments, _UNWRAPPED)
+    except SystemExit as error:
+        if not errors.getvalue():  # not the parser's, but a user's own check of values
+            raise _own.Fault(_own.describe(error)) from error
         reason = _reason(errors.getvalue(), prog)
         if name := re.match(r"unknown option '(.*)'", reason):
             text = io.StringIO()
             with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
-                run(["--help"])
+                run(["--help"], _UNWRAPPED)
             known = dict.fromkeys(re.findall(r"--\w[\w.-]*", text.getvalue()))
             allowed = [f"those of {prog} --help"]
             raise _checks.unknown("option", name[1], known, allowed=allowed) from None
         raise ValueError(reason) from None
+    except (ValueError, OSError):
+        raise
+    except Exception as error:  # raised where settings of a user's own check themselves
+        raise _own.Fault(_own.describe(error)) from error
     for name, problem in _PLACES.items():
         # An empty path would be the current directory.
         if _value(arguments, name) == "":
@@ -101,11 +108,19 @@ def parse(
     return given
 
 
+# So wide that the parser does not break long words of its messages.
+_UNWRAPPED = 100_000
+# In fewer columns it does not come to an end.
+_NARROWEST = 40
+
+
 @contextlib.contextmanager
-def _unwrapped() -> Iterator[None]:
-    """Keeps the parser from breaking long words of its messages."""
+def _columns(width: int | None) -> Iterator[None]:
+    """Sets the width of what the parser prints; None for that of the terminal."""
     before = os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = "100000"
+    if width is None:
+        width = max(_NARROWEST, shutil.get_terminal_size().columns)
+    os.environ["COLUMNS"] = str(width)
     try:
         yield
     finally:
@@ -167,6 +182,15 @@ def _reason(box: str, prog: str) -> str:
     if not sections:
         return "the arguments cannot be parsed"
     message = " ".join(sections[0])
+    if found := re.search(
+        r"Unsupported type annotation for field (\S+) with type (.*?) •",
+        " ".join(text for section in sections for text in [*section, "•"]),
+    ):
+        return (
+            f"--{found[1].replace('_', '-')} cannot be an option: its type is "
+            f"{found[2].removeprefix('typing.')}; annotate the setting, or give it a "
+            "default"
+        )
     if found := re.match(r"Unrecognized options: (.*)", message):
         tokens = found[1].split(", ")
         names = [token.partition("=")[0] for token in tokens if token[0] == "-"]
@@ -251,7 +275,7 @@ def run(main: Callable[[], int | None], prog: str) -> int:
         except HelpShown:
             return 0
         except KeyboardInterrupt:
-            print(f"{prog}: interrupted", file=sys.stderr)
+            _complain(f"{prog}: interrupted")
             return INTERRUPTED
         except SystemExit as error:
             # Whatever of ours exits with a number, as after a signal, has said why.
@@ -295,11 +319,18 @@ def _discard_unwritten() -> None:
 
 
 def _refuse(prog: str, error: BaseException) -> int:
-    if TRACEBACK in os.environ:
+    if TRACEBACK in os.environ and sys.stderr is not None:
         traceback.print_exception(error)
-    print(f"{prog}: {_reason_of(error)}", file=sys.stderr)
+    _complain(f"{prog}: {_reason_of(error)}")
     _discard_unwritten()
     return BAD_INPUT
+
+
+def _complain(line: str) -> None:
+    """Prints a line on standard error, if there is one: the status says it, too."""
+    if sys.stderr is not None:  # print() would use standard output in its place
+        with contextlib.suppress(OSError):
+            print(line, file=sys.stderr, flush=True)
 
 
 def _reason_of(error: BaseException) -> str:
@@ -315,6 +346,9 @@ def _reason_of(error: BaseException) -> str:
             f"there is not enough memory ({_own.describe(error)}); take smaller "
             "batches, smaller images or a smaller model"
         )
+    if isinstance(error, RuntimeError) and text.startswith("Unable to initialize"):
+        # JAX_PLATFORMS names what is not there.
+        return _checks.one_line(text, _LONGEST)
     # Not foreseen: whoever reports it needs more than a line.
     return f"{_own.describe(error)}; {TRACEBACK}=1 shows where"
 
@@ -330,7 +364,7 @@ def _logged(prog: str) -> Iterator[None]:
     def show(message: Any, *rest: Any) -> None:
         text = _checks.one_line(str(message), _LONGEST)
         if not _forget_compiled(text):
-            print(f"{prog}: {text}", file=sys.stderr)
+            _complain(f"{prog}: {text}")
 
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter(f"{prog}: %(message)s"))

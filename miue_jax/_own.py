@@ -4,6 +4,7 @@ import contextlib
 import functools
 import hashlib
 import importlib
+import inspect
 import pathlib
 import sysconfig
 import traceback
@@ -32,11 +33,12 @@ def calling(what: str, *, passing: tuple[type[Exception], ...] = ()) -> Iterator
       Nothing.
 
     Raises:
-      Fault: in place of every exception, `SystemExit` included; only Ctrl-C interrupts.
+      Fault: in place of every exception, `SystemExit` and `GeneratorExit` included;
+        only Ctrl-C interrupts.
     """
     try:
         yield
-    except (Fault, KeyboardInterrupt, GeneratorExit, *passing):
+    except (Fault, KeyboardInterrupt, *passing):
         raise
     except BaseException as error:  # sys.exit() would end the program without a word
         raise Fault(f"{what}: {describe(error)}") from error
@@ -57,6 +59,10 @@ def imported(kind: str, name: str) -> Callable[..., Any]:
     """
     module, _, attribute = name.partition(":")
     what = f"{kind} {_checks.shown(name)}"
+    if not attribute.isidentifier() or not all(
+        part.isidentifier() for part in module.split(".")
+    ):
+        raise Fault(f"{what} cannot be imported; allowed: module:function")
     with calling(f"{what} cannot be imported"):
         try:
             loaded = importlib.import_module(module)
@@ -74,6 +80,8 @@ def imported(kind: str, name: str) -> Callable[..., Any]:
         found = getattr(loaded, attribute)
     if not callable(found):
         raise Fault(f"{what} is not a function but {_checks.shown(found)}")
+    if inspect.iscoroutinefunction(found):
+        raise Fault(f"{what} is asynchronous, and nothing here would await it")
     return found
 
 

@@ -88,7 +88,8 @@ def _options(source: Any, default: _Data) -> tuple[str, _Data]:
     name = settings.pop("name", "shapes")
     for field in settings:
         if field not in _Data.__dataclass_fields__:
-            raise _checks.unknown("setting of data", field, _Data.__dataclass_fields__)
+            known = ("name", *_Data.__dataclass_fields__)
+            raise _checks.unknown("setting of data", field, known)
     return name, _Data(**settings)
 
 
@@ -189,7 +190,7 @@ def _protect_defaults(config: Any) -> tuple[_Protect, Any]:
     name, options = _options(plain.pop("data", ""), _Data())
     spec = generators.spec(plain.pop("generator", "mi_ue/interleaved"))
     select = plain.pop("select", {})
-    if isinstance(select, Mapping):
+    if not isinstance(select, Selection):
         select = _settings.from_plain(Selection, select, "select")
     classes = select.classes
     plain |= {
@@ -339,7 +340,7 @@ def _evaluate_defaults(config: Any) -> tuple[_Evaluate, Any, Any]:
     defense = plain.pop("defense", "none")
     defenses.parse(defense)
     if "seeds" in plain:
-        plain["seeds"] = tuple(plain["seeds"])
+        plain["seeds"] = _checks.as_tuple("seeds", plain["seeds"])
     return _Evaluate(**plain), victim, defense
 
 
@@ -564,6 +565,7 @@ def _detect(arguments: Sequence[str]) -> None:
     given: Any = parse(kind, arguments, prog=f"{PROG} detect")
     if given.json is not None:
         atomic.check_new_file(given.json)
+        atomic.check_not_read(given.json, (given.protected, given.data))
     config = detect.DetectConfig(
         **{
             f.name: getattr(given, f.name)
@@ -744,7 +746,19 @@ def _list(arguments: Sequence[str]) -> None:
         if not given.kind:
             print(f"{kind}:")
         for name in names:
-            print(f"{indent}{name}")
+            print(f"{indent}{name:<31}{_settings_shown(kind, name)}".rstrip())
+
+
+def _settings_shown(kind: str, name: str) -> str:
+    """The settings of a defense with their defaults, which have no other list."""
+    if kind != "defenses":
+        return ""
+    from miue_jax import defenses
+
+    known = defenses.parameters(name.partition("-<")[0]).items()
+    return ", ".join(
+        k if v.default is v.empty else f"{k}={v.default}" for k, v in known
+    )
 
 
 def _names(kind: str) -> list[str]:
@@ -815,7 +829,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     status = _command_line.run(lambda: _dispatch(name, rest), prog)
     if status == _command_line.INTERRUPTED and own_process:
         # XLA's threads go on compiling, and crash when Python ends around them.
-        sys.stderr.flush()
+        if sys.stderr is not None:
+            sys.stderr.flush()
         os._exit(status)
     return status
 
@@ -849,7 +864,8 @@ def _names_own(argument: str) -> bool:
     return argument.startswith("--config") or bool(re.fullmatch(_OWN, value))
 
 
-_OWN = r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"
+# A generator may have its preset behind it.
+_OWN = r"[A-Za-z_][\w.]*:[A-Za-z_]\w*(/\w+)?"
 
 
 def _start(*, alone: bool = False) -> None:

@@ -68,9 +68,26 @@ def test_what_can_be_named_is_listed(miue):
     assert "jpeg-<quality>" in found["defenses"]
     assert {"models", "data", "estimators"} < found.keys()
     for kind, names in found.items():
-        assert miue("list", kind)[1].splitlines() == names
+        lines = miue("list", kind)[1].splitlines()
+        assert [line.split("  ")[0] for line in lines] == names
     lines = miue("list")[1].splitlines()
     assert len(lines) == sum(map(len, found.values())) + len(found)
+
+
+def test_defenses_are_listed_with_their_settings(miue):
+    lines = miue("list", "defenses")[1].splitlines()
+    shown = {line.split()[0]: line.split()[1:] for line in lines}
+    assert shown["cutout-<size>"] == ["size=16"]
+    assert shown["gaussian_noise-<sigma>"] == ["sigma=8.0"]
+    assert shown["jpeg-<quality>"] == ["quality"]
+    assert shown["none"] == []
+
+
+def test_a_narrow_terminal_is_no_dead_end(miue, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1")
+    status, _, errors = miue("list", "--jsn")
+    assert (status, errors.count("\n")) == (2, 1)
+    assert miue("list", "--help")[0] == 0
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
@@ -164,7 +181,10 @@ BAD = {
         ([_W, "--generator.epochs", "-3"], "epochs is -3; allowed: whole numbers > 0"),
         ([_W, "--dta.per-class=3"], "did you mean '--data.per-class'"),
         ([_W, "data.npz", "--data.per-class=0"], "per_class is 0"),
-        ([_W, "data.npz", "--data.split=tets"], "split must be one of train, test"),
+        (
+            [_W, "data.npz", "--data.split=tets"],
+            "split is 'tets'; did you mean 'test'",
+        ),
         ([_W, "data.npz", "--classes", "dog"], "'dog'"),
         ([_W, "data.npz", "--fraction=2"], "fraction is 2.0"),
         ([_W, "--export=rund"], "unknown --export 'rund'; did you mean 'round'"),
@@ -605,9 +625,14 @@ BROKEN_VALUES = {
     "protect": {
         "{'data': 5}": "data are 5; allowed: a name, a path",
         "{'data': {'nme': 'x'}}": "unknown setting of data 'nme'",
-        "{'select': 5}": "mine.py: ",
+        "{'select': 5}": "select is 5; it must be a mapping",
+        "{'data': {'nam': 'x'}}": "did you mean 'name'",
         "{'select': {'fracton': 1}}": "did you mean 'fraction'",
-        "{'select': {'classes': 5}}": "mine.py: ",
+        "{'select': {'classes': 5}}": "classes is 5; it must be a list",
+        "{'select': {'classes': 'cat'}}": "classes is 'cat'; it must be a list",
+        "{'generator': {'name': 'mi_ue', 'schedule': 'altern'}}": (
+            "did you mean 'alternating'"
+        ),
         "{'generator': 5}": "unknown generator '5'",
         "{'generator': {'radius': 4}}": "unknown generator None",
         "{'generator': {'name': 'random_noise', 'radius': 'x'}}": "radius is 'x'",
@@ -623,9 +648,13 @@ BROKEN_VALUES = {
         "{'victim': {'model': ['a']}}": "victim model is ['a']; it must be a string",
         "{'victim': 'quik'}": "did you mean 'quick'",
         "{'victim': {'epoch': 3}}": "did you mean 'epochs'",
-        "{'defense': 5}": "mine.py: ",
+        "{'defense': 5}": "defense is 5; allowed: a name",
+        "{'defense': None}": "defense is None; allowed: a name",
+        "{'defense': ('jpeg', 5)}": "defense is ('jpeg', 5); allowed: a name",
+        "{'defense': {'name': 'jpeg', 'qualty': 5}}": "did you mean 'quality'",
         "{'defense': 'cutuot'}": "did you mean 'cutout'",
-        "{'seeds': 5}": "mine.py: ",
+        "{'seeds': 5}": "seeds is 5; it must be a list",
+        "{'seeds': {0: 1}}": "seeds is {0: 1}; it must be a list",
         "{'train': 'shapes', 'test': 'shapes', 'seeds': ['x']}": "seeds holds 'x'",
         "{'train': 'shapes', 'test': 'shapes', 'device_invariant': 5}": (
             "device_invariant is 5"
@@ -633,18 +662,29 @@ BROKEN_VALUES = {
     },
     "sweep": {
         "{'data': 5}": "mine.py: ",
-        "{'seeds': 5}": "mine.py: ",
+        "{'seeds': 5}": "seeds is 5; it must be a list",
+        "{'generators': None}": "generators is None; it must be a list",
+        "{'generators': [None]}": "generators holds None, which has no name",
+        "{'generators': ['claen']}": "did you mean 'clean'",
+        "{'generators': {3: None}}": "name 3 in generators",
+        "{'data_name': 5}": "data_name is 5; it must be a string",
+        "{'blocks': 5}": "blocks is 5; it must be a list",
         "{'generators': ['radnom_noise']}": "did you mean 'random_noise'",
         "{'generators': {'a-b': None}}": "name 'a-b' in generators",
-        "{'defenses': 5}": "mine.py: ",
+        "{'defenses': 5}": "defenses is 5; it must be a list",
         "{'victims': {'a': {'epoch': 3}}}": "did you mean 'epochs'",
         "{'blocks': [5]}": "blocks hold 5",
         "{'blocks': [{'seds': [1]}]}": "did you mean 'seeds'",
         "{'blocks': [{'generators': ['none']}]}": "blocks[0].generators 'none'",
     },
     "measure": {
-        "{'data': 5}": "mine.py: ",
-        "{'victims': 5}": "mine.py: ",
+        "{'data': 5}": "data are a int; allowed: a name or path",
+        "{'victims': 5}": "victims is 5; it must be a list",
+        "{'victims': [5]}": "run is 5; it must be a string",
+        "{'layers': 'features'}": "layers is 'features'; it must be a list",
+        "{'noise_variances': 5}": "noise_variances is 5; it must be a list",
+        "{'protected': 5}": "protected is 5; it must be a string",
+        "{'estimators': 5}": "estimators are 5; allowed: an EstimatorConfig",
         "{'victim': 5}": "did you mean 'victims'",
         "{'victims': {'a': {'run': 5}}}": "run is 5; it must be a string",
     },

@@ -94,3 +94,19 @@ def test_a_compiled_program_that_was_cut_short_is_removed_and_made_again(tmp_pat
     found = sorted((tmp_path / "miue_jax").glob("*-cache"))
     assert found == entries
     assert all(path.stat().st_size > 100 for path in found)
+
+
+@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full"])
+def test_without_standard_error_the_status_says_it(tmp_path, redirection):
+    command = f"{sys.executable} -m miue_jax protect"
+    run = f"--generator random_noise --workdir {tmp_path / 'run'} {redirection}"
+    for data, status in (("shapes --data.per-class 2", 0), ("no.npz", 2)):
+        done = subprocess.run(
+            ["bash", "-c", f"{command} {data} {run}"],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,
+            env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        )
+        assert done.returncode == status
+        assert (done.stdout == "") == (status == 2)

@@ -16,6 +16,8 @@ from miue_jax import _own
         ),
         ("def f(:", "cannot be imported: SyntaxError: "),
         ("raise SystemExit(3)", "cannot be imported: SystemExit: 3"),
+        ("raise GeneratorExit", "cannot be imported: GeneratorExit"),
+        ("async def f(): pass", "is asynchronous"),
         ("import no_such_module", "cannot be imported: ModuleNotFoundError: No mod"),
         ("f = 3", "is not a function but 3"),
         ("g = 3", "cannot be imported: .* has no attribute 'f'"),
@@ -50,6 +52,7 @@ def write(tmp_path, monkeypatch):
     [
         ("raise KeyError('x')", "KeyError: 'x'"),
         ("import sys; sys.exit(0)", "SystemExit: 0"),
+        ("raise GeneratorExit", "GeneratorExit"),
         ("assert False", "AssertionError"),
         ("raise ValueError('a\\n\\x1b[31mb')", "ValueError: a ?[31mb"),
         ("raise OSError('x' * 10**6)", f"OSError: {'x' * 300}..."),
@@ -89,3 +92,9 @@ def test_a_missing_module_is_not_a_missing_import_of_it(write):
     name = write("import no_such_module\n")
     with pytest.raises(_own.Fault, match=rf"no_such_module' \({name}.py, line 1\)"):
         _own.imported("model", f"{name}:f")
+
+
+@pytest.mark.parametrize("name", ["a:b:c", "a b:c", ":c", "a:", "..:c", "a:b.c"])
+def test_what_is_not_of_the_form_module_function_is_told_so(name):
+    with pytest.raises(ValueError, match=r"; allowed: module:function$"):
+        _own.imported("defense", name)

@@ -4,7 +4,7 @@ import dataclasses
 import os
 import pathlib
 
-from miue_jax._checks import check_number, unknown
+from miue_jax._checks import check_choice, check_number, shown, unknown
 from miue_jax.data import arrays, cifar_archive, folder, shapes, tfds, user_defined
 from miue_jax.data.dataset import (
     Dataset,
@@ -67,7 +67,7 @@ class DataSource:
                 # JSON has no paths.
                 object.__setattr__(self, name, os.fspath(value))
             elif not isinstance(value, str) and (name == "name" or value is not None):
-                raise ValueError(f"data {name} is {value!r}; it must be a string")
+                raise ValueError(f"data {name} is {shown(value)}; it must be a string")
         _check_part(self.split, self.per_class, self.seed)
 
     def load(self) -> Dataset:
@@ -161,8 +161,7 @@ def load(
 
 
 def _check_part(split: object, per_class: object, seed: object) -> None:
-    if split not in SPLITS:
-        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+    check_choice("split", split, SPLITS)
     if per_class is not None:
         check_number("per_class", per_class, "> 0", whole=True)
     check_number("seed", seed, ">= 0", whole=True)

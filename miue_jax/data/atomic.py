@@ -8,8 +8,8 @@ import pathlib
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
-from typing import BinaryIO
+from collections.abc import Iterable, Iterator
+from typing import Any, BinaryIO
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 # When a write fails, NumPy does not say why.
@@ -134,6 +134,47 @@ def check_new_file(path: str | os.PathLike[str]) -> None:
     # The rename would put a file in the place of a device, such as /dev/null.
     if path.exists() and not path.is_file():
         raise ValueError(f"{path}: is a device or a pipe, not a file")
+
+
+def check_not_read(path: str | os.PathLike[str], inputs: Iterable[Any]) -> None:
+    """Checks that a file to write is none of those that are read to make it.
+
+    Args:
+      path: the file to create or replace.
+      inputs: what is read; what is no file, such as the name of a data set, is passed
+        over.
+
+    Raises:
+      ValueError: if it is one of them.
+
+    Example:
+      >>> from miue_jax.data import atomic
+      >>> atomic.check_not_read("protected.npz", ["shapes"])
+    """
+    for given in inputs:
+        with contextlib.suppress(OSError, TypeError, ValueError):
+            if os.path.samefile(path, given):
+                break
+    else:
+        return
+    raise ValueError(f"{path}: is read by this command, and would be overwritten")
+
+
+def check_file(path: str | os.PathLike[str]) -> None:
+    """Checks that what is there under a name can be read: a pipe would never end.
+
+    Args:
+      path: the file; it may be missing.
+
+    Raises:
+      ValueError: if it is a folder, a pipe or a device.
+
+    Example:
+      >>> from miue_jax.data import atomic
+      >>> atomic.check_file("no_such.json")
+    """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError(f"{os.fspath(path)}: is no file")
 
 
 def remove_unfinished(folder: str | os.PathLike[str], *, below: bool = True) -> None:

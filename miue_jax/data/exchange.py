@@ -324,7 +324,7 @@ def _scaled(delta: np.ndarray) -> np.ndarray:
             "uint8 holds images or has lost the negative values; a perturbation is "
             "float, or a signed integer in gray levels"
         )
-    integer = np.issubdtype(delta.dtype, np.signedinteger)
+    integer = delta.dtype.kind == "i"  # which spans of time are not
     if not integer and not jnp.issubdtype(delta.dtype, jnp.floating):
         raise ValueError(f"a perturbation is float or a signed integer: {delta.dtype}")
     delta = delta.astype(np.float32)

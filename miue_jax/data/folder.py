@@ -18,8 +18,9 @@ from miue_jax.data.dataset import Dataset, validate
 SUFFIXES = (".png", ".jpg", ".jpeg")
 SPLITS = ("train", "test")
 
-# Whatever the suffix says. Pillow would start another program for some others.
-_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF")
+# Whatever the suffix says. Pillow would start another program for some others. MPO is
+# read as JPEG; by name it is known to no version of Pillow.
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 
 # Copies of an image that are alive while it is decoded and converted.
 _COPIES = 5

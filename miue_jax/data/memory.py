@@ -14,6 +14,16 @@ _CGROUPS = pathlib.Path("/sys/fs/cgroup")
 _OWN_CGROUPS = pathlib.Path("/proc/self/cgroup")
 
 
+class Exceeded(ValueError):
+    """Raised if an input needs more than it may, or if what it may is not known.
+
+    Example:
+      >>> from miue_jax.data import memory
+      >>> issubclass(memory.Exceeded, ValueError)
+      True
+    """
+
+
 def check(needed: int, what: str) -> None:
     """Checks that an input may be read.
 
@@ -22,18 +32,18 @@ def check(needed: int, what: str) -> None:
       what: the input, for the message.
 
     Raises:
-      ValueError: if that is more than `limit`; the message says how much each is, and
+      Exceeded: if that is more than `limit`; the message says how much each is, and
         names the environment variable that sets the limit.
 
     Example:
       >>> from miue_jax.data import memory
       >>> memory.check(10**15, "images")
       Traceback (most recent call last):
-      ValueError: images would need 1e+06 GB of memory; allowed: ...
+      miue_jax.data.memory.Exceeded: images would need 1e+06 GB of memory; allowed: ...
     """
     allowed = limit()
     if needed > allowed:
-        raise ValueError(
+        raise Exceeded(
             f"{what} would need {_gigabytes(needed)} of memory; allowed: "
             f"{_gigabytes(allowed)}, set by the environment variable {VARIABLE} (in "
             "GB) or half of what there is"
@@ -49,7 +59,7 @@ def limit() -> int:
       a limit of the shell allows less.
 
     Raises:
-      ValueError: if the variable is not a positive number.
+      Exceeded: if the variable is not a positive number.
 
     Example:
       >>> from miue_jax.data import memory
@@ -64,7 +74,7 @@ def limit() -> int:
     except ValueError:
         gigabytes = 0.0
     if not 0 < gigabytes < 1e9:
-        raise ValueError(
+        raise Exceeded(
             f"{VARIABLE} is {one_line(given, 50)!r}; allowed: a number of gigabytes > 0"
         )
     return int(gigabytes * 1e9)

@@ -15,7 +15,7 @@ from typing import IO, BinaryIO
 import numpy as np
 
 from miue_jax._checks import one_line, shown
-from miue_jax.data import memory
+from miue_jax.data import atomic, memory
 
 # What NumPy and zipfile raise on files that are damaged or something else.
 UNREADABLE = (
@@ -127,6 +127,7 @@ def read_npy(path: str | os.PathLike[str]) -> np.ndarray:
       ...     npz.read_npy(f"{folder}/a.npy").tolist()
       [0, 1, 2]
     """
+    atomic.check_file(path)
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -195,6 +196,11 @@ def unreadable(path: str | os.PathLike[str], error: Exception) -> ValueError:
       a.npy: truncated, damaged or not a file of arrays: no data left
     """
     reason = one_line(str(error)) or type(error).__name__
+    # These say nothing about what is in the file.
+    if isinstance(error, memory.Exceeded):
+        return ValueError(f"{path}: {reason}")
+    if isinstance(error, PermissionError):
+        return ValueError(f"{path}: permission denied")
     return ValueError(f"{path}: truncated, damaged or not a file of arrays: {reason}")
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from miue_jax._checks import check_number
+from miue_jax._checks import check_choice, check_number
 from miue_jax.data import memory
 from miue_jax.data.dataset import Dataset
 
@@ -73,8 +73,7 @@ def generate(num_images: int, *, seed: int = 0, split: str = "train") -> Dataset
     """
     check_number("num_images", num_images, "> 0", whole=True)
     check_number("seed", seed, ">= 0", whole=True)
-    if split not in _STREAMS:
-        raise ValueError(f"split must be one of {', '.join(_STREAMS)}, got {split!r}")
+    check_choice("split", split, tuple(_STREAMS))
     memory.check(_BYTES_PER_IMAGE * num_images, f"{num_images} images")
     labels = np.arange(num_images, dtype=np.int32) % len(CLASS_NAMES)
     images = np.empty((num_images, SIZE, SIZE, 3), np.uint8)

@@ -209,6 +209,10 @@ def parse(spec: Spec) -> tuple[str, Any]:
     """
     name, settings = _name_and_settings(spec)
     kind = config_type(name)
+    known = [field.name for field in dataclasses.fields(kind)]
+    for field in settings:
+        if field not in known:
+            raise _checks.unknown(f"setting of {name}", field, known)
     missing = [
         field.name
         for field in dataclasses.fields(kind)
@@ -216,7 +220,9 @@ def parse(spec: Spec) -> tuple[str, Any]:
         and field.default_factory is dataclasses.MISSING
         and field.name not in settings
     ]
-    return name, kind if missing else _settings.from_plain(kind, settings, name)
+    if missing:
+        return name, kind
+    return name, _settings.from_plain(kind, settings, name, own=_own.is_own(name))
 
 
 def is_own(spec: Spec) -> bool:
@@ -286,7 +292,7 @@ def _user_defined(
 
 def _rebuilt(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings with enums, tuples and nested dataclasses where annotations say so."""
-    config = _settings.from_plain(config_type(name), settings, name)
+    config = _settings.from_plain(config_type(name), settings, name, own=True)
     return {k: getattr(config, k) for k in settings}
 
 
@@ -301,10 +307,16 @@ def _entry(name: object) -> _Entry:
 def _name_and_settings(spec: Spec) -> tuple[Any, dict[str, Any]]:
     if isinstance(spec, str):
         return _from_text(spec)
-    if isinstance(spec, tuple):
+    if isinstance(spec, tuple) and len(spec) == 2:
         name, config = spec
-        fields = dataclasses.fields(config)
-        return name, {field.name: getattr(config, field.name) for field in fields}
+        if dataclasses.is_dataclass(config) and not isinstance(config, type):
+            fields = dataclasses.fields(config)
+            return name, {field.name: getattr(config, field.name) for field in fields}
+    if not isinstance(spec, Mapping):
+        raise ValueError(
+            f"defense is {_checks.shown(spec)}; allowed: a name, a mapping with the "
+            "name and the settings, or the name and its config_type"
+        )
     settings = dict(spec)
     return settings.pop("name", None), settings
 

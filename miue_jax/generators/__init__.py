@@ -420,13 +420,14 @@ def _defaults(kind: type, name: str) -> Any:
         config = kind()
     if hasattr(config, "name"):
         raise ValueError(f"generator {name!r}: no setting may be called 'name'")
+    _settings.to_plain(config, name)
     return config
 
 
 def _configured(name: str, kind: type, values: Mapping[str, Any]) -> Any:
     # A setting that a user's own check refuses is like any other.
     with _own.calling(f"generator {name!r}", passing=(ValueError,)):
-        return _settings.from_plain(kind, values, name)
+        return _settings.from_plain(kind, values, name, own=is_own(name))
 
 
 def _lookup(kind: str, name: Any, table: Mapping[str, Any]) -> Any:

@@ -30,6 +30,8 @@ from miue_jax.train.sampling import Shards
 Start = Callable[[jax.Array, Shards], State]
 Evaluate = Callable[[State, Shards], Metrics]
 
+_STOPPED = "stopped by a signal; rerun the same command to resume"
+
 
 class Advance(Protocol):
     """The type of what `advance` returns."""
@@ -306,15 +308,34 @@ def progress(
       ...     bar.total
       10
     """
+    closed = sys.stderr is None
     return tqdm(
         total=total,
         initial=done,
         desc=label or None,
-        disable=quiet,
+        disable=quiet or closed,
         delay=delay,
-        file=sys.stderr,
-        mininterval=0.5 if sys.stderr.isatty() else 30,
+        file=None if closed else _Forgiving(sys.stderr),
+        mininterval=30 if closed or not sys.stderr.isatty() else 0.5,
     )
+
+
+class _Forgiving:
+    """A file that loses what it cannot write: no run may fail for its progress bar."""
+
+    def __init__(self, file: Any):
+        self._file = file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            self._file.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._file.flush()
 
 
 def resume(
@@ -417,9 +438,8 @@ def run_until(
         if stopping:
             notes = {k: [float(x) for x in mean] for k, mean in (totals or {}).items()}
             saved.save(step, state, notes=notes)
-            print(
-                "stopped by a signal; rerun the same command to resume", file=sys.stderr
-            )
+            if sys.stderr is not None:
+                print(_STOPPED, file=_Forgiving(sys.stderr))
             raise Stopped(128 + stopping)
         began = time.perf_counter()
         stop = min(mark, step + size)

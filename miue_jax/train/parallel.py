@@ -5,6 +5,7 @@ the axis ``AXIS``; `parallelize` runs it on a mesh. A single device is a mesh of
 """
 
 import contextlib
+import numbers
 import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -16,8 +17,11 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from miue_jax._checks import shown
+
 AXIS = "data"
 
+_ADDRESS = "JAX_COORDINATOR_ADDRESS"
 _COUNT, _INDEX = "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 
 
@@ -89,14 +93,17 @@ def resolve_num_shards(num_shards: int | None, mesh: Mesh) -> int:
     """
     if num_shards is None:
         return mesh.size
-    if type(num_shards) is not int or num_shards <= 0:
-        raise ValueError(f"num_shards is {num_shards!r}; it must be positive and whole")
+    whole = isinstance(num_shards, numbers.Integral) and type(num_shards) is not bool
+    if not whole or num_shards <= 0:
+        raise ValueError(
+            f"num_shards is {shown(num_shards)}; it must be positive and whole"
+        )
     if num_shards % mesh.size:
         raise ValueError(
             f"{num_shards} shards do not split over {mesh.size} devices; set "
             f"num_shards to a multiple of {mesh.size}"
         )
-    return num_shards
+    return int(num_shards)
 
 
 def place(tree: Any, mesh: Mesh, spec: Any) -> Any:
@@ -329,6 +336,10 @@ def barrier(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
+def _digits(text: str) -> bool:
+    return text.isdecimal() and text.isascii() and len(text) < 10
+
+
 def initialize_processes(*, heartbeat_timeout: int = 100) -> None:
     """Joins a multi-process run if the environment describes one.
 
@@ -341,7 +352,7 @@ def initialize_processes(*, heartbeat_timeout: int = 100) -> None:
         lost, and the others end.
 
     Raises:
-      ValueError: if JAX_COORDINATOR_ADDRESS is set without the other two.
+      ValueError: if one of these variables is missing or not allowed.
 
     Example:
       >>> from miue_jax.train import parallel
@@ -349,16 +360,28 @@ def initialize_processes(*, heartbeat_timeout: int = 100) -> None:
     """
     if jax.distributed.is_initialized():
         return
-    if "JAX_COORDINATOR_ADDRESS" in os.environ:
-        missing = [k for k in (_COUNT, _INDEX) if not os.environ.get(k, "").isdigit()]
+    address = os.environ.get(_ADDRESS)
+    if address is not None:
+        missing = [k for k in (_COUNT, _INDEX) if not _digits(os.environ.get(k, ""))]
         if missing:
             raise ValueError(
-                f"JAX_COORDINATOR_ADDRESS is set, so {missing[0]} must be a number, "
-                f"got {os.environ.get(missing[0])!r}"
+                f"{_ADDRESS} is set, so {missing[0]} must be a number, got "
+                f"{shown(os.environ.get(missing[0]))}"
+            )
+        count, index = int(os.environ[_COUNT]), int(os.environ[_INDEX])
+        if index >= count:
+            raise ValueError(
+                f"{_INDEX} is {index}; allowed: numbers below {_COUNT}, {count}"
+            )
+        host, _, port = address.rpartition(":")
+        if not host or not _digits(port) or not 0 < int(port) < 2**16:
+            raise ValueError(
+                f"{_ADDRESS} is {shown(address)}; allowed: HOST:PORT, the same in all "
+                "processes"
             )
         jax.distributed.initialize(
-            num_processes=int(os.environ[_COUNT]),
-            process_id=int(os.environ[_INDEX]),
+            num_processes=count,
+            process_id=index,
             heartbeat_timeout_seconds=heartbeat_timeout,
         )
         return

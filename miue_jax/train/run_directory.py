@@ -270,6 +270,7 @@ class MetricsFile:
         Raises:
           ValueError: naming the file, if another line does not hold metrics.
         """
+        atomic.check_file(self.path)
         if not self.path.exists():
             return []
         texts = self.path.read_bytes().split(b"\n")
@@ -277,7 +278,7 @@ class MetricsFile:
         for number, text in enumerate(texts, start=1):
             try:
                 line = json.loads(text)
-            except ValueError:
+            except (ValueError, RecursionError):
                 if number == len(texts):
                     break
                 line = None
@@ -373,6 +374,7 @@ def read_json(
       ...     run_directory.read_json(path, needed=["accuracy"], own=False)
       {'accuracy': 0.5}
     """
+    atomic.check_file(path)
     try:
         value = _json.parse(path.read_text())
     except ValueError as error:

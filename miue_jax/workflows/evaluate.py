@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from miue_jax import _own, data, defenses, detection, models, victims
-from miue_jax._checks import check_flag, check_number, check_seeds
+from miue_jax import _own, _settings, data, defenses, detection, models, victims
+from miue_jax._checks import as_tuple, check_flag, check_number, check_seeds, shown
 from miue_jax.data import Dataset, DataSource, atomic, npz
 from miue_jax.data.artifact import Protected
 from miue_jax.train import (
@@ -96,6 +96,11 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         for name in ("evaluate_every", "checkpoint_every"):
             check_number(name, getattr(self, name), "> 0", whole=True)
+        if not isinstance(self.victim, VictimConfig):
+            raise ValueError(
+                f"victim is {shown(self.victim)}; allowed: the name of a protocol, or "
+                "settings"
+            )
         check_seeds("seeds", self.seeds)
         check_flag("device_invariant", self.device_invariant)
         if self.num_shards is not None:
@@ -160,14 +165,15 @@ def evaluate(
         test = DataSource(source.name, split="test", data_dir=source.data_dir)
     if isinstance(victim, str):
         victim = victims.preset(victim, **settings)
-    elif settings:
-        victim = dataclasses.replace(victim, **settings)
+    elif settings and isinstance(victim, VictimConfig):
+        values = {**dataclasses.asdict(victim), **settings}
+        victim = _settings.from_plain(VictimConfig, values, "victim")
     config = EvaluateConfig(
         train=data.source(train),
         test=data.source(test, "test"),
         victim=victim,
         defense=defense,
-        seeds=tuple(seeds),
+        seeds=as_tuple("seeds", seeds),
         num_shards=num_shards,
         device_invariant=device_invariant,
         evaluate_every=evaluate_every,
@@ -342,6 +348,8 @@ def prepare(
         **mode(config.device_invariant),
         **code_of(config),
     }
+    # Numbers may be NumPy's.
+    identity = _settings.to_plain(identity)
     # A network that does not take these images is found before anything is written,
     # and what is wrong with a defense or a model of the user's own.
     shards = sampling.deal(train_set.images, train_set.labels, num_shards)

@@ -1,6 +1,7 @@
 """Exports of a protected data set: PNG files, or its perturbation as an array."""
 
 import os
+import pathlib
 
 from miue_jax.data import artifact, atomic, exchange
 
@@ -45,6 +46,8 @@ def export(
         atomic.check_new_folder(png)
     if npy is not None:
         exchange.check_delta_file(npy)
+        file = pathlib.Path(path)
+        atomic.check_not_read(npy, (file, artifact.delta_path(file)))
         exchange.export_delta_nchw(npy, exchange.read_delta(path, made))
     if png is not None:
         exchange.export_png_folder(made, png)

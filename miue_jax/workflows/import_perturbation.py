@@ -5,7 +5,7 @@ import pathlib
 
 from miue_jax import data
 from miue_jax.budget import Budget
-from miue_jax.data import DataSource, artifact, exchange
+from miue_jax.data import DataSource, artifact, atomic, exchange
 from miue_jax.workflows.protect import Export
 
 __all__ = ["import_perturbation"]
@@ -54,6 +54,8 @@ def import_perturbation(
     """
     if output is not None:
         artifact.check_name(output)
+        for file in (pathlib.Path(output), artifact.delta_path(pathlib.Path(output))):
+            atomic.check_not_read(file, (path, getattr(source, "name", source)))
     clean = source.load() if isinstance(source, DataSource) else data.load(source)
     delta = exchange.import_perturbation(path, clean, class_wise=class_wise)
     made = artifact.build(

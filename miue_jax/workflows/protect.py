@@ -18,8 +18,8 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from miue_jax import _own, data, generators
-from miue_jax._checks import check_flag, check_number, check_seeds
+from miue_jax import _own, _settings, data, generators
+from miue_jax._checks import as_tuple, check_flag, check_number, check_seeds
 from miue_jax.budget import check_export
 from miue_jax.data import Dataset, DataSource, artifact, npz, public, source
 from miue_jax.generators import GeneratorSpec
@@ -68,6 +68,9 @@ class Selection:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.classes is not None:
+            classes = as_tuple("classes", self.classes)
+            object.__setattr__(self, "classes", classes)
         check_number("fraction", self.fraction, "in (0, 1]")
         check_number("seed", self.seed, ">= 0", whole=True)
 
@@ -165,7 +168,9 @@ def protect(
       >>> made.metadata["audit"]["max_change"]
       4
     """
-    chosen = None if classes is None else tuple(map(str, classes))
+    chosen = None
+    if classes is not None:
+        chosen = tuple(map(str, as_tuple("classes", classes)))
     config = ProtectConfig(
         data=source(data),
         generator=generators.spec(generator, **settings),
@@ -356,6 +361,8 @@ def prepare(config: ProtectConfig, clean: Dataset | None = None) -> Job:
         **mode(config.device_invariant),
         **code_of(config),
     }
+    # Numbers may be NumPy's.
+    identity = _settings.to_plain(identity)
     shards = sampling.deal(clean.images, clean.labels, num_shards, selected=selected)
     # A network that does not take these images is found before anything is written.
     if generators.is_own(name):

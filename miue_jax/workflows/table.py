@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from miue_jax._checks import one_line, shown
-from miue_jax.data import memory
+from miue_jax.data import memory, public
 from miue_jax.train import run_directory
 from miue_jax.workflows import estimator_table
 from miue_jax.workflows.measure import summary as measurement
@@ -60,6 +60,18 @@ _WRONG = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 # Bytes of parsed JSON for each byte of text, at most.
 _JSON_FACTOR = 40
 
+# What others may have changed by hand, and would be shown as if it were right.
+_KINDS: dict[str, Any] = {
+    **dict.fromkeys(("victims", "defenses", "columns"), Mapping),
+    **dict.fromkeys(("protected", "failed", "train", "test", "victim"), Mapping),
+    **dict.fromkeys(("final", "best", "robust", "versions"), Mapping),
+    **dict.fromkeys(
+        ("generators", "cells", "entries", "seeds", "noise_variances"), list
+    ),
+    **dict.fromkeys(("processor", "command", "note"), str),
+    "done": int,
+}
+
 # By a key that only these results have.
 _TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "final": _victims,
@@ -93,8 +105,15 @@ def render(results: Mapping[str, Any]) -> str:
       >>> print(render(mj.sweep(sweep)).splitlines()[0])
       | trained on | none |
     """
+    # Results of evaluate name the data as they were given.
+    results = public.without_folders(results)
     for key, table in _TABLES.items():
         if key in results:
+            for name, kind in _KINDS.items():
+                if name in results and not isinstance(results[name], kind):
+                    raise ValueError(
+                        f"the results are damaged: {name} is {shown(results[name])}"
+                    )
             try:
                 return table(results)
             except _WRONG as error:
@@ -149,6 +168,11 @@ def table(path: str | os.PathLike[str]) -> str:
             f"{path} is not a text; allowed: results (.json), the folder of a run, or "
             f"Markdown"
         ) from error
+    if len(re.findall("<!-- table:", text)) != len(_TABLE.findall(text)):
+        raise ValueError(
+            f"{path}: a marked table has no end: each is a line <!-- table: FILE -->, "
+            "any lines, and <!-- end -->"
+        )
     return _TABLE.sub(fill, text)
 
 

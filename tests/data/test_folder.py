@@ -131,6 +131,12 @@ def test_an_unreadable_image_is_named(root):
             folder.load(root)
 
 
+@pytest.mark.parametrize("format", ["WEBP", "GIF", "BMP", "TIFF", "JPEG"])
+def test_the_ending_of_an_image_may_lie(root, format):
+    write(root / "dog/a.PNG", color(), format=format)
+    assert folder.load(root).images.shape == (4, 6, 4, 3)
+
+
 def test_a_truncated_jpeg_is_named(tmp_path):
     for name in ("a/0.jpg", "b/0.jpg"):
         write(tmp_path / name, smooth())

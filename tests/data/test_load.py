@@ -125,7 +125,7 @@ def test_a_name_that_cannot_be_a_path_is_named(name):
 
 
 def test_an_unknown_split_is_refused():
-    with pytest.raises(ValueError, match="one of train, test, got 'valid'"):
+    with pytest.raises(ValueError, match="split is 'valid'; did you mean 'train'"):
         data.load("shapes", "valid")
 
 
@@ -153,7 +153,7 @@ def test_a_source_loads_what_it_names(tmp_path):
     [
         ({"name": None}, "data name is None; it must be a string"),
         ({"data_dir": 3}, "data data_dir is 3; it must be a string"),
-        ({"split": "valid"}, "one of train, test, got 'valid'"),
+        ({"split": "valid"}, "split is 'valid'; did you mean 'train'"),
         ({"per_class": 0}, "per_class is 0; allowed"),
         ({"seed": -1}, "seed is -1; allowed"),
         ({"seed": 0.5}, "seed is 0.5; allowed"),

@@ -2,9 +2,10 @@
 
 import resource
 
+import numpy as np
 import pytest
 
-from miue_jax.data import memory
+from miue_jax.data import memory, npz
 
 GB = 10**9
 
@@ -64,3 +65,16 @@ def test_a_limit_is_a_positive_number(monkeypatch, given):
     monkeypatch.setenv("MIUE_MEMORY", given)
     with pytest.raises(ValueError, match=r"MIUE_MEMORY is .* allowed: a number of gig"):
         memory.limit()
+
+
+@pytest.mark.parametrize(("given", "message"), [("x", "MIUE_MEM"), ("1e-9", "its ")])
+def test_a_file_that_is_not_read_is_not_called_damaged(
+    tmp_path, monkeypatch, given, message
+):
+    path = tmp_path / "a.npz"
+    np.savez(path, a=np.zeros(9))
+    np.save(tmp_path / "a.npy", np.zeros(9))
+    monkeypatch.setenv("MIUE_MEMORY", given)
+    for read, file in ((npz.read, path), (npz.read_npy, tmp_path / "a.npy")):
+        with pytest.raises(ValueError, match=f"^{file}: {message}"):
+            read(file)

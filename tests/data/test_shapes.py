@@ -92,7 +92,7 @@ def test_the_values_use_the_range_without_saturating(drawn):
     [
         ({"num_images": 0}, "num_images is 0; allowed"),
         ({"num_images": 5, "seed": -1}, "seed is -1; allowed"),
-        ({"num_images": 5, "split": "valid"}, "one of train, test, got 'valid'"),
+        ({"num_images": 5, "split": "valid"}, "did you mean 'train'"),
     ],
 )
 def test_bad_options_are_refused(options, message):

@@ -154,3 +154,10 @@ def test_the_settings_of_a_defense_are_described():
     assert name == "jpeg"
     assert isinstance(settings, type)
     assert defenses.parse("jpeg-30")[1].quality == 30
+
+
+@pytest.mark.parametrize("name", ["mode", "nothing"])
+def test_settings_that_do_not_exist_or_fit_are_refused(name):
+    changes = {"kind": "c"} if name == "mode" else {"knd": "a"}
+    with pytest.raises(ValueError, match=r"^unknown .*(a|A)llowed: "):
+        defenses.parse({"name": "own_defenses:typed", **changes})

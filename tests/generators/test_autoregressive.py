@@ -306,7 +306,7 @@ def test_presets_state_the_published_settings():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"norm": "l1"}, "norm is 'l1'; allowed: l2, linf"),
+        ({"norm": "l1"}, "norm is 'l1'; did you mean 'l2'"),
         ({"norm": "linf", "radius": 0.03}, r"radius is 0\.03; allowed: whole gray"),
         ({"radius": 0}, "radius is 0"),
         ({"radius": float("nan")}, "radius is nan"),

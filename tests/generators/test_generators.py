@@ -484,11 +484,11 @@ def test_numbers_that_make_no_sense_are_refused(field):
         "mi_ue/paper"
     )
     for value in BAD_NUMBERS[field]:
-        with pytest.raises(ValueError, match=f"^{field} is {value!r}; allowed: "):
+        with pytest.raises(ValueError, match=f"^{field} is {value!r}; .*llowed: "):
             generators.spec({"name": "mi_ue", field: value})
     if field == "radius":
         for value in BAD_NUMBERS[field]:
-            with pytest.raises(ValueError, match=f"^radius is {value!r}; allowed: "):
+            with pytest.raises(ValueError, match=f"^radius is {value!r}; .*llowed: "):
                 generators.spec({"name": "random_noise", field: value})
 
 

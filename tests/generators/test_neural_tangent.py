@@ -249,7 +249,7 @@ def test_the_presets_state_the_published_settings():
     ],
 )
 def test_bad_settings_are_refused(field, value):
-    with pytest.raises(ValueError, match=f"^{field} is {value!r}; allowed: "):
+    with pytest.raises(ValueError, match=f"^{field} is {value!r}; .*llowed: "):
         NeuralTangentConfig(**{field: value})
 
 

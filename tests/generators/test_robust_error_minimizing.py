@@ -335,7 +335,7 @@ BAD_NUMBERS: dict[str, tuple[Any, ...]] = {
 @pytest.mark.parametrize("field", BAD_NUMBERS)
 def test_numbers_that_make_no_sense_are_refused(field):
     for value in BAD_NUMBERS[field]:
-        with pytest.raises(ValueError, match=f"^{field} is {value!r}; allowed: "):
+        with pytest.raises(ValueError, match=f"^{field} is {value!r}; .*llowed: "):
             dataclasses.replace(REM, **{field: value})
 
 

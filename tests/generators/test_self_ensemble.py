@@ -217,8 +217,8 @@ def test_presets_state_the_published_settings():
     [
         ({"checkpoints": 0}, "checkpoints is 0"),
         ({"epochs": 20}, r"checkpoints \(30\) must be at most one per epoch.* 20"),
-        ({"objective": "logits"}, "objective is 'logits'; allowed: cross_entropy"),
-        ({"inner_means": "first"}, "inner_means is 'first'; allowed: own, last"),
+        ({"objective": "logits"}, "objective is 'logits'; .*llowed: cross_entropy"),
+        ({"inner_means": "first"}, "inner_means is 'first'; .*llowed: own, last"),
         ({"inner_steps": -1}, "inner_steps is -1"),
         ({"pgd_steps": 0}, "pgd_steps is 0"),
         ({"step_size": 0.0}, r"step_size is 0\.0"),

@@ -384,13 +384,97 @@ def test_settings_that_do_not_fit_are_refused(write, name, changes, message):
     ("changes", "message"),
     [
         ({"scale": -1}, r"^scale is -1; allowed: > 0$"),
-        ({"tone": 1}, r"^generator 'own_settings:own': AssertionError "),
+        ({"tone": 1}, r"^unknown own_settings:own tone 1; allowed: "),
     ],
 )
 def test_the_checks_of_a_config_are_heeded(write, changes, message):
     write("own_settings", SETTINGS)
     with pytest.raises(ValueError, match=message):
         generators.spec("own_settings:own", **changes)
+
+
+TYPED = """
+    import enum
+    from typing import Literal, Optional, Union
+    import numpy as np
+
+
+    class Side(enum.Enum):
+        LEFT = 1
+
+
+    def noise(
+        key, images, labels, *, mode: Literal["on", "off"] = "on", count: int = 1,
+        flag: bool = True, scale: Optional[float] = None, note: str = None,
+        sizes: tuple[int, ...] = (1,), pair: tuple[int, str] = (1, "a"),
+        either: Union[int, str] = 1, many: tuple[int, ...] | int = 1,
+        side: Side = Side.LEFT, guessed=1,
+    ):
+        return images * 0
+
+
+    def array(key, images, labels, *, weights=np.zeros(3)):
+        return images * 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("mode", value) for value in ("of", None, 1)),
+        *(("count", value) for value in ("1", 1.5, True, None)),
+        *(("flag", value) for value in (1, "yes", None)),
+        *(("scale", value) for value in ("x", [1.0], True)),
+        *(("sizes", value) for value in (3, "1", ["x"], [2.5])),
+        *(("pair", value) for value in ([1], [1, 2], ["a", 1], None)),
+        *(("either", value) for value in (1.5, None)),
+        *(("many", value) for value in ("x", ["x"])),
+        *(("side", value) for value in ("RIGHT", 1)),
+        ("note", 3),
+    ],
+)
+def test_settings_of_another_type_are_refused(write, name, value):
+    write("typed_noise", TYPED)
+    with pytest.raises(ValueError, match=rf"{name} .*(a|A)llowed: "):
+        generators.spec("typed_noise:noise", **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("count", value) for value in (2, np.int32(2))),
+        *(("scale", value) for value in (None, 2, np.float32(0.5))),
+        *(("many", value) for value in (2, [1, 2], (1, 2))),
+        *(("either", value) for value in (2, "x")),
+        *(("sizes", value) for value in ([], (), [1, 2])),
+        *(("guessed", value) for value in (1, 0.5)),
+        *(("note", value) for value in (None, "x")),
+        *(("flag", value) for value in (False, np.bool_(True))),
+    ],
+)
+def test_settings_of_their_type_are_taken(write, name, value):
+    write("typed_noise", TYPED)
+    spec = generators.spec("typed_noise:noise", **{name: value})
+    found = getattr(spec.config, name)
+    assert found == (tuple(value) if isinstance(value, list) else value)
+    again = generators.spec(json.loads(json.dumps(spec.to_plain())))
+    assert getattr(again.config, name) == found
+
+
+def test_a_default_that_cannot_be_recorded_is_named(write):
+    write("typed_noise", TYPED)
+    with pytest.raises(ValueError, match=r"^typed_noise:array.weights is array"):
+        generators.spec("typed_noise:array")
+
+
+def test_a_preset_of_ones_own_is_found_in_the_current_directory(
+    miue, tmp_path, monkeypatch
+):
+    (tmp_path / "here_noise.py").write_text(textwrap.dedent(TYPED))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    _, _, errors = miue("protect", "no.npz", "--generator", "here_noise:noise/x")
+    assert "unknown here_noise:noise preset 'x'; allowed: default" in errors
 
 
 # Faults.

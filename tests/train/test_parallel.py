@@ -75,3 +75,25 @@ def test_where_one_process_fails_all_raise(monkeypatch):
     # The one that fails raises its own error.
     with pytest.raises(OSError, match="disk"), parallel.together():
         raise OSError("disk")
+
+
+@pytest.mark.parametrize(
+    ("address", "count", "index", "message"),
+    [
+        ("nonsense", "2", "0", "ADDRESS is 'nonsense'; allowed: HOST:PORT"),
+        ("", "2", "0", "ADDRESS is ''; allowed: HOST:PORT"),
+        ("host:99999", "2", "0", "ADDRESS is 'host:99999'"),
+        ("host:x", "2", "0", "ADDRESS is 'host:x'"),
+        ("host:1", "2", "2", "PROCESS_ID is 2; allowed: numbers below"),
+        ("host:1", "9" * 5000, "0", "NUM_PROCESSES must be a number"),
+        ("host:1", "-1", "0", "NUM_PROCESSES must be a number"),
+    ],
+)
+def test_a_cluster_that_cannot_be_is_refused(
+    monkeypatch, address, count, index, message
+):
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", address)
+    monkeypatch.setenv("JAX_NUM_PROCESSES", count)
+    monkeypatch.setenv("JAX_PROCESS_ID", index)
+    with pytest.raises(ValueError, match=message):
+        parallel.initialize_processes()

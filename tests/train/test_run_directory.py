@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from miue_jax.data import atomic
+from miue_jax.data import atomic, npz
 from miue_jax.train import run_directory
 
 
@@ -281,3 +281,23 @@ def test_a_directory_that_was_there_before_or_holds_a_result_stays(tmp_path):
     assert (empty / "config.json").exists()
     _fail(tmp_path / "run", run_directory.Diverged("loss is nan"))
     assert (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path, make):
+    path = tmp_path / "config.json"
+    make(path)
+    for read in (
+        lambda: run_directory.read_json(path),
+        lambda: run_directory.MetricsFile(path, keep_until=0),
+        lambda: npz.read_npy(path),
+    ):
+        with pytest.raises(ValueError, match=r"config\.json: is no file"):
+            read()
+
+
+def test_metrics_that_are_nested_without_end_are_damaged(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("[" * 10**5 + "\n{}\n")
+    with pytest.raises(ValueError, match="is damaged: line 1 holds no metrics"):
+        run_directory.MetricsFile(path, keep_until=0)

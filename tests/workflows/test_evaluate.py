@@ -13,6 +13,7 @@ import time
 import numpy as np
 import pytest
 
+import miue_jax as mj
 from miue_jax import defenses, generators, victims
 from miue_jax.data import DataSource, artifact
 from miue_jax.train import loop, run_directory
@@ -360,3 +361,34 @@ def test_a_network_beyond_the_memory_is_found_before_anything_is_written(
         with pytest.raises(ValueError, match=f"the state of {whose} would need .* GB"):
             run()
         assert not (tmp_path / "run").exists()
+
+
+def test_numbers_may_be_those_of_numpy(tmp_path):
+    clean = mj.data.load("shapes", per_class=2)
+    mj.protect(
+        clean,
+        "random_noise",
+        workdir=tmp_path / "protect",
+        fraction=np.float32(0.5),
+        num_shards=np.int32(8),
+        radius=np.int64(4),
+    )
+    results = mj.evaluate(
+        clean,
+        clean,
+        model="linear",
+        epochs=np.int64(1),
+        learning_rate=np.float32(0.5),
+        seeds=(0,),
+        num_shards=np.int32(8),
+    )
+    assert results["victim"]["learning_rate"] == 0.5
+
+
+def test_changes_of_a_protocol_are_checked():
+    clean = mj.data.load("shapes", per_class=2)
+    protocol = mj.victims.preset("quick")
+    with pytest.raises(ValueError, match="did you mean 'epochs'"):
+        mj.evaluate(clean, clean, protocol, epoch=3)
+    with pytest.raises(ValueError, match="victim is 5; allowed: the name of"):
+        mj.evaluate(clean, clean, 5)

@@ -672,3 +672,14 @@ def test_a_workdir_is_needed_and_a_foreign_one_refused(root, tmp_path, command):
     assert status == 2
     assert "is not empty and holds no run" in errors
     assert len(errors.splitlines()) == 1
+
+
+def test_a_sweep_is_no_run_but_its_victims_are(miue, tmp_path):
+    cell = tmp_path / "swept" / "cells" / "clean-none-quick-seed_0"
+    cell.mkdir(parents=True)
+    run_directory.write_json(cell / "results.json", {"final": 1})
+    run_directory.write_json(tmp_path / "swept" / "results.json", {"cells": []})
+    workdir = tmp_path / "run"
+    status, _, errors = miue("measure", tmp_path / "swept", "--workdir", workdir)
+    assert (status, workdir.exists()) == (2, False)
+    assert f"swept holds a sweep; name its victims, such as {cell}" in errors

@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 
 from miue_jax.data import artifact
+from miue_jax.workflows import table
+from miue_jax.workflows.sweep import plan, summary
 
 MAKER = "jane_doe"
 
@@ -83,6 +85,27 @@ def test_the_export_of_what_was_made_before(miue, home):
     )
     assert miue("export", run / "old.npz", "--png", home / "png")[0] == 0
     _assert_public(home / "png")
+
+
+def test_tables_name_no_path_of_a_setting_or_of_data(home):
+    path = f"/home/{MAKER}/private/notes"
+    spec = {"name": "my_defense:own", "notes": path}
+    sweep = plan.Sweep(data=str(home / "private" / "in"), generators=["clean"])
+    object.__setattr__(sweep, "defenses", {"own": spec})
+    planned = plan.cells(sweep)
+    shown = summary.summarize(sweep, {}, {}, {planned[0]: f"{path}: no"}, planned)
+    assert MAKER not in str({**shown, "command": ""})
+    one = {"mean": 0.5, "std": None, "values": [0.5]}
+    results = {
+        "train": {"name": path},
+        "test": {"name": f"{path}/test.npz"},
+        "victim": {"model": "linear", "epochs": 1},
+        "defense": spec,
+        "seeds": [0],
+        "final": one,
+        "best": one,
+    }
+    assert MAKER not in table.render(results)
 
 
 def test_the_tables_of_a_sweep(miue, home, monkeypatch):

@@ -265,3 +265,19 @@ def test_results_beyond_the_memory_are_not_parsed(tmp_path, monkeypatch):
     monkeypatch.setenv("MIUE_MEMORY", "1e-6")
     with pytest.raises(ValueError, match=r"it would need .* MIUE_MEMORY"):
         table.table(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("generators", "x"), ("defenses", []), ("done", {}), ("victims", "x")],
+)
+def test_values_that_would_be_shown_as_they_are_must_be_of_their_type(name, value):
+    with pytest.raises(ValueError, match=f"^the results are damaged: {name} is "):
+        table.render({**RESULTS, name: value})
+
+
+def test_a_marked_table_has_an_end(tmp_path):
+    path = tmp_path / "text.md"
+    path.write_text("<!-- table: a.json -->\n")
+    with pytest.raises(ValueError, match="a marked table has no end"):
+        table.table(path)

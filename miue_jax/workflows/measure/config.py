@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from miue_jax import _settings
-from miue_jax._checks import check_number, check_seeds, shown
-from miue_jax.data import DataSource
+from miue_jax._checks import as_tuple, check_number, check_seeds, check_text, shown
+from miue_jax.data import DataSource, source
 
 # Fewest pairs per class: every estimator then has its neighbors in each half.
 FEWEST = 12
@@ -143,12 +143,24 @@ class MeasureConfig:
         put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
         put("data", _source(self.data))
         put("victims", _labeled(self.victims))
-        put("layers", None if self.layers is None else tuple(self.layers))
-        put("noise_variances", tuple(self.noise_variances))
+        if self.layers is not None:
+            put("layers", as_tuple("layers", self.layers))
+            for layer in self.layers:
+                check_text("a layer", layer)
+        put("noise_variances", as_tuple("noise_variances", self.noise_variances))
+        if not isinstance(self.protected, str | os.PathLike | None):
+            raise ValueError(
+                f"protected is {shown(self.protected)}; it must be a string"
+            )
         if isinstance(self.estimators, Mapping):
             put(
                 "estimators",
                 _settings.from_plain(EstimatorConfig, self.estimators, "estimators"),
+            )
+        if not isinstance(self.estimators, EstimatorConfig):
+            raise ValueError(
+                f"estimators are {shown(self.estimators)}; allowed: an EstimatorConfig "
+                "or its fields"
             )
         check_seeds("seed", (self.seed,))
         check_number("per_class", self.per_class, "> 0", whole=True)
@@ -169,14 +181,16 @@ def _source(given: Any) -> Any:
         return given
     if isinstance(given, Mapping):
         return _settings.from_plain(DataSource, given, "data")
-    return DataSource(os.fspath(given))
+    return source(given)
 
 
 def _labeled(given: Any) -> dict[str, MeasuredRun]:
     if isinstance(given, str | os.PathLike):
         given = (given,)
     if not isinstance(given, Mapping):
-        names = [pathlib.Path(run).name for run in given]
+        given = as_tuple("victims", given)
+        runs = [_run("", run).run for run in given]
+        names = [pathlib.Path(run).name for run in runs]
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(
@@ -186,7 +200,7 @@ def _labeled(given: Any) -> dict[str, MeasuredRun]:
         given = dict(zip(names, given, strict=True))
     for label in given:
         # It becomes the name of a file.
-        if not re.fullmatch(r"[\w.+-]+", label):
+        if not isinstance(label, str) or not re.fullmatch(r"[\w.+-]+", label):
             raise ValueError(
                 f"victim {label!r}: a label has letters, digits and any of _ . + -"
             )
@@ -198,4 +212,4 @@ def _run(label: str, given: Any) -> MeasuredRun:
         return given
     if isinstance(given, Mapping):
         return _settings.from_plain(MeasuredRun, given, f"victim {label!r}")
-    return MeasuredRun(run=os.fspath(given))
+    return MeasuredRun(run=given)

@@ -158,7 +158,14 @@ def _results(label: str, run: str) -> dict[str, Any]:
             f"victim {label!r}: {run} holds no finished run of evaluate: it has no "
             f"{evaluate.RESULTS}"
         )
-    return run_directory.read_json(path / evaluate.RESULTS, needed=_NEEDED)
+    results = run_directory.read_json(path / evaluate.RESULTS)
+    missing = [key for key in _NEEDED if key not in results]
+    if not missing:
+        return results
+    cells = sorted(path.glob(f"cells/*/{evaluate.RESULTS}"))
+    hint = f"; name its victims, such as {cells[0].parent}" if cells else ""
+    kind = "a sweep" if cells else f"no run of evaluate: it has no {missing[0]}"
+    raise ValueError(f"victim {label!r}: {run} holds {kind}{hint}")
 
 
 def _is_artifact(name: str) -> bool:

@@ -141,15 +141,18 @@ class Sweep:
         put("data", _source(self.data))
         test = test_split(self.data) if self.test is None else self.test
         put("test", _source(test, split="test"))
-        put("generators", _named(self.generators, _row))
-        put("defenses", _named(self.defenses, _defense))
-        put("victims", _named(self.victims, _victim))
-        put("seeds", tuple(self.seeds))
-        put("blocks", tuple(map(_block, self.blocks)))
+        put("generators", _named("generators", self.generators, _row))
+        put("defenses", _named("defenses", self.defenses, _defense))
+        put("victims", _named("victims", self.victims, _victim))
+        put("seeds", _checks.as_tuple("seeds", self.seeds))
+        put("blocks", tuple(map(_block, _checks.as_tuple("blocks", self.blocks))))
         _checks.check_seeds("generator_seed", (self.generator_seed,))
         _checks.check_number("evaluate_every", self.evaluate_every, "> 0", whole=True)
         if self.num_shards is not None:
             _checks.check_number("num_shards", self.num_shards, "> 0", whole=True)
+        _checks.check_flag("device_invariant", self.device_invariant)
+        if self.data_name is not None:
+            _checks.check_text("data_name", self.data_name)
         cells(self)
 
     def to_plain(self) -> dict[str, Any]:
@@ -180,7 +183,9 @@ def _block(given: Any) -> Block:
     if isinstance(given, Mapping):
         return _settings.from_plain(Block, given, "block")
     if not isinstance(given, Block):
-        raise ValueError(f"blocks hold {given!r:.100}; allowed: Block, or its fields")
+        raise ValueError(
+            f"blocks hold {_checks.shown(given)}; allowed: Block, or its fields"
+        )
     return given
 
 
@@ -194,16 +199,16 @@ def test_split(data: DataSource) -> DataSource:
     return DataSource(data.name, split="test", data_dir=data.data_dir)
 
 
-def _named(specs: Any, convert: Any) -> dict[str, Any]:
+def _named(axis: str, specs: Any, convert: Any) -> dict[str, Any]:
     if isinstance(specs, Mapping):
         return {name: convert(spec) for name, spec in specs.items()}
-    if isinstance(specs, str):
-        specs = (specs,)
     found = {}
-    for spec in specs:
+    for spec in _checks.as_tuple(axis, (specs,) if isinstance(specs, str) else specs):
+        if spec is None:
+            raise ValueError(f"{axis} holds None, which has no name; use a mapping")
         name = label(spec)
         if name in found:
-            raise ValueError(f"{spec!r} is given twice")
+            raise ValueError(f"{_checks.shown(spec)} is given twice in {axis}")
         found[name] = convert(spec)
     return found
 
@@ -220,6 +225,10 @@ def _row(given: Any) -> Row | None:
         if generator is None:
             return row(settings, export=export)
         return row(generator, export=export, **settings)
+    if isinstance(given, str):
+        name, known = given.partition("/")[0], ("clean", *generators.NAMES)
+        if not generators.is_own(name) and name not in known:
+            raise _checks.unknown("generator", name, known)
     return row(given)
 
 
@@ -281,16 +290,19 @@ def cells(sweep: Sweep) -> list[Cell]:
     for axis in AXES:
         for name in getattr(sweep, axis):
             # Folders are named after them, with a dash between the parts.
-            if not re.fullmatch(r"\w+", name):
+            if not isinstance(name, str) or not re.fullmatch(r"\w+", name):
                 raise ValueError(
-                    f"name {name!r} in {axis}; allowed: letters, digits and underscores"
+                    f"name {_checks.shown(name)} in {axis}; allowed: letters, digits "
+                    "and underscores"
                 )
     found: dict[Cell, None] = {}
     for number, block in enumerate(sweep.blocks or (Block(),)):
         chosen = {}
         for axis in AXES:
             known, given = getattr(sweep, axis), getattr(block, axis)
-            chosen[axis] = tuple(known if given is None else given)
+            given = known if given is None else given
+            # The names of a mapping are a list, too.
+            chosen[axis] = _checks.as_tuple(_of(sweep, number, axis), list(given))
             if not chosen[axis]:
                 raise ValueError(
                     f"{_of(sweep, number, axis)} is empty; name at least one"

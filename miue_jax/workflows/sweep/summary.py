@@ -41,8 +41,9 @@ def summarize(
     for cell in planned:
         if cell in done:
             groups.setdefault(cell[:3], {})[cell.seed] = done[cell]
-    return {
-        "command": public.command(["miue", *sys.argv[1:]]),
+    # Settings of a user's own parts may be paths.
+    command = public.command(["miue", *sys.argv[1:]])
+    about = {
         "data": sweep.data_name or _named(sweep.data),
         # The same in all cells of a directory.
         "num_shards": next((run["num_shards"] for run in done.values()), None),
@@ -53,10 +54,7 @@ def summarize(
             name: {"budget": str(_budget(made)), **{k: made[k] for k in KEPT}}
             for name, made in protected.items()
         },
-        "failed": {
-            "-".join(map(str, cell)): public.without_folders(why)
-            for cell, why in failed.items()
-        },
+        "failed": {"-".join(map(str, cell)): why for cell, why in failed.items()},
         # In the order in which they run, those that are not done included.
         "generators": list(dict.fromkeys(cell.generator for cell in planned)),
         "defenses": {
@@ -77,11 +75,12 @@ def summarize(
         },
         "cells": [_join(key, by_seed) for key, by_seed in groups.items()],
     }
+    return {"command": command, **public.without_folders(about)}
 
 
 def _named(source: DataSource) -> str:
     path = pathlib.Path(source.name)
-    return path.name if path.exists() else public.without_folders(source.name)
+    return path.name if path.exists() else source.name
 
 
 def _budget(made: Mapping[str, Any]) -> Budget:
