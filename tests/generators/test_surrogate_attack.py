@@ -202,7 +202,7 @@ def test_the_loss_reported_is_that_before_the_last_step():
     [
         (
             {"objective": "next"},
-            "objective is 'next'; did you mean 'next_class', own_class",
+            "objective is 'next'; did you mean 'next_class'",
         ),
         ({"radius": 8.5}, r"radius is 8\.5"),
         ({"step_size": 0}, "step_size is 0"),
