@@ -1,6 +1,8 @@
 """What is a picture: by the suffix of a name, and by the first bytes of a file."""
 
+import importlib
 import struct
+from typing import Any
 
 from PIL import Image, features
 
@@ -36,7 +38,16 @@ _UNSUPPORTED: dict[str, tuple[str, ...]] = {
     ),
     _JXL: (".jxl",),
     _DRAWING: (".svg", ".svgz", ".eps", ".ps", ".ai", ".wmf", ".emf", ".cdr"),
-    _LAYERS: (".psd", ".psb", ".xcf", ".kra", ".ora", ".clip", ".afphoto", ".procreate"),
+    _LAYERS: (
+        ".psd",
+        ".psb",
+        ".xcf",
+        ".kra",
+        ".ora",
+        ".clip",
+        ".afphoto",
+        ".procreate",
+    ),
     _FILM: (
         *(".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv"),
         *(".3gp", ".mts", ".m2ts", ".flv", ".ogv"),
@@ -208,7 +219,7 @@ def why_not(name: str) -> str | None:
     """
     if name == "HEIF":
         try:
-            import pillow_heif
+            pillow_heif: Any = importlib.import_module("pillow_heif")
         except ImportError:
             return "HEIC pictures need pillow-heif: pip install 'miue_jax[heic]'"
         pillow_heif.register_heif_opener(thumbnails=False)

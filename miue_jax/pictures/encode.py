@@ -93,7 +93,7 @@ def losses(picture: Picture, kind: str) -> list[str]:
 
 
 class Details:
-    """What a file holds beside its pixels, cleaned once for all attempts.
+    r"""What a file holds beside its pixels, cleaned once for all attempts.
 
     Args:
       picture: the picture.
@@ -111,7 +111,7 @@ class Details:
       ...     picture = pictures.read(path)
       >>> details = encode.Details(picture, "PNG", strip_location=False)
       >>> details.encode(picture.pixels)[:4]
-      b'\\x89PNG'
+      b'\x89PNG'
     """
 
     def __init__(self, picture: Picture, kind: str, *, strip_location: bool) -> None:
@@ -121,9 +121,7 @@ class Details:
         )
         self.xmp, self.iptc = picture.xmp, picture.iptc
         if self.xmp:
-            self.xmp, more = metadata.clean_xmp(
-                self.xmp, strip_location=strip_location
-            )
+            self.xmp, more = metadata.clean_xmp(self.xmp, strip_location=strip_location)
             notes += more
         if self.iptc and strip_location:
             self.iptc = None
@@ -245,7 +243,7 @@ class Details:
         compression = self.picture.extra.get("compression") or "tiff_adobe_deflate"
         if compression not in _LOSSLESS_TIFF:
             compression = "tiff_adobe_deflate"
-        given = {"exif": exif, "compression": compression}
+        given: dict[str, Any] = {"exif": exif, "compression": compression}
         if self.icc:
             given["icc_profile"] = self.icc
         return self._with_dpi(given)

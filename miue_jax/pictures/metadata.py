@@ -277,7 +277,7 @@ _LONGEST_TEXT = 2**24
 
 
 def png_chunks(file: BinaryIO) -> tuple[tuple[bytes, bytes], ...]:
-    """Reads the chunks of a PNG file that are written as they are.
+    r"""Reads the chunks of a PNG file that are written as they are.
 
     Args:
       file: the file, open; its position changes.
@@ -295,7 +295,7 @@ def png_chunks(file: BinaryIO) -> tuple[tuple[bytes, bytes], ...]:
       >>> info.add_text("Title", "tree")
       >>> Image.new("L", (1, 1)).save(file, "PNG", pnginfo=info)
       >>> metadata.png_chunks(file)
-      ((b'tEXt', b'Title\\x00tree'),)
+      ((b'tEXt', b'Title\x00tree'),)
     """
     found = []
     file.seek(8)

@@ -266,7 +266,9 @@ def _kind(path: pathlib.Path, head: bytes) -> str:
 def _check(image: Image.Image, kind: str) -> None:
     frames = int(getattr(image, "n_frames", 1))
     if frames > 1 and kind in ("PNG", "WEBP", "GIF", "AVIF"):
-        raise _Unfit(f"is animated ({frames} frames): only still pictures are protected")
+        raise _Unfit(
+            f"is animated ({frames} frames): only still pictures are protected"
+        )
     if frames > 1 and kind == "TIFF" and not _only_previews(image, frames):
         raise _Unfit(f"has {frames} pages: only single pictures are protected")
     if image.mode.startswith("F") or (
@@ -346,7 +348,12 @@ def _decode(
     if _transparent(image):
         both = np.asarray(image if mode == "RGBA" else image.convert("RGBA"))
         return *_split(both), None, notes
-    return np.asarray(image if mode == "RGB" else image.convert("RGB")), None, None, notes
+    return (
+        np.asarray(image if mode == "RGB" else image.convert("RGB")),
+        None,
+        None,
+        notes,
+    )
 
 
 def _split(both: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -39,7 +39,8 @@ class Entry(NamedTuple):
       >>> import pathlib
       >>> from miue_jax import pictures
       >>> header = pictures.Header("PNG", 64, 48, False)
-      >>> pictures.Entry("a.png", pathlib.Path("in/a.png"), header, "a.png", None, ()).name
+      >>> path = pathlib.Path("in/a.png")
+      >>> pictures.Entry("a.png", path, header, "a.png", None, ()).name
       'a.png'
     """
 

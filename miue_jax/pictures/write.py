@@ -25,11 +25,15 @@ _STEPS = ((4, 3), (2, 2), (1, 1))
 _ENOUGH = 0.6
 # Blocks on which that is decided.
 _SAMPLE = 256
-# Other encoders work on the whole picture: how often it is encoded again, and the
-# qualities that are tried. Tiles are as large as what their filters reach.
-_ROUNDS = 5
-_QUALITIES = {"WEBP": (100,), "AVIF": (90, 100), "HEIF": (95, 100)}
-_SUBSAMPLING = {"AVIF": {"subsampling": "4:4:4", "speed": 8}, "HEIF": {"chroma": 444}}
+# Other encoders work on the whole picture, which takes long: at their best quality, the
+# only one that holds with photographs, and with a margin that nearly all tiles need.
+# Tiles are as large as what their filters reach.
+_WHOLE: dict[str, dict[str, Any]] = {
+    "WEBP": {"quality": 100, "method": 2},
+    "AVIF": {"quality": 100, "speed": 8, "subsampling": "4:4:4"},
+    "HEIF": {"quality": 100, "chroma": 444},
+}
+_MARGIN = 3
 _TILE = 16
 # Rows that are compared at once.
 _PIXELS = 2**18
@@ -199,12 +203,10 @@ def _encode(
         return _jpeg(original, wanted, radius, details, thorough=thorough)
     if kind == "WEBP" and (original.lossless or original.alpha is not None):
         return details.encode(wanted, **_LOSSLESS_WEBP), True, []
-    if kind in _QUALITIES:
-        for quality in _QUALITIES[kind]:
-            given = {"quality": quality, **_SUBSAMPLING.get(kind, {})}
-            data = _within(original, wanted, radius, details, given)
-            if data is not None:
-                return data, False, []
+    if kind in _WHOLE:
+        data = _within(original, wanted, radius, details, _WHOLE[kind])
+        if data is not None:
+            return data, False, []
         if kind == "WEBP":
             note = f"WebP with loss leaves {radius} gray levels: written without loss"
             return details.encode(wanted, **_LOSSLESS_WEBP), True, [note]
@@ -273,9 +275,9 @@ def _within(
         return None
     if np.array_equal(wanted, pixels):
         return data
-    margins = np.full(over.shape, min(1, radius))
+    margins = np.full(over.shape, min(_MARGIN, radius))
     change = wanted.astype(np.int16) - pixels
-    for _ in range(_ROUNDS + radius):
+    for _ in range(radius + 2):
         room = (radius - margins).repeat(_TILE, 0).repeat(_TILE, 1)
         room = room[: pixels.shape[0], : pixels.shape[1], None]
         aimed = np.clip(pixels + np.clip(change, -room, room), 0, 255)
@@ -315,7 +317,7 @@ def _tiles_over(original: Picture, data: bytes, radius: int) -> np.ndarray | Non
     down, across = -over.shape[0] % _TILE, -over.shape[1] % _TILE
     over = np.pad(over, [(0, down), (0, across)])
     grid = over.reshape(over.shape[0] // _TILE, _TILE, over.shape[1] // _TILE, _TILE)
-    return grid.any(axis=(1, 3))
+    return np.asarray(grid.any(axis=(1, 3)))
 
 
 def _measure(
