@@ -275,8 +275,9 @@ def _check(image: Image.Image, kind: str) -> None:
         image.mode == "I" and picture_kinds.bits_per_channel(image) > 16
     ):
         raise _Unfit("has more than 16 bits per channel, which cannot be protected")
-    if kind == "TGA" and min(image.size) < 1:
-        raise _Unfit("has no pixels")
+    if "transparency" in image.info and picture_kinds.bits_per_channel(image) > 8:
+        # Cut to 8 bits, other colors would become transparent too.
+        raise _Unfit("has 16 bits and a transparent color, which cannot be kept")
     try:
         size = f"a picture of {image.width}x{image.height}"
         memory.check(_BYTES_PER_PIXEL * image.width * image.height, size)
@@ -309,12 +310,8 @@ def _decode(
     mode, notes = image.mode, []
     key = image.info.get("transparency")
     if mode.startswith("I"):
-        if key is None:
-            return _deep(image)
-        raise _Unfit("has 16 bits and a transparent color, which cannot be kept")
+        return _deep(image)
     if bits > 8:
-        if key is not None and mode == "RGB":
-            raise _Unfit("has 16 bits and a transparent color, which cannot be kept")
         notes.append(f"{bits} bits per channel: written with 8")
     if mode in ("1", "L"):
         gray = np.asarray(image.convert("L"))
