@@ -9,6 +9,7 @@ from PIL import Image, ImageCms
 _SRGB = ("srgb", "iec61966", "c2", "facebook")
 
 
+@functools.lru_cache(maxsize=16)
 def is_srgb(profile: bytes) -> bool:
     """Tells whether a profile is that of sRGB, by the name that it gives itself.
 

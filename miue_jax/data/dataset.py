@@ -3,7 +3,7 @@
 import hashlib
 import numbers
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -31,6 +31,53 @@ class Dataset(NamedTuple):
     images: np.ndarray
     labels: np.ndarray
     class_names: tuple[str, ...]
+
+
+class NamedDataset(Dataset):
+    """A data set that knows the files it was read from.
+
+    Attributes:
+      names: one path per image, below the folder of the class folders.
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax.data import dataset
+      >>> images, labels = np.zeros((2, 8, 8, 3), np.uint8), np.arange(2, dtype=np.int32)
+      >>> files = ("cat/tom.png", "dog/rex.png")
+      >>> dataset.NamedDataset(images, labels, ("cat", "dog"), files).names[1]
+      'dog/rex.png'
+    """
+
+    names: tuple[str, ...] = ()
+
+    def __new__(
+        cls,
+        images: np.ndarray,
+        labels: np.ndarray,
+        class_names: tuple[str, ...],
+        names: tuple[str, ...] = (),
+    ) -> Self:
+        self = super().__new__(cls, images, labels, class_names)
+        self.names = names
+        return self
+
+
+def file_names(dataset: Dataset) -> tuple[str, ...]:
+    """Returns the files that a data set was read from.
+
+    Args:
+      dataset: the data set.
+
+    Returns:
+      One path per image, or nothing if they have none.
+
+    Example:
+      >>> from miue_jax.data import dataset, shapes
+      >>> dataset.file_names(shapes.generate(2))
+      ()
+    """
+    names = dataset.names if isinstance(dataset, NamedDataset) else ()
+    return names if len(names) == len(dataset.labels) else ()
 
 
 def validate(dataset: Dataset) -> Dataset:
@@ -127,7 +174,10 @@ def subset(dataset: Dataset, *, per_class: int, seed: int = 0) -> Dataset:
         order = np.random.default_rng([seed, label]).permutation(members.size)
         chosen.append(members[order[:per_class]])
     index = np.sort(np.concatenate(chosen))
-    return Dataset(dataset.images[index], dataset.labels[index], dataset.class_names)
+    part = dataset.images[index], dataset.labels[index], dataset.class_names
+    if names := file_names(dataset):
+        return NamedDataset(*part, tuple(names[i] for i in index))
+    return Dataset(*part)
 
 
 def fingerprint(dataset: Dataset) -> str:
