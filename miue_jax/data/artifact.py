@@ -112,7 +112,7 @@ def build(
     budget = Budget(norm, radius)
     check_within(clean.images, delta, images, budget, export=export)
     dataset = Dataset(images, clean.labels, clean.class_names)
-    measured = {
+    measured: dict[str, Any] = {
         "format": FORMAT,
         "norm": norm,
         "radius": radius,

@@ -3,7 +3,7 @@
 import hashlib
 import numbers
 from collections.abc import Sequence
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,32 +34,40 @@ class Dataset(NamedTuple):
 
 
 class NamedDataset(Dataset):
-    """A data set that knows the files it was read from.
+    """A data set that knows the files it was read from, see `with_names`.
 
     Attributes:
       names: one path per image, below the folder of the class folders.
 
     Example:
-      >>> import numpy as np
       >>> from miue_jax.data import dataset
-      >>> images, labels = np.zeros((2, 8, 8, 3), np.uint8), np.arange(2, dtype=np.int32)
-      >>> files = ("cat/tom.png", "dog/rex.png")
-      >>> dataset.NamedDataset(images, labels, ("cat", "dog"), files).names[1]
-      'dog/rex.png'
+      >>> issubclass(dataset.NamedDataset, dataset.Dataset)
+      True
     """
 
+    # Not a field: what unpacks a data set finds three.
     names: tuple[str, ...] = ()
 
-    def __new__(
-        cls,
-        images: np.ndarray,
-        labels: np.ndarray,
-        class_names: tuple[str, ...],
-        names: tuple[str, ...] = (),
-    ) -> Self:
-        self = super().__new__(cls, images, labels, class_names)
-        self.names = names
-        return self
+
+def with_names(dataset: Dataset, names: Sequence[str]) -> Dataset:
+    """Returns a data set that knows the files it was read from.
+
+    Args:
+      dataset: the data set.
+      names: one path per image, below the folder of the class folders.
+
+    Returns:
+      The same images and labels.
+
+    Example:
+      >>> from miue_jax.data import dataset, shapes
+      >>> named = dataset.with_names(shapes.generate(2), ("cat/tom.png", "dog/rex.png"))
+      >>> dataset.file_names(named)[1]
+      'dog/rex.png'
+    """
+    named = NamedDataset(*dataset)
+    named.names = tuple(names)
+    return named
 
 
 def file_names(dataset: Dataset) -> tuple[str, ...]:
@@ -176,7 +184,7 @@ def subset(dataset: Dataset, *, per_class: int, seed: int = 0) -> Dataset:
     index = np.sort(np.concatenate(chosen))
     part = dataset.images[index], dataset.labels[index], dataset.class_names
     if names := file_names(dataset):
-        return NamedDataset(*part, tuple(names[i] for i in index))
+        return with_names(Dataset(*part), [names[i] for i in index])
     return Dataset(*part)
 
 

@@ -62,7 +62,7 @@ def export_png_folder(protected: Protected, root: str | os.PathLike[str]) -> Non
       ...     sorted(path.name for path in pathlib.Path(folder).rglob("*.png"))
       ['00000.png', '00001.png']
     """
-    images, labels, class_names = protected.dataset
+    images, _, class_names = protected.dataset
     atomic.check_new_folder(root)
     folders = class_folders(class_names)
     exported = _exported(protected, folders)

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from miue_jax._checks import one_line
 from miue_jax.data import color_profile, memory, picture_kinds
-from miue_jax.data.dataset import Dataset, NamedDataset, validate
+from miue_jax.data.dataset import Dataset, validate, with_names
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 SPLITS = ("train", "test")
@@ -109,14 +109,8 @@ def load(root: str | os.PathLike[str], split: str = "train") -> Dataset:
         raise ValueError(
             f"{top}: at least two class folders are needed, got only {names[0]!r}"
         )
-    dataset = NamedDataset(
-        _decode(paths),
-        np.asarray(labels, np.int32),
-        names,
-        tuple(path.relative_to(top).as_posix() for path in paths),
-    )
-    validate(dataset)
-    return dataset
+    dataset = validate(Dataset(_decode(paths), np.asarray(labels, np.int32), names))
+    return with_names(dataset, [path.relative_to(top).as_posix() for path in paths])
 
 
 def _folders(path: pathlib.Path) -> list[pathlib.Path]:
