@@ -82,8 +82,6 @@ def losses(picture: Picture, kind: str) -> list[str]:
         found.append(f"{kind} holds no color profile: left out")
     if (picture.exif or picture.xmp) and not holds_icc:
         found.append(f"{kind} holds no EXIF data here: left out")
-        if picture.orientation != 1:
-            found.append("its orientation is among them")
     if picture.iptc and kind not in ("JPEG", "TIFF"):
         found.append(f"{kind} holds no IPTC data here: left out")
     compression = picture.extra.get("compression")
