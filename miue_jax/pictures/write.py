@@ -215,11 +215,15 @@ def _encode(
         elif height * width > _LARGE:
             note = "WebP this large: written without loss, for the sake of memory"
             return details.encode(wanted, **_LOSSLESS_WEBP), True, [note]
-        data = _within(original, wanted, radius, details, _WHOLE[kind])
-        if data is not None:
-            return data, False, []
+        found = _within(original, wanted, radius, details, _WHOLE[kind])
+        # The colors of WebP are half as fine: what is left may protect no more.
+        if found and (kind != "WEBP" or found[1] >= _ENOUGH):
+            return found[0], False, []
         if kind == "WEBP":
             note = f"WebP with loss leaves {radius} gray levels: written without loss"
+            if found:
+                note = f"WebP with loss keeps {found[1]:.0%} of the change: written "
+                note += "without loss"
             return details.encode(wanted, **_LOSSLESS_WEBP), True, [note]
         raise ValueError(
             f"{kind} cannot keep {radius} gray levels in this picture: write it as PNG"
@@ -270,14 +274,22 @@ def _within(
     radius: int,
     details: encode.Details,
     given: dict[str, Any],
-) -> bytes | None:
-    """Encodes a whole picture until it keeps the budget; None if it cannot."""
-    pixels = original.pixels
+) -> tuple[bytes, float] | None:
+    """Encodes a whole picture until it keeps the budget; None if it cannot.
 
-    def attempt(aimed: np.ndarray) -> tuple[bytes, np.ndarray | None]:
+    Returns the file and the share of the change that is in it.
+    """
+    pixels = original.pixels
+    change = wanted.astype(np.int16) - pixels
+
+    def attempt(aimed: np.ndarray) -> tuple[bytes, float, np.ndarray | None]:
         data = details.encode(aimed, **given)
-        over = _tiles_over(original, data, radius)
-        return data, over
+        got, over = _tiles_over(original, data, radius)
+        signed = (got.astype(np.int16) - pixels).astype(np.float32)
+        wide = np.broadcast_to(change, signed.shape).astype(np.float32)
+        energy = float(np.vdot(wide, wide))
+        share = float(np.vdot(signed, wide)) / energy if energy else 1.0
+        return data, share, over
 
     # Of the middle first: most photographs in WebP fail there, in little time.
     if min(pixels.shape[:2]) > 2 * _PROBE:
@@ -285,22 +297,21 @@ def _within(
         middle = pixels[row : row + _PROBE, column : column + _PROBE]
         if not _codes_within(middle, radius, details.kind, given):
             return None
-    data, over = attempt(pixels)
+    data, share, over = attempt(pixels)
     if over is None or over.any():
         return None
-    if np.array_equal(wanted, pixels):
-        return data
+    if not change.any():
+        return data, share
     margins = np.full(over.shape, min(_MARGIN, radius))
-    change = wanted.astype(np.int16) - pixels
     for _ in range(radius + 2):
         room = (radius - margins).repeat(_TILE, 0).repeat(_TILE, 1)
         room = room[: pixels.shape[0], : pixels.shape[1], None]
         aimed = np.clip(pixels + np.clip(change, -room, room), 0, 255)
-        data, over = attempt(aimed.astype(np.uint8))
+        data, share, over = attempt(aimed.astype(np.uint8))
         if over is None:
             return None
         if not over.any():
-            return data
+            return data, share
         # Neighbors share filters: they give way by less.
         margins = np.minimum(margins + 2 * over, radius)
         margins = np.minimum(np.maximum(margins, _around(margins) - 3), radius)
@@ -330,13 +341,18 @@ def _around(margins: np.ndarray) -> np.ndarray:
     return np.max(shifted, axis=0)
 
 
-def _tiles_over(original: Picture, data: bytes, radius: int) -> np.ndarray | None:
-    """Which tiles leave the budget; None if the transparency is not kept."""
+def _tiles_over(
+    original: Picture, data: bytes, radius: int
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """What is decoded, and which tiles leave the budget.
+
+    There are none if the transparency is not kept.
+    """
     with Image.open(io.BytesIO(data)) as image:
         got = np.asarray(image.convert("RGBA" if original.alpha is not None else "RGB"))
     if original.alpha is not None:
         if not np.array_equal(got[..., 3], original.alpha):
-            return None
+            return got[..., :3], None
         got = got[..., :3]
     over = (_distance(got, original.pixels) > radius).any(axis=-1)
     if original.alpha is not None:
@@ -344,7 +360,7 @@ def _tiles_over(original: Picture, data: bytes, radius: int) -> np.ndarray | Non
     down, across = -over.shape[0] % _TILE, -over.shape[1] % _TILE
     over = np.pad(over, [(0, down), (0, across)])
     grid = over.reshape(over.shape[0] // _TILE, _TILE, over.shape[1] // _TILE, _TILE)
-    return np.asarray(grid.any(axis=(1, 3)))
+    return got, np.asarray(grid.any(axis=(1, 3)))
 
 
 def _measure(
