@@ -90,7 +90,8 @@ def write(
 
     Fully transparent pixels stay as they are. Encoders with loss add an error of their
     own: what they are given is changed until the sum of both keeps the budget, and
-    where that is not possible, WebP is written without loss.
+    where that is not possible, or keeps too little of the change, WebP is written
+    without loss.
 
     Args:
       path: the file to create or replace; its parent folder must exist.
