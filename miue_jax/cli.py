@@ -596,7 +596,7 @@ class _ExportOptions:
 
     Attributes:
       protected: the protected data set (.npz).
-      png: a folder to create: class/index.png.
+      png: a folder to create: class/name.png, named like the source's files.
       npy: a file to create: float32 (N, C, H, W) in [0, 1] units, as PyTorch has it.
     """
 

@@ -19,7 +19,7 @@ from miue_jax import _json
 from miue_jax._checks import shown
 from miue_jax.budget import Budget, audit, check_within, quantize
 from miue_jax.data import atomic, npz, public
-from miue_jax.data.dataset import Dataset, fingerprint, validate
+from miue_jax.data.dataset import Dataset, file_names, fingerprint, validate
 from miue_jax.image import quality
 
 FORMAT = 1
@@ -38,8 +38,10 @@ class Protected(NamedTuple):
         protected data set; ``export`` (see `quantize`; "round" if missing); ``audit``
         (see `audit`); ``psnr`` (decibels) and ``ssim`` of the images that changed (null
         if none did, ``ssim`` also for images below 11 pixels); ``perturbed`` (how many
-        images changed, in all and per class); ``delta_sha256`` of the float
-        perturbation as its file holds it; and ``versions``.
+        images changed, in all and per class); ``files``, the paths of the images below
+        the folder of their class folders, if they were read from one;
+        ``delta_sha256`` of the float perturbation as its file holds it; and
+        ``versions``.
 
     Example:
       >>> import numpy as np
@@ -110,7 +112,7 @@ def build(
     budget = Budget(norm, radius)
     check_within(clean.images, delta, images, budget, export=export)
     dataset = Dataset(images, clean.labels, clean.class_names)
-    measured = {
+    measured: dict[str, Any] = {
         "format": FORMAT,
         "norm": norm,
         "radius": radius,
@@ -123,6 +125,8 @@ def build(
         "delta_sha256": delta_digest(delta),
         "versions": _versions(),
     }
+    if files := file_names(clean):
+        measured["files"] = list(files)
     taken = sorted(measured.keys() & metadata.keys())
     if taken:
         raise ValueError(f"metadata: {', '.join(taken)} cannot be given: measured here")
@@ -453,6 +457,7 @@ def _check_measured(metadata: Mapping[str, Any]) -> None:
         "export": (str,),
         "protected_images": (int,),
         "generator": (dict,),
+        "files": (list,),
     }
     for name, allowed in kinds.items():
         value = metadata.get(name)
@@ -460,6 +465,8 @@ def _check_measured(metadata: Mapping[str, Any]) -> None:
             not isinstance(value, allowed) or isinstance(value, bool)
         ):
             raise ValueError(f"{name} in the metadata is {shown(value)}")
+    if not all(isinstance(file, str) for file in metadata.get("files", [])):
+        raise ValueError("files in the metadata are not all names")
     audit = metadata.get("audit", {})
     if not all(isinstance(value, int | float) for value in audit.values()):
         raise ValueError(f"audit in the metadata is {shown(audit)}")

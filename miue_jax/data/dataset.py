@@ -33,6 +33,61 @@ class Dataset(NamedTuple):
     class_names: tuple[str, ...]
 
 
+class NamedDataset(Dataset):
+    """A data set that knows the files it was read from, see `with_names`.
+
+    Attributes:
+      names: one path per image, below the folder of the class folders.
+
+    Example:
+      >>> from miue_jax.data import dataset
+      >>> issubclass(dataset.NamedDataset, dataset.Dataset)
+      True
+    """
+
+    # Not a field: what unpacks a data set finds three.
+    names: tuple[str, ...] = ()
+
+
+def with_names(dataset: Dataset, names: Sequence[str]) -> Dataset:
+    """Returns a data set that knows the files it was read from.
+
+    Args:
+      dataset: the data set.
+      names: one path per image, below the folder of the class folders.
+
+    Returns:
+      The same images and labels.
+
+    Example:
+      >>> from miue_jax.data import dataset, shapes
+      >>> named = dataset.with_names(shapes.generate(2), ("cat/tom.png", "dog/rex.png"))
+      >>> dataset.file_names(named)[1]
+      'dog/rex.png'
+    """
+    named = NamedDataset(*dataset)
+    named.names = tuple(names)
+    return named
+
+
+def file_names(dataset: Dataset) -> tuple[str, ...]:
+    """Returns the files that a data set was read from.
+
+    Args:
+      dataset: the data set.
+
+    Returns:
+      One path per image, or nothing if they have none.
+
+    Example:
+      >>> from miue_jax.data import dataset, shapes
+      >>> dataset.file_names(shapes.generate(2))
+      ()
+    """
+    names = dataset.names if isinstance(dataset, NamedDataset) else ()
+    return names if len(names) == len(dataset.labels) else ()
+
+
 def validate(dataset: Dataset) -> Dataset:
     """Checks shapes, dtypes and the range of the labels.
 
@@ -127,7 +182,10 @@ def subset(dataset: Dataset, *, per_class: int, seed: int = 0) -> Dataset:
         order = np.random.default_rng([seed, label]).permutation(members.size)
         chosen.append(members[order[:per_class]])
     index = np.sort(np.concatenate(chosen))
-    return Dataset(dataset.images[index], dataset.labels[index], dataset.class_names)
+    part = dataset.images[index], dataset.labels[index], dataset.class_names
+    if names := file_names(dataset):
+        return with_names(Dataset(*part), [names[i] for i in index])
+    return Dataset(*part)
 
 
 def fingerprint(dataset: Dataset) -> str:

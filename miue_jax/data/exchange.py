@@ -14,9 +14,10 @@ import numpy as np
 from jax.typing import ArrayLike
 from PIL import Image
 
+from miue_jax import _json
 from miue_jax._checks import listed, one_line
 from miue_jax.budget import to_unit
-from miue_jax.data import artifact, atomic, npz, public, torch_file
+from miue_jax.data import artifact, atomic, memory, npz, public, torch_file
 from miue_jax.data.artifact import Protected
 from miue_jax.data.dataset import Dataset, validate
 
@@ -30,10 +31,12 @@ _LONGEST = 200  # bytes of a folder's name; file systems allow 255
 
 
 def export_png_folder(protected: Protected, root: str | os.PathLike[str]) -> None:
-    """Writes ``root/<class>/<index>.png`` and ``root/metadata.json``.
+    """Writes ``root/<class>/<name>.png`` and ``root/metadata.json``.
 
-    The index is the image's position in the source data set, so that its order can be
-    restored. A class whose name is not a safe folder name goes into a folder with a
+    The name is that of the file in the source, if the images were read from files, and
+    otherwise the index: the image's position in the source. ``exported`` in the
+    metadata lists the files in the order of the source, and ``files`` those that they
+    were made of. A class whose name is not a safe folder name goes into a folder with a
     similar name, see `class_folders`; ``class_folders`` in the metadata maps folders to
     classes. Paths in the metadata are reduced to their last part. The folder appears
     when it is complete.
@@ -59,30 +62,54 @@ def export_png_folder(protected: Protected, root: str | os.PathLike[str]) -> Non
       ...     sorted(path.name for path in pathlib.Path(folder).rglob("*.png"))
       ['00000.png', '00001.png']
     """
-    images, labels, class_names = protected.dataset
+    images, _, class_names = protected.dataset
     atomic.check_new_folder(root)
-    digits = max(5, len(str(len(images) - 1)))
+    folders = class_folders(class_names)
+    exported = _exported(protected, folders)
     with atomic.write_folder(root) as folder:
-        folders = class_folders(class_names)
         for name in folders:
             (folder / name).mkdir()
 
         def write(index: int) -> None:
             image = images[index]
-            path = folder / folders[labels[index]] / f"{index:0{digits}d}.png"
+            path = folder / exported[index]
             Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(path)
 
         _parallel(write, range(len(images)))
+        named = {"exported": exported} if "files" in protected.metadata else {}
         text = json.dumps(
             {
                 **public.without_folders(protected.metadata),
                 "class_names": class_names,
                 "class_folders": dict(zip(folders, class_names, strict=True)),
+                **named,
             },
             indent=2,
             allow_nan=False,
         )
         (folder / "metadata.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _exported(protected: Protected, folders: list[str]) -> list[str]:
+    """Returns the files of an export, below its folder."""
+    labels = protected.dataset.labels
+    files = protected.metadata.get("files")
+    if files is None:
+        digits = max(5, len(str(len(labels) - 1)))
+        stems = [f"{index:0{digits}d}" for index in range(len(labels))]
+    elif len(files) != len(labels):
+        raise ValueError(
+            f"the metadata name {len(files)} files for {len(labels)} images"
+        )
+    else:
+        stems = [""] * len(labels)
+        for label in range(len(folders)):
+            members = np.flatnonzero(labels == label)
+            # Two files of a folder may differ in their suffix or case only.
+            given = [pathlib.PurePosixPath(files[i]).stem for i in members]
+            for index, stem in zip(members, class_folders(given), strict=True):
+                stems[index] = stem
+    return [f"{folders[label]}/{stems[i]}.png" for i, label in enumerate(labels)]
 
 
 def class_folders(class_names: Sequence[str]) -> list[str]:
@@ -224,8 +251,9 @@ def import_perturbation(
     - ``.npy``; ``.npz`` or ``.pt`` with one array of four axes; or a protected data
       set. The axes are (N, H, W, C) or (N, C, H, W). Signed integers are gray levels.
       Floats are in [0, 1] units if no value exceeds 1, and gray levels otherwise.
-    - a folder of protected images ``<class>/<index>.png`` or ``<index>.png``: the
-      differences from the clean images of these indices.
+    - a folder of protected images ``<class>/<index>.png`` or ``<index>.png``, or with
+      the names that `export_png_folder` gave them: the differences from the clean
+      images of these indices.
 
     No pickled code is executed.
 
@@ -355,13 +383,16 @@ def _only_one(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> np.ndarray:
 
 def _read_png_folder(root: pathlib.Path, clean: Dataset) -> np.ndarray:
     paths: dict[int, pathlib.Path] = {}
+    exported = _read_exported(root)
     named = class_folders(clean.class_names)
     for path in sorted(root.rglob("*.png")):
         if not path.is_file():
             raise ValueError(f"{path}: is no file, with the name of an image")
-        if not (path.stem.isascii() and path.stem.isdigit()):
-            raise ValueError(f"{path}: the name must be the index of the image")
-        index = int(path.stem)
+        index = exported.get(path.relative_to(root).as_posix())
+        if index is None:
+            if not (path.stem.isascii() and path.stem.isdigit()):
+                raise ValueError(f"{path}: the name must be the index of the image")
+            index = int(path.stem)
         if index in paths:
             raise ValueError(f"{path}: has the same index as {paths[index]}")
         if index >= len(clean.labels):
@@ -392,6 +423,22 @@ def _read_png_folder(root: pathlib.Path, clean: Dataset) -> np.ndarray:
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         _parallel(read, range(len(images)))
     return images
+
+
+def _read_exported(root: pathlib.Path) -> dict[str, int]:
+    """Reads which file of an export is which image, if its metadata tell."""
+    file = root / "metadata.json"
+    if not file.is_file():
+        return {}
+    try:
+        memory.check(file.stat().st_size, str(file))
+        found = _json.parse(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{file}: cannot be read ({one_line(str(error))})") from error
+    names = found.get("exported", []) if isinstance(found, dict) else []
+    if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+        raise ValueError(f"{file}: exported is not a list of names")
+    return {name: index for index, name in enumerate(names)}
 
 
 def _read_png(path: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray:

@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from miue_jax._checks import one_line
-from miue_jax.data import memory
-from miue_jax.data.dataset import Dataset, validate
+from miue_jax.data import color_profile, memory, picture_kinds
+from miue_jax.data.dataset import Dataset, validate, with_names
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 SPLITS = ("train", "test")
@@ -35,20 +35,23 @@ def load(root: str | os.PathLike[str], split: str = "train") -> Dataset:
     If there is no ``test`` folder, ``val`` or ``validation`` is the split "test".
     Classes and files are sorted. With split folders, the classes of ``train`` give the
     labels of both. Gray images become RGB unless all are gray (then C is 1). The EXIF
-    orientation of photographs is applied.
+    orientation of photographs is applied, and their color profile: pixels are those of
+    sRGB, so that what is published shows what was seen. A damaged profile is ignored,
+    as viewers do.
 
     Args:
       root: the folder.
       split: "train" or "test"; a tree without split folders counts as "train".
 
     Returns:
-      The data set.
+      The data set, with the names of the files.
 
     Raises:
       ValueError: naming the folder or file, if there are no images or only one class, a
         class is empty, an image cannot be read, sizes differ, the split is missing,
-        images lie beside or below the class folders, a link is broken, what is named
-        like an image is no file, or there is not enough memory.
+        images lie beside or below the class folders, pictures or films of other
+        formats lie anywhere, an image has more than 8 bits per channel, a link is
+        broken, what is named like an image is no file, or there is not enough memory.
 
     Example:
       >>> import pathlib, tempfile
@@ -107,7 +110,8 @@ def load(root: str | os.PathLike[str], split: str = "train") -> Dataset:
         raise ValueError(
             f"{top}: at least two class folders are needed, got only {names[0]!r}"
         )
-    return validate(Dataset(_decode(paths), np.asarray(labels, np.int32), names))
+    dataset = validate(Dataset(_decode(paths), np.asarray(labels, np.int32), names))
+    return with_names(dataset, [path.relative_to(top).as_posix() for path in paths])
 
 
 def _folders(path: pathlib.Path) -> list[pathlib.Path]:
@@ -131,8 +135,22 @@ def _entries(folder: pathlib.Path) -> list[pathlib.Path]:
 
 def _check_no_images(folder: pathlib.Path, where: str) -> None:
     for entry in _entries(folder):
-        if entry.is_file() and entry.suffix.lower() in SUFFIXES:
+        if not entry.is_file():
+            continue
+        if entry.suffix.lower() in SUFFIXES:
             raise ValueError(f"{entry}: lies {where}, where no image is read")
+        _check_other_kind(entry)
+
+
+def _check_other_kind(file: pathlib.Path) -> None:
+    """Refuses images in other formats: skipped, they would be thought protected."""
+    if not picture_kinds.looks_like_picture(file.suffix):
+        return
+    what = picture_kinds.unsupported(file.suffix)
+    raise ValueError(
+        f"{file}: {f'is {what}; ' if what else ''}only {', '.join(SUFFIXES)} files can "
+        "be read"
+    )
 
 
 def _image_files(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -144,10 +162,8 @@ def _image_files(folder: pathlib.Path) -> list[pathlib.Path]:
     files = [entry for entry in _entries(folder) if entry.is_file()]
     images = [file for file in files if file.suffix.lower() in SUFFIXES]
     for file in files:
-        # Nor may images in another format be skipped.
-        suffix = file.suffix.lower()
-        if suffix not in SUFFIXES and suffix in Image.registered_extensions():
-            raise ValueError(f"{file}: only {', '.join(SUFFIXES)} files can be read")
+        if file.suffix.lower() not in SUFFIXES:
+            _check_other_kind(file)
     if not images:
         raise ValueError(f"{folder}: holds no {', '.join(SUFFIXES)} files")
     return images
@@ -216,9 +232,11 @@ def _opened(path: pathlib.Path) -> Iterator[Image.Image]:
 
 def _read(path: pathlib.Path) -> tuple[np.ndarray, bool]:
     with _opened(path) as opened:
+        # Pillow cuts many to 8, after which nothing tells.
+        bits = picture_kinds.bits_per_channel(opened)
         opened.load()
         image = ImageOps.exif_transpose(opened)
-    if image.mode.startswith(("I", "F")):
+    if bits > 8 or image.mode.startswith(("I", "F")):
         raise ValueError(
             f"{path}: has more than 8 bits per channel (mode {image.mode})"
         )
@@ -227,4 +245,13 @@ def _read(path: pathlib.Path) -> tuple[np.ndarray, bool]:
         alpha = np.asarray(image.convert("RGBA"))[..., 3]
         if alpha.min() < 255:
             raise ValueError(f"{path}: is partly transparent; give it a background")
-    return np.asarray(image.convert("RGB")), bands[0] in ("1", "L")
+    gray = bands[0] in ("1", "L")
+    plain = image
+    if image.mode != "CMYK":
+        plain = image.convert("L" if gray else "RGB")
+    profile = image.info.get("icc_profile")
+    if profile and not color_profile.is_srgb(profile):
+        plain = color_profile.to_srgb(plain, profile) or plain
+    pixels = np.asarray(plain.convert("RGB"))
+    # Converted, channels of a gray picture may differ by one.
+    return (pixels[..., 1:2].repeat(3, -1) if gray else pixels), gray

@@ -18,7 +18,8 @@ def export(
 
     Args:
       path: the protected data set (.npz).
-      png: a folder to create: class/index.png, the index being that in the source.
+      png: a folder to create: class/name.png, the name being that of the file in the
+        source, or, if it has no files, the index in it.
       npy: a file to create: the float32 perturbation (N, C, H, W) in [0, 1] units, the
         layout of PyTorch.
 

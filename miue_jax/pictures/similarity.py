@@ -1,0 +1,80 @@
+"""Structural similarity of large pictures, measured on a sample of them."""
+
+import functools
+
+import numpy as np
+
+# As `miue_jax.image.quality.ssim`, which compiles a program for every size.
+WINDOW = 11
+_SIGMA = 1.5
+_TILE = 64
+_MOST_TILES = 32
+
+
+def ssim(before: np.ndarray, after: np.ndarray) -> float | None:
+    """Mean structural similarity of two pictures.
+
+    Gaussian window of 11 pixels and standard deviation 1.5, mean over the channels. Of
+    pictures of more than 32 tiles of 64x64 pixels, 32 tiles spread over them count.
+
+    Args:
+      before: (H, W, C) uint8.
+      after: the same shape, uint8.
+
+    Returns:
+      A number up to 1, or None if the picture is smaller than the window.
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax.pictures import similarity
+      >>> picture = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)
+      >>> round(similarity.ssim(picture, picture), 4)
+      1.0
+
+    References:
+      Wang, Bovik, Sheikh, Simoncelli, "Image quality assessment: from error visibility
+      to structural similarity", 2004, section III.
+    """
+    height, width, _ = before.shape
+    if min(height, width) < WINDOW:
+        return None
+    tall, wide = min(_TILE, height), min(_TILE, width)
+    tops, lefts = _starts(height, tall), _starts(width, wide)
+    corners = [(top, left) for top in tops for left in lefts]
+    chosen = np.linspace(0, len(corners) - 1, min(_MOST_TILES, len(corners)))
+
+    def tiles(pixels: np.ndarray) -> np.ndarray:
+        places = (corners[i] for i in chosen.astype(int))
+        cut = [pixels[t : t + tall, x : x + wide] for t, x in places]
+        # Channels first: the products are of whole matrices.
+        return np.moveaxis(np.stack(cut), -1, 1).astype(np.float32) / 255
+
+    x, y = tiles(before), tiles(after)
+    rows, columns = _blur(tall), _blur(wide).T
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return rows @ values @ columns
+
+    mean_x, mean_y = mean(x), mean(y)
+    variance = mean(x * x) - mean_x**2 + mean(y * y) - mean_y**2
+    covariance = mean(x * y) - mean_x * mean_y
+    small, large = 0.01**2, 0.03**2
+    similarity = (2 * mean_x * mean_y + small) * (2 * covariance + large)
+    similarity /= (mean_x**2 + mean_y**2 + small) * (variance + large)
+    return float(similarity.mean(dtype=np.float64))
+
+
+def _starts(size: int, tile: int) -> list[int]:
+    step = tile - WINDOW + 1
+    return [*range(0, size - tile, step), size - tile]
+
+
+@functools.lru_cache(maxsize=64)
+def _blur(size: int) -> np.ndarray:
+    offsets = np.arange(WINDOW) - WINDOW // 2
+    window = np.exp(-0.5 * (offsets / _SIGMA) ** 2)
+    window /= window.sum()
+    matrix = np.zeros((size - WINDOW + 1, size), np.float32)
+    for row in range(len(matrix)):
+        matrix[row, row : row + WINDOW] = window
+    return matrix
