@@ -17,10 +17,12 @@ from jax import lax
 
 from miue_jax._checks import check_choice, check_number
 from miue_jax.budget import Budget, to_unit
-from miue_jax.generators import surrogate
+from miue_jax.generators import surrogate, transformed
 from miue_jax.generators.base import DataSpec, Generator, no_mean
 from miue_jax.generators.surrogate import SurrogateConfig, check_radius
+from miue_jax.generators.transformed import Transformed
 from miue_jax.image.augment import flip_where, random_crop
+from miue_jax.losses import update_class_means
 from miue_jax.projected_gradient import pgd_with_losses
 from miue_jax.train import classifier, sampling
 from miue_jax.train.classifier import Learner
@@ -28,11 +30,35 @@ from miue_jax.train.metrics import Mean, Metrics, mean_of
 from miue_jax.train.parallel import State
 from miue_jax.train.sampling import Batch, Shards
 
-# (features (B, D), logits (B, K), labels (B,), axis_name) -> () loss
-Objective = Callable[[jax.Array, jax.Array, jax.Array, str | None], jax.Array]
+
+class Outputs(NamedTuple):
+    """What an objective knows of a batch.
+
+    Attributes:
+      features: (B, D), of the images as the surrogate sees them.
+      logits: (B, K), of the same.
+      targets: (B,) int32 labels, or (B, K) class probabilities where views mix images.
+      labels: (B,) int32, the class of which an image shows most.
+      plain_features: (B, D), of the perturbed images before their views change them;
+        None unless the objective is built with `pairs`.
+      class_means: (K, D), running means of the classes' unit features over batches;
+        None unless the objective is built with a `memory`.
+    """
+
+    features: jax.Array
+    logits: jax.Array
+    targets: jax.Array
+    labels: jax.Array
+    plain_features: jax.Array | None = None
+    class_means: jax.Array | None = None
+
+
+# (outputs, axis_name) -> () loss
+Objective = Callable[[Outputs, str | None], jax.Array]
 
 # Keys of a run are folded with these, so that no two uses share a stream.
 _INIT, _TRAIN_ORDER, _PERTURB_ORDER, _TRAIN_VIEW, _PERTURB_VIEW = range(5)
+_TRAIN_TRANSFORMATION, _PERTURB_TRANSFORMATION = 5, 6
 
 _METRICS = ("surrogate_loss", "surrogate_accuracy", "perturbation_loss")
 
@@ -136,12 +162,15 @@ class Shared(NamedTuple):
         perturbation, else None.
       mistakes: of the surrogate, on the images of the current perturbation pass.
       finished: () bool, whether `stop_error` was reached.
+      class_means: (K, D) float32, running means of the classes' unit features if the
+        objective has a memory, else None.
     """
 
     learner: Learner
     class_delta: jax.Array | None
     mistakes: Mean
     finished: jax.Array
+    class_means: jax.Array | None = None
 
 
 class PerExample(NamedTuple):
@@ -167,15 +196,28 @@ class _Engine(NamedTuple):
     module: nn.Module
     optimizer: optax.GradientTransformation
     objective: Objective
+    pairs: bool
+    memory: float | None
 
 
-def min_min(config: MinMinConfig, objective: Objective, spec: DataSpec) -> Generator:
+def min_min(
+    config: MinMinConfig,
+    objective: Objective,
+    spec: DataSpec,
+    *,
+    pairs: bool = False,
+    memory: float | None = None,
+) -> Generator:
     """Builds a min-min generator.
 
     Args:
       config: the settings.
       objective: what the perturbation minimizes, from a batch's features and logits.
       spec: of the data.
+      pairs: whether the objective is given the features of the images before their
+        views change them, too, which takes a second pass.
+      memory: the share that running means of the classes' features keep at each visit
+        of a batch; None if the objective needs none.
 
     Returns:
       The generator. A step is one batch: a training step, a perturbation step, or
@@ -199,7 +241,7 @@ def min_min(config: MinMinConfig, objective: Objective, spec: DataSpec) -> Gener
         weight_decay=config.weight_decay,
         clip_norm=config.clip_norm,
     )
-    engine = _Engine(config, spec, module, optimizer, objective)
+    engine = _Engine(config, spec, module, optimizer, objective, pairs, memory)
     radius, per_class = to_unit(config.radius), config.perturbation == "class"
     if config.schedule == "interleaved":
         step, num_steps = _interleaved(engine, batches)
@@ -217,9 +259,18 @@ def min_min(config: MinMinConfig, objective: Objective, spec: DataSpec) -> Gener
         else:
             delta = jnp.zeros(data.images.shape, jnp.float32)
         order = jnp.zeros(data.labels.shape, jnp.int32)
+        class_means = None
+        if memory is not None:
+            one = jnp.zeros((1, *shape), jnp.float32)
+            outputs: Any = jax.eval_shape(
+                lambda variables: module.apply(variables, one, train=False),
+                learner.variables,
+            )
+            size = outputs[0].shape[-1]
+            class_means = jnp.zeros((spec.num_classes, size), jnp.float32)
         return State(
             jnp.zeros((), jnp.int32),
-            Shared(learner, class_delta, no_mean(), jnp.zeros((), bool)),
+            Shared(learner, class_delta, no_mean(), jnp.zeros((), bool), class_means),
             PerExample(delta, order, order),
         )
 
@@ -249,7 +300,7 @@ def _interleaved(engine: _Engine, batches: int) -> tuple[_Step, int]:
 
     def step(key: jax.Array, state: State, data: Shards) -> tuple[State, Metrics]:
         state, batch, view = _next_train_batch(
-            engine, key, state, data, state.step, batches
+            engine, key, state, data, state.step, batches, epoch_steps=batches
         )
         # Images that pad the last batch are trained on again, so they move again.
         movable = jnp.ones_like(batch.fresh)
@@ -281,7 +332,9 @@ def _alternating(engine: _Engine, batches: int, epoch_steps: int) -> tuple[_Step
         position: jax.Array,
     ) -> tuple[State, Metrics]:
         count = cycle * train_steps + position
-        state, batch, view = _next_train_batch(engine, key, state, data, count, batches)
+        state, batch, view = _next_train_batch(
+            engine, key, state, data, count, batches, epoch_steps=epoch_steps
+        )
         state, metrics = _train(engine, state, batch, view)
         return state, {**metrics, "perturbation_loss": no_mean()}
 
@@ -300,12 +353,19 @@ def _alternating(engine: _Engine, batches: int, epoch_steps: int) -> tuple[_Step
         per_example = state.per_example._replace(perturb_order=order)
         batch = sampling.take(data, order, place, share)
         view_key = jax.random.fold_in(jax.random.fold_in(key, _PERTURB_VIEW), count)
+        epoch = (cycle + 1) * config.perturb_every - 1
+        view = _draw_view(view_key, data.shard, batch.images, config)._replace(
+            transformed=_draw_transformed(
+                *(engine, key, _PERTURB_TRANSFORMATION, count, data, batch),
+                epoch / config.epochs,
+            )
+        )
         state, loss = _perturb(
             engine,
             state._replace(per_example=per_example),
             batch,
-            _draw_view(view_key, data.shard, batch.images, config),
-            (cycle + 1) * config.perturb_every - 1,
+            view,
+            epoch,
             batch.fresh,
         )
         metrics = {name: no_mean() for name in _METRICS}
@@ -357,11 +417,15 @@ class View(NamedTuple):
 
     Attributes:
       carriers: (B, H, W, C), the images to which the perturbations are added.
-      seen: perturbed carriers (B, H, W, C) -> the surrogate's input, differentiable.
+      seen: perturbed carriers (B, H, W, C), transformed or not -> the surrogate's
+        input, differentiable: mirrored, shifted and normalized.
+      transformed: number of a step of projected gradient, or of steps for the training
+        that follows them -> what happens to perturbed carriers before.
     """
 
     carriers: jax.Array
     seen: Callable[[jax.Array], jax.Array]
+    transformed: Callable[[jax.Array | int], Transformed] | None = None
 
 
 def _draw_view(
@@ -388,6 +452,32 @@ def _draw_view(
     return View(carriers, seen)
 
 
+def _draw_transformed(
+    engine: _Engine,
+    key: jax.Array,
+    use: int,
+    count: jax.Array,
+    data: Shards,
+    batch: Batch,
+    progress: jax.Array,
+) -> Callable[[jax.Array | int], Transformed]:
+    """Draws the transformations of batch number `count`: one view, or one a step."""
+    views = engine.config.views
+    key = jax.random.fold_in(jax.random.fold_in(key, use), count)
+
+    def draw(key: jax.Array) -> Transformed:
+        return transformed.draw(
+            *(key, data.shard, batch.images.shape, batch.labels, views),
+            num_classes=engine.spec.num_classes,
+            progress=progress,
+        )
+
+    if views.redraw == "step":
+        return lambda step: draw(jax.random.fold_in(key, step))
+    drawn = draw(key)
+    return lambda step: drawn
+
+
 def _next_train_batch(
     engine: _Engine,
     key: jax.Array,
@@ -395,6 +485,8 @@ def _next_train_batch(
     data: Shards,
     count: jax.Array,
     batches: int,
+    *,
+    epoch_steps: int,
 ) -> tuple[State, Batch, View]:
     """Takes training batch number `count`."""
     config = engine.config
@@ -405,19 +497,28 @@ def _next_train_batch(
     state = state._replace(per_example=state.per_example._replace(train_order=order))
     batch = sampling.take(data, order, position, engine.spec.share(config.batch_size))
     view_key = jax.random.fold_in(jax.random.fold_in(key, _TRAIN_VIEW), count)
-    return state, batch, _draw_view(view_key, data.shard, batch.images, config)
+    view = _draw_view(view_key, data.shard, batch.images, config)
+    view = view._replace(
+        transformed=_draw_transformed(
+            *(engine, key, _TRAIN_TRANSFORMATION, count, data, batch),
+            (count // epoch_steps) / config.epochs,
+        )
+    )
+    return state, batch, view
 
 
 def _train(
     engine: _Engine, state: State, batch: Batch, view: View
 ) -> tuple[State, Metrics]:
     """Trains the surrogate on a perturbed batch."""
+    changed = view.transformed(engine.config.pgd_steps)
+    perturbed = _perturbed(engine.config, state, batch, view.carriers)
     learner, loss, accuracy = classifier.train_step(
         state.shared.learner,
         engine.module,
         engine.optimizer,
-        view.seen(_perturbed(engine.config, state, batch, view.carriers)),
-        batch.labels.reshape(-1),
+        view.seen(changed.see(perturbed)),
+        changed.targets,
         axis_name=engine.spec.axis_name,
     )
     metrics = dict(zip(surrogate.METRICS, map(mean_of, (loss, accuracy)), strict=True))
@@ -446,18 +547,42 @@ def _perturb(
     progress = epoch / config.epochs
     step_size = config.step_size + progress * (config.step_size_end - config.step_size)
 
-    def forward(images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        outputs: Any = engine.module.apply(variables, view.seen(images), train=False)
+    def forward(seen: jax.Array) -> tuple[jax.Array, jax.Array]:
+        outputs: Any = engine.module.apply(variables, seen, train=False)
         return outputs
 
-    def loss_fn(images: jax.Array) -> jax.Array:
-        features, logits = forward(images)
-        return engine.objective(features, logits, labels, axis_name)
+    redraws = config.views.redraw == "step"
+    class_means = state.shared.class_means
+    if engine.memory is not None:
+        changed = view.transformed(0)
+        perturbed = _perturbed(config, state, batch, view.carriers)
+        class_means = update_class_means(
+            class_means,
+            forward(view.seen(changed.see(perturbed)))[0],
+            transformed.most(changed.targets),
+            memory=engine.memory,
+            axis_name=axis_name,
+        )
+        state = state._replace(shared=state.shared._replace(class_means=class_means))
+
+    def loss_fn(images: jax.Array, step: jax.Array | int = 0) -> jax.Array:
+        changed = view.transformed(step)
+        features, logits = forward(view.seen(changed.see(images)))
+        outputs = Outputs(
+            features,
+            logits,
+            changed.targets,
+            transformed.most(changed.targets),
+            forward(view.seen(images))[0] if engine.pairs else None,
+            class_means,
+        )
+        return engine.objective(outputs, axis_name)
 
     options = {
         "radius": to_unit(config.radius),
         "step_size": to_unit(step_size),
         "num_steps": config.pgd_steps,
+        "redraws": redraws,
     }
     if config.perturbation == "class":
         delta, losses = move_classes(
@@ -475,7 +600,8 @@ def _perturb(
         )
         state = state._replace(per_example=state.per_example._replace(delta=delta))
     if config.stop_error is not None:
-        _, logits = forward(_perturbed(config, state, batch, view.carriers))
+        perturbed = _perturbed(config, state, batch, view.carriers)
+        _, logits = forward(view.seen(view.transformed(0).see(perturbed)))
         fresh = batch.fresh.reshape(-1)
         wrong = (jnp.argmax(logits, -1) != labels) & fresh
         found = Mean(*(jnp.sum(x, dtype=jnp.float32) for x in (wrong, fresh)))
@@ -516,11 +642,12 @@ def move_images(
     batch: Batch,
     movable: jax.Array,
     carriers: jax.Array,
-    loss_fn: Callable[[jax.Array], jax.Array],
+    loss_fn: Callable[..., jax.Array],
     *,
     radius: float,
     step_size: jax.Array | float,
     num_steps: int,
+    redraws: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
     """Moves the perturbations of a batch of images by projected gradient.
 
@@ -534,18 +661,22 @@ def move_images(
       radius: of the L-infinity ball, in [0, 1] units.
       step_size: in [0, 1] units.
       num_steps: projected-gradient steps.
+      redraws: whether `loss_fn` takes the () int32 number of the step, too.
 
     Returns:
       The perturbations (g, n, H, W, C), and (num_steps,) the loss before every step.
     """
     selected = batch.selected.reshape(-1, 1, 1, 1)
-    after, losses = pgd_with_losses(
-        lambda perturbed: loss_fn(jnp.where(selected, perturbed, carriers)),
+    after, losses = _descend(
+        lambda perturbed, *step: loss_fn(
+            jnp.where(selected, perturbed, carriers), *step
+        ),
         carriers,
         _of_images(delta, batch),
         radius=radius,
         step_size=step_size,
         num_steps=num_steps,
+        redraws=redraws,
     )
     chosen = movable & batch.selected
     return sampling.store(delta, batch, chosen, after), losses
@@ -555,12 +686,13 @@ def move_classes(
     delta: jax.Array,
     batch: Batch,
     carriers: jax.Array,
-    loss_fn: Callable[[jax.Array], jax.Array],
+    loss_fn: Callable[..., jax.Array],
     *,
     radius: float,
     step_size: jax.Array | float,
     num_steps: int,
     axis_name: str | None = None,
+    redraws: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
     """Moves the perturbations of classes by projected gradient on a global batch.
 
@@ -573,6 +705,7 @@ def move_classes(
       step_size: in [0, 1] units.
       num_steps: projected-gradient steps.
       axis_name: the mesh axis over which the batch is sharded.
+      redraws: whether `loss_fn` takes the () int32 number of the step, too.
 
     Returns:
       The perturbations (K, H, W, C), and (num_steps,) the loss before every step.
@@ -580,17 +713,47 @@ def move_classes(
     # Around mid-gray, since they are not confined to the box of any single image.
     middle = jnp.full_like(delta, 0.5)
 
-    def class_loss(moved: jax.Array) -> jax.Array:
+    def class_loss(moved: jax.Array, *step: jax.Array) -> jax.Array:
         if axis_name is not None:
             # The identity on replicated values; it averages their gradients.
             moved = lax.pmean(moved, axis_name)
-        return loss_fn(_add_clipped(carriers, _of_classes(moved - middle, batch)))
+        added = _add_clipped(carriers, _of_classes(moved - middle, batch))
+        return loss_fn(added, *step)
 
-    return pgd_with_losses(
+    return _descend(
         class_loss,
         middle,
         delta,
         radius=radius,
         step_size=step_size,
         num_steps=num_steps,
+        redraws=redraws,
     )
+
+
+def _descend(
+    loss_fn: Callable[..., jax.Array],
+    images: jax.Array,
+    delta: jax.Array,
+    *,
+    radius: float,
+    step_size: jax.Array | float,
+    num_steps: int,
+    redraws: bool,
+) -> tuple[jax.Array, jax.Array]:
+    """`pgd_with_losses`, where the loss may know the number of the step."""
+    options = {"radius": radius, "step_size": step_size}
+    if not redraws:
+        return pgd_with_losses(loss_fn, images, delta, num_steps=num_steps, **options)
+
+    def move(delta: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+        delta, losses = pgd_with_losses(
+            lambda perturbed: loss_fn(perturbed, step),
+            images,
+            delta,
+            num_steps=1,
+            **options,
+        )
+        return delta, losses[0]
+
+    return lax.scan(move, delta, jnp.arange(num_steps, dtype=jnp.int32))

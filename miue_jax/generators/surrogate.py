@@ -13,7 +13,8 @@ from flax import linen as nn
 from miue_jax import models
 from miue_jax._checks import check_choice, check_number
 from miue_jax.generators.base import DataSpec
-from miue_jax.image import augment
+from miue_jax.image import augment, views
+from miue_jax.image.views import ViewsConfig
 from miue_jax.train import classifier, sampling
 from miue_jax.train.classifier import Learner
 from miue_jax.train.metrics import Metrics, mean_of
@@ -48,6 +49,9 @@ class SurrogateConfig:
       learning_rate: of the first epoch.
       momentum: of its SGD.
       weight_decay: of its SGD.
+      views: how it, and the perturbation's objective, see images: "none" for as they
+        are, "compression" or "robust", or a `ViewsConfig` or a mapping of its settings.
+        Views come before crops and mirroring.
     """
 
     model: str = "resnet18"
@@ -58,8 +62,10 @@ class SurrogateConfig:
     learning_rate: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    views: ViewsConfig = ViewsConfig()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "views", views.preset(self.views))
         check_choice("dtype", self.dtype, ("float32", "bfloat16"))
         check_choice("normalization", self.normalization, ("none", *_MEAN_AND_STD))
         if self.width is not None:
@@ -96,6 +102,7 @@ def create(config: SurrogateConfig, spec: DataSpec, *, crop: int = 0) -> nn.Modu
             f"crop is {crop} pixels, the images have {height}x{width}: "
             "a shift as large as the image leaves nothing of it"
         )
+    views.check(config.views, spec.image_shape)
     models.check_own(
         config.model,
         image_shape=spec.image_shape,
