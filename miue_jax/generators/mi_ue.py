@@ -160,12 +160,13 @@ def mi_ue(config: MIUEConfig, spec: DataSpec) -> Generator:
             "margin": config.margin,
             "axis_name": axis_name,
         }
-        if outputs.plain_features is not None:
+        if outputs.class_means is not None:
+            loss = class_mean_loss(features, labels, outputs.class_means, **options)
+        else:
+            assert outputs.plain_features is not None  # as `pairs` is set
             loss = paired_similarity_loss(
                 outputs.plain_features, features, labels, **options
             )
-        else:
-            loss = class_mean_loss(features, labels, outputs.class_means, **options)
         if config.distance_weight:
             loss += config.distance_weight * distance_loss(
                 features,

@@ -299,14 +299,14 @@ def _interleaved(engine: _Engine, batches: int) -> tuple[_Step, int]:
     """Perturbs each batch right before training on it."""
 
     def step(key: jax.Array, state: State, data: Shards) -> tuple[State, Metrics]:
-        state, batch, view = _next_train_batch(
+        state, visit = _next_train_batch(
             engine, key, state, data, state.step, batches, epoch_steps=batches
         )
         # Images that pad the last batch are trained on again, so they move again.
-        movable = jnp.ones_like(batch.fresh)
+        movable = jnp.ones_like(visit.batch.fresh)
         epoch = state.step // batches
-        state, loss = _perturb(engine, state, batch, view, epoch, movable)
-        state, metrics = _train(engine, state, batch, view)
+        state, loss = _perturb(engine, state, visit, epoch, movable)
+        state, metrics = _train(engine, state, visit)
         metrics["perturbation_loss"] = mean_of(loss)
         return state._replace(step=state.step + 1), metrics
 
@@ -332,10 +332,10 @@ def _alternating(engine: _Engine, batches: int, epoch_steps: int) -> tuple[_Step
         position: jax.Array,
     ) -> tuple[State, Metrics]:
         count = cycle * train_steps + position
-        state, batch, view = _next_train_batch(
+        state, visit = _next_train_batch(
             engine, key, state, data, count, batches, epoch_steps=epoch_steps
         )
-        state, metrics = _train(engine, state, batch, view)
+        state, metrics = _train(engine, state, visit)
         return state, {**metrics, "perturbation_loss": no_mean()}
 
     def perturb_one(
@@ -354,20 +354,16 @@ def _alternating(engine: _Engine, batches: int, epoch_steps: int) -> tuple[_Step
         batch = sampling.take(data, order, place, share)
         view_key = jax.random.fold_in(jax.random.fold_in(key, _PERTURB_VIEW), count)
         epoch = (cycle + 1) * config.perturb_every - 1
-        view = _draw_view(view_key, data.shard, batch.images, config)._replace(
-            transformed=_draw_transformed(
+        visit = Visit(
+            batch,
+            _draw_view(view_key, data.shard, batch.images, config),
+            _draw_transformed(
                 *(engine, key, _PERTURB_TRANSFORMATION, count, data, batch),
                 epoch / config.epochs,
-            )
+            ),
         )
-        state, loss = _perturb(
-            engine,
-            state._replace(per_example=per_example),
-            batch,
-            view,
-            epoch,
-            batch.fresh,
-        )
+        state = state._replace(per_example=per_example)
+        state, loss = _perturb(engine, state, visit, epoch, batch.fresh)
         metrics = {name: no_mean() for name in _METRICS}
         return state, {**metrics, "perturbation_loss": mean_of(loss)}
 
@@ -419,13 +415,25 @@ class View(NamedTuple):
       carriers: (B, H, W, C), the images to which the perturbations are added.
       seen: perturbed carriers (B, H, W, C), transformed or not -> the surrogate's
         input, differentiable: mirrored, shifted and normalized.
-      transformed: number of a step of projected gradient, or of steps for the training
-        that follows them -> what happens to perturbed carriers before.
     """
 
     carriers: jax.Array
     seen: Callable[[jax.Array], jax.Array]
-    transformed: Callable[[jax.Array | int], Transformed] | None = None
+
+
+class Visit(NamedTuple):
+    """A batch, and how it is seen.
+
+    Attributes:
+      batch: the images.
+      view: of them.
+      transformed: number of a step of projected gradient, or their number for the
+        training that follows -> what happens to perturbed carriers before the view.
+    """
+
+    batch: Batch
+    view: View
+    transformed: Callable[[jax.Array | int], Transformed]
 
 
 def _draw_view(
@@ -487,7 +495,7 @@ def _next_train_batch(
     batches: int,
     *,
     epoch_steps: int,
-) -> tuple[State, Batch, View]:
+) -> tuple[State, Visit]:
     """Takes training batch number `count`."""
     config = engine.config
     number, position = jnp.divmod(count, batches)
@@ -497,21 +505,21 @@ def _next_train_batch(
     state = state._replace(per_example=state.per_example._replace(train_order=order))
     batch = sampling.take(data, order, position, engine.spec.share(config.batch_size))
     view_key = jax.random.fold_in(jax.random.fold_in(key, _TRAIN_VIEW), count)
-    view = _draw_view(view_key, data.shard, batch.images, config)
-    view = view._replace(
-        transformed=_draw_transformed(
+    visit = Visit(
+        batch,
+        _draw_view(view_key, data.shard, batch.images, config),
+        _draw_transformed(
             *(engine, key, _TRAIN_TRANSFORMATION, count, data, batch),
             (count // epoch_steps) / config.epochs,
-        )
+        ),
     )
-    return state, batch, view
+    return state, visit
 
 
-def _train(
-    engine: _Engine, state: State, batch: Batch, view: View
-) -> tuple[State, Metrics]:
+def _train(engine: _Engine, state: State, visit: Visit) -> tuple[State, Metrics]:
     """Trains the surrogate on a perturbed batch."""
-    changed = view.transformed(engine.config.pgd_steps)
+    batch, view, transformed_at = visit
+    changed = transformed_at(engine.config.pgd_steps)
     perturbed = _perturbed(engine.config, state, batch, view.carriers)
     learner, loss, accuracy = classifier.train_step(
         state.shared.learner,
@@ -531,8 +539,7 @@ def _train(
 def _perturb(
     engine: _Engine,
     state: State,
-    batch: Batch,
-    view: View,
+    visit: Visit,
     epoch: jax.Array,
     movable: jax.Array,
 ) -> tuple[State, jax.Array]:
@@ -542,6 +549,7 @@ def _perturb(
     do.
     """
     config, axis_name = engine.config, engine.spec.axis_name
+    batch, view, transformed_at = visit
     labels = batch.labels.reshape(-1)
     variables = state.shared.learner.variables
     progress = epoch / config.epochs
@@ -554,7 +562,7 @@ def _perturb(
     redraws = config.views.redraw == "step"
     class_means = state.shared.class_means
     if engine.memory is not None:
-        changed = view.transformed(0)
+        changed = transformed_at(0)
         perturbed = _perturbed(config, state, batch, view.carriers)
         class_means = update_class_means(
             class_means,
@@ -566,7 +574,7 @@ def _perturb(
         state = state._replace(shared=state.shared._replace(class_means=class_means))
 
     def loss_fn(images: jax.Array, step: jax.Array | int = 0) -> jax.Array:
-        changed = view.transformed(step)
+        changed = transformed_at(step)
         features, logits = forward(view.seen(changed.see(images)))
         outputs = Outputs(
             features,
@@ -601,7 +609,7 @@ def _perturb(
         state = state._replace(per_example=state.per_example._replace(delta=delta))
     if config.stop_error is not None:
         perturbed = _perturbed(config, state, batch, view.carriers)
-        _, logits = forward(view.seen(view.transformed(0).see(perturbed)))
+        _, logits = forward(view.seen(transformed_at(0).see(perturbed)))
         fresh = batch.fresh.reshape(-1)
         wrong = (jnp.argmax(logits, -1) != labels) & fresh
         found = Mean(*(jnp.sum(x, dtype=jnp.float32) for x in (wrong, fresh)))

@@ -62,7 +62,7 @@ class SurrogateConfig:
     learning_rate: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    views: ViewsConfig = ViewsConfig()
+    views: ViewsConfig = views.PRESETS["none"]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "views", views.preset(self.views))

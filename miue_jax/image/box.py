@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
 
 def random_box(
@@ -10,7 +9,7 @@ def random_box(
     column_key: jax.Array,
     batch_size: int,
     sides: tuple[int, int],
-    lengths: tuple[ArrayLike, ArrayLike],
+    lengths: tuple[jax.Array | int, jax.Array | int],
 ) -> jax.Array:
     """Draws a box in every image.
 
@@ -34,7 +33,7 @@ def random_box(
       True
     """
 
-    def covered(key: jax.Array, side: int, length: ArrayLike) -> jax.Array:
+    def covered(key: jax.Array, side: int, length: jax.Array | int) -> jax.Array:
         middle = jax.random.randint(key, (batch_size, 1), 0, side)
         offset = jnp.arange(side) - (middle - length // 2)
         return (offset >= 0) & (offset < length)

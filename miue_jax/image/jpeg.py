@@ -320,7 +320,7 @@ def _code(plane: jax.Array, table: jax.Array) -> jax.Array:
 
 
 def _to_blocks(plane: jax.Array) -> jax.Array:
-    """Cuts a plane (B, h, w) into blocks (B, rows, columns, 8, 8), padded at the end."""
+    """Cuts a plane (B, h, w), padded, into blocks (B, rows, columns, 8, 8)."""
     height, width = plane.shape[1:]
     rows, columns = -(-height // 8), -(-width // 8)
     pad = ((0, 0), (0, 8 * rows - height), (0, 8 * columns - width))
