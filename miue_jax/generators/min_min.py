@@ -6,7 +6,7 @@ in the objective and in how often they alternate.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -18,6 +18,7 @@ from jax import lax
 from miue_jax._checks import check_choice, check_number
 from miue_jax.budget import Budget, to_unit
 from miue_jax.generators import surrogate, transformed
+from miue_jax.generators.adversary import adversarial_change
 from miue_jax.generators.base import DataSpec, Generator, no_mean
 from miue_jax.generators.surrogate import SurrogateConfig, check_radius
 from miue_jax.generators.transformed import Transformed
@@ -59,6 +60,7 @@ Objective = Callable[[Outputs, str | None], jax.Array]
 # Keys of a run are folded with these, so that no two uses share a stream.
 _INIT, _TRAIN_ORDER, _PERTURB_ORDER, _TRAIN_VIEW, _PERTURB_VIEW = range(5)
 _TRAIN_TRANSFORMATION, _PERTURB_TRANSFORMATION = 5, 6
+_TRAIN_ADVERSARY, _PERTURB_ADVERSARY = 7, 8
 
 _METRICS = ("surrogate_loss", "surrogate_accuracy", "perturbation_loss")
 
@@ -91,6 +93,15 @@ class MinMinConfig(SurrogateConfig):
         victim's random crop; 0 for none.
       perturbation: "sample", one per image, or "class", one per class, moved by the
         gradient of the whole batch.
+      second_model: another architecture that is trained and seen through along with
+        `model`; the perturbation lowers the mean of both objectives. None for none.
+      second_width: its width; None for the architecture's own.
+      adversarial_radius: largest change of a channel, in gray levels, by an adversary
+        who raises the cross-entropy of whatever a surrogate sees, in its training and
+        in every step of the perturbation; 0 for none.
+      adversarial_step_size: of its projected gradient, in gray levels.
+      adversarial_steps: of the adversary, from a random start; 0 leaves it at the
+        start, which is the noise of SEM.
       stop_error: error in [0, 1] on the images of a perturbation pass at which the
         generator stops early; None never stops (alternating). Each batch is measured
         right after it is perturbed, although perturbations of classes keep moving with
@@ -112,6 +123,11 @@ class MinMinConfig(SurrogateConfig):
     flip: Literal["none", "joint", "image_only"] = "none"
     crop: int = 0
     perturbation: Literal["sample", "class"] = "sample"
+    second_model: str | None = None
+    second_width: int | None = None
+    adversarial_radius: float = 0.0
+    adversarial_step_size: float = 0.8
+    adversarial_steps: int = 0
     stop_error: float | None = None
 
     def __post_init__(self) -> None:
@@ -125,7 +141,22 @@ class MinMinConfig(SurrogateConfig):
             check_number(name, getattr(self, name), "> 0")
         if self.learning_rate_end is not None:
             check_number("learning_rate_end", self.learning_rate_end, ">= 0")
-        check_number("crop", self.crop, ">= 0", whole=True)
+        for name in ("crop", "adversarial_steps"):
+            check_number(name, getattr(self, name), ">= 0", whole=True)
+        check_number("adversarial_step_size", self.adversarial_step_size, "> 0")
+        check_number("adversarial_radius", self.adversarial_radius, ">= 0")
+        if self.adversarial_radius > 255:
+            raise ValueError(
+                f"adversarial_radius is {self.adversarial_radius!r}; allowed: gray "
+                "levels from 0 to 255"
+            )
+        if self.second_width is not None:
+            check_number("second_width", self.second_width, "> 0", whole=True)
+            if self.second_model is None:
+                raise ValueError(
+                    f"second_width is {self.second_width}; allowed without a "
+                    "second_model: None"
+                )
         for name in ("batches_per_epoch", "batches_per_visit"):
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), "> 0", whole=True)
@@ -153,6 +184,18 @@ class MinMinConfig(SurrogateConfig):
             )
 
 
+class Second(NamedTuple):
+    """The second surrogate, where there is one.
+
+    Attributes:
+      learner: the surrogate.
+      class_means: as in `Shared`, of its features.
+    """
+
+    learner: Learner
+    class_means: jax.Array | None
+
+
 class Shared(NamedTuple):
     """The part of the state that is copied to every device.
 
@@ -164,6 +207,7 @@ class Shared(NamedTuple):
       finished: () bool, whether `stop_error` was reached.
       class_means: (K, D) float32, running means of the classes' unit features if the
         objective has a memory, else None.
+      second: the second surrogate, if there is one, else None.
     """
 
     learner: Learner
@@ -171,6 +215,7 @@ class Shared(NamedTuple):
     mistakes: Mean
     finished: jax.Array
     class_means: jax.Array | None = None
+    second: Second | None = None
 
 
 class PerExample(NamedTuple):
@@ -193,7 +238,7 @@ class _Engine(NamedTuple):
 
     config: MinMinConfig
     spec: DataSpec
-    module: nn.Module
+    modules: tuple[nn.Module, ...]
     optimizer: optax.GradientTransformation
     objective: Objective
     pairs: bool
@@ -227,7 +272,12 @@ def min_min(
       ValueError: if the data do not fill a batch, the images do not fit the settings,
         or the model is unknown.
     """
-    module = surrogate.create(config, spec, crop=config.crop)
+    modules = [surrogate.create(config, spec, crop=config.crop)]
+    if config.second_model is not None:
+        second = dataclasses.replace(
+            config, model=config.second_model, width=config.second_width
+        )
+        modules.append(surrogate.create(second, spec, crop=config.crop))
     batches = spec.steps_per_pass(config.batch_size)
     epoch_steps = config.batches_per_epoch or batches
     rate: optax.ScalarOrSchedule = config.learning_rate
@@ -241,36 +291,49 @@ def min_min(
         weight_decay=config.weight_decay,
         clip_norm=config.clip_norm,
     )
-    engine = _Engine(config, spec, module, optimizer, objective, pairs, memory)
+    engine = _Engine(config, spec, tuple(modules), optimizer, objective, pairs, memory)
     radius, per_class = to_unit(config.radius), config.perturbation == "class"
     if config.schedule == "interleaved":
         step, num_steps = _interleaved(engine, batches)
     else:
         step, num_steps = _alternating(engine, batches, epoch_steps)
 
+    def no_means(
+        module: nn.Module, learner: Learner, shape: tuple[int, ...]
+    ) -> jax.Array | None:
+        if memory is None:
+            return None
+        one = jnp.zeros((1, *shape), jnp.float32)
+        outputs: Any = jax.eval_shape(
+            lambda variables: module.apply(variables, one, train=False),
+            learner.variables,
+        )
+        return jnp.zeros((spec.num_classes, outputs[0].shape[-1]), jnp.float32)
+
     def init(key: jax.Array, data: Shards) -> State:
         shape = data.images.shape[2:]
-        learner = classifier.init_learner(
-            jax.random.fold_in(key, _INIT), module, optimizer, shape
-        )
+        members = []
+        for number, module in enumerate(modules):
+            # The first one is what it is without a second.
+            init_key = jax.random.fold_in(key, _INIT)
+            if number:
+                init_key = jax.random.fold_in(init_key, number)
+            learner = classifier.init_learner(init_key, module, optimizer, shape)
+            members.append(Second(learner, no_means(module, learner, shape)))
         class_delta = delta = None
         if per_class:
             class_delta = jnp.zeros((spec.num_classes, *shape), jnp.float32)
         else:
             delta = jnp.zeros(data.images.shape, jnp.float32)
         order = jnp.zeros(data.labels.shape, jnp.int32)
-        class_means = None
-        if memory is not None:
-            one = jnp.zeros((1, *shape), jnp.float32)
-            outputs: Any = jax.eval_shape(
-                lambda variables: module.apply(variables, one, train=False),
-                learner.variables,
-            )
-            size = outputs[0].shape[-1]
-            class_means = jnp.zeros((spec.num_classes, size), jnp.float32)
+        first, *others = members
+        shared = Shared(
+            *(first.learner, class_delta, no_mean(), jnp.zeros((), bool)),
+            *(first.class_means, others[0] if others else None),
+        )
         return State(
             jnp.zeros((), jnp.int32),
-            Shared(learner, class_delta, no_mean(), jnp.zeros((), bool), class_means),
+            shared,
             PerExample(delta, order, order),
         )
 
@@ -361,6 +424,7 @@ def _alternating(engine: _Engine, batches: int, epoch_steps: int) -> tuple[_Step
                 *(engine, key, _PERTURB_TRANSFORMATION, count, data, batch),
                 epoch / config.epochs,
             ),
+            _adversary_keys(key, _PERTURB_ADVERSARY, count, data),
         )
         state = state._replace(per_example=per_example)
         state, loss = _perturb(engine, state, visit, epoch, batch.fresh)
@@ -413,11 +477,13 @@ class View(NamedTuple):
 
     Attributes:
       carriers: (B, H, W, C), the images to which the perturbations are added.
-      seen: perturbed carriers (B, H, W, C), transformed or not -> the surrogate's
-        input, differentiable: mirrored, shifted and normalized.
+      placed: perturbed carriers (B, H, W, C), transformed or not -> mirrored and
+        shifted ones, differentiable.
+      seen: the same -> the surrogate's input, which is normalized too.
     """
 
     carriers: jax.Array
+    placed: Callable[[jax.Array], jax.Array]
     seen: Callable[[jax.Array], jax.Array]
 
 
@@ -429,11 +495,13 @@ class Visit(NamedTuple):
       view: of them.
       transformed: number of a step of projected gradient, or their number for the
         training that follows -> what happens to perturbed carriers before the view.
+      adversary_keys: the same -> (g,) keys of the adversary's start.
     """
 
     batch: Batch
     view: View
     transformed: Callable[[jax.Array | int], Transformed]
+    adversary_keys: Callable[[jax.Array | int], jax.Array]
 
 
 def _draw_view(
@@ -447,17 +515,20 @@ def _draw_view(
     toss = jax.vmap(lambda k: jax.random.bernoulli(k, shape=(size,)))
     mirrored = toss(flip_keys).reshape(-1)
 
-    def seen(perturbed: jax.Array) -> jax.Array:
+    def placed(perturbed: jax.Array) -> jax.Array:
         if config.flip == "joint":
             perturbed = flip_where(mirrored, perturbed)
         if config.crop:
             crop = jax.vmap(lambda k, x: random_crop(k, x, padding=config.crop))
             shaped = perturbed.reshape(images.shape)
             perturbed = crop(crop_keys, shaped).reshape(flat.shape)
-        return surrogate.normalize(perturbed, config)
+        return perturbed
+
+    def seen(perturbed: jax.Array) -> jax.Array:
+        return surrogate.normalize(placed(perturbed), config)
 
     carriers = flip_where(mirrored, flat) if config.flip == "image_only" else flat
-    return View(carriers, seen)
+    return View(carriers, placed, seen)
 
 
 def _draw_transformed(
@@ -512,25 +583,89 @@ def _next_train_batch(
             *(engine, key, _TRAIN_TRANSFORMATION, count, data, batch),
             (count // epoch_steps) / config.epochs,
         ),
+        _adversary_keys(key, _TRAIN_ADVERSARY, count, data),
     )
     return state, visit
 
 
-def _train(engine: _Engine, state: State, visit: Visit) -> tuple[State, Metrics]:
-    """Trains the surrogate on a perturbed batch."""
-    batch, view, transformed_at = visit
-    changed = transformed_at(engine.config.pgd_steps)
-    perturbed = _perturbed(engine.config, state, batch, view.carriers)
-    learner, loss, accuracy = classifier.train_step(
-        state.shared.learner,
-        engine.module,
-        engine.optimizer,
-        view.seen(changed.see(perturbed)),
-        changed.targets,
-        axis_name=engine.spec.axis_name,
+def _adversary_keys(
+    key: jax.Array, use: int, count: jax.Array, data: Shards
+) -> Callable[[jax.Array | int], jax.Array]:
+    key = jax.random.fold_in(jax.random.fold_in(key, use), count)
+    return lambda step: sampling.shard_keys(key, data.shard, step)
+
+
+def _seen(
+    engine: _Engine,
+    number: int,
+    variables: Any,
+    visit: Visit,
+    perturbed: jax.Array,
+    step: jax.Array | int,
+) -> tuple[jax.Array, jax.Array]:
+    """What a surrogate sees of perturbed carriers in a step, and the targets."""
+    config = engine.config
+    changed = visit.transformed(step)
+    placed = visit.view.placed(changed.see(perturbed))
+    if config.adversarial_radius:
+
+        def entropy(images: jax.Array) -> jax.Array:
+            outputs: Any = engine.modules[number].apply(
+                variables, surrogate.normalize(images, config), train=False
+            )
+            return classifier.cross_entropy(outputs[1], changed.targets)
+
+        change = adversarial_change(
+            visit.adversary_keys(step),
+            lax.stop_gradient(placed),
+            entropy,
+            radius=to_unit(config.adversarial_radius),
+            step_size=to_unit(config.adversarial_step_size),
+            num_steps=config.adversarial_steps,
+        )
+        placed = placed + lax.stop_gradient(change)
+    return surrogate.normalize(placed, config), changed.targets
+
+
+def _members(state: State) -> list[Second]:
+    """The surrogates."""
+    shared = state.shared
+    first = Second(shared.learner, shared.class_means)
+    return [first] if shared.second is None else [first, shared.second]
+
+
+def _with_members(state: State, members: Sequence[Second]) -> State:
+    first, *others = members
+    return state._replace(
+        shared=state.shared._replace(
+            learner=first.learner,
+            class_means=first.class_means,
+            second=others[0] if others else None,
+        )
     )
-    metrics = dict(zip(surrogate.METRICS, map(mean_of, (loss, accuracy)), strict=True))
-    return state._replace(shared=state.shared._replace(learner=learner)), metrics
+
+
+def _train(engine: _Engine, state: State, visit: Visit) -> tuple[State, Metrics]:
+    """Trains the surrogates on a perturbed batch; measures the first one."""
+    perturbed = _perturbed(engine.config, state, visit.batch, visit.view.carriers)
+    members, measured = [], []
+    for number, member in enumerate(_members(state)):
+        seen, targets = _seen(
+            *(engine, number, member.learner.variables, visit),
+            *(perturbed, engine.config.pgd_steps),
+        )
+        learner, loss, accuracy = classifier.train_step(
+            member.learner,
+            engine.modules[number],
+            engine.optimizer,
+            seen,
+            targets,
+            axis_name=engine.spec.axis_name,
+        )
+        members.append(member._replace(learner=learner))
+        measured.append((mean_of(loss), mean_of(accuracy)))
+    metrics = dict(zip(surrogate.METRICS, measured[0], strict=True))
+    return _with_members(state, members), metrics
 
 
 # Perturbation steps.
@@ -549,48 +684,61 @@ def _perturb(
     do.
     """
     config, axis_name = engine.config, engine.spec.axis_name
-    batch, view, transformed_at = visit
+    batch, view, *_ = visit
     labels = batch.labels.reshape(-1)
-    variables = state.shared.learner.variables
     progress = epoch / config.epochs
     step_size = config.step_size + progress * (config.step_size_end - config.step_size)
 
-    def forward(seen: jax.Array) -> tuple[jax.Array, jax.Array]:
-        outputs: Any = engine.module.apply(variables, seen, train=False)
+    members = _members(state)
+
+    def forward(number: int, seen: jax.Array) -> tuple[jax.Array, jax.Array]:
+        variables = members[number].learner.variables
+        outputs: Any = engine.modules[number].apply(variables, seen, train=False)
         return outputs
 
-    redraws = config.views.redraw == "step"
-    class_means = state.shared.class_means
-    if engine.memory is not None:
-        changed = transformed_at(0)
-        perturbed = _perturbed(config, state, batch, view.carriers)
-        class_means = update_class_means(
-            class_means,
-            forward(view.seen(changed.see(perturbed)))[0],
-            transformed.most(changed.targets),
-            memory=engine.memory,
-            axis_name=axis_name,
-        )
-        state = state._replace(shared=state.shared._replace(class_means=class_means))
+    def look(
+        number: int, images: jax.Array, step: jax.Array | int = 0
+    ) -> tuple[jax.Array, jax.Array]:
+        variables = members[number].learner.variables
+        return _seen(engine, number, variables, visit, images, step)
 
-    def loss_fn(images: jax.Array, step: jax.Array | int = 0) -> jax.Array:
-        changed = transformed_at(step)
-        features, logits = forward(view.seen(changed.see(images)))
+    if engine.memory is not None:
+        perturbed = _perturbed(config, state, batch, view.carriers)
+        for number, member in enumerate(members):
+            seen, targets = look(number, perturbed)
+            assert member.class_means is not None  # as there is a memory
+            means = update_class_means(
+                member.class_means,
+                forward(number, seen)[0],
+                transformed.most(targets),
+                memory=engine.memory,
+                axis_name=axis_name,
+            )
+            members[number] = member._replace(class_means=means)
+        state = _with_members(state, members)
+
+    def loss_of(number: int, images: jax.Array, step: jax.Array | int) -> jax.Array:
+        seen, targets = look(number, images, step)
+        features, logits = forward(number, seen)
         outputs = Outputs(
             features,
             logits,
-            changed.targets,
-            transformed.most(changed.targets),
-            forward(view.seen(images))[0] if engine.pairs else None,
-            class_means,
+            targets,
+            transformed.most(targets),
+            forward(number, view.seen(images))[0] if engine.pairs else None,
+            members[number].class_means,
         )
         return engine.objective(outputs, axis_name)
+
+    def loss_fn(images: jax.Array, step: jax.Array | int = 0) -> jax.Array:
+        losses = [loss_of(number, images, step) for number in range(len(members))]
+        return losses[0] if len(losses) == 1 else (losses[0] + losses[1]) / 2
 
     options = {
         "radius": to_unit(config.radius),
         "step_size": to_unit(step_size),
         "num_steps": config.pgd_steps,
-        "redraws": redraws,
+        "redraws": config.views.redraw == "step" or config.adversarial_radius > 0,
     }
     if config.perturbation == "class":
         delta, losses = move_classes(
@@ -609,7 +757,7 @@ def _perturb(
         state = state._replace(per_example=state.per_example._replace(delta=delta))
     if config.stop_error is not None:
         perturbed = _perturbed(config, state, batch, view.carriers)
-        _, logits = forward(view.seen(transformed_at(0).see(perturbed)))
+        _, logits = forward(0, look(0, perturbed)[0])
         fresh = batch.fresh.reshape(-1)
         wrong = (jnp.argmax(logits, -1) != labels) & fresh
         found = Mean(*(jnp.sum(x, dtype=jnp.float32) for x in (wrong, fresh)))

@@ -12,6 +12,7 @@ from flax import linen as nn
 
 from miue_jax import models
 from miue_jax._checks import check_choice, check_number
+from miue_jax.generators import transformed
 from miue_jax.generators.base import DataSpec
 from miue_jax.image import augment, views
 from miue_jax.image.views import ViewsConfig
@@ -25,7 +26,7 @@ _MEAN_AND_STD = {
 }
 
 # Keys of a run are folded with these; attacks on the surrogate use others.
-_INIT, _ORDER, _AUGMENT, _ATTACK = range(4)
+_INIT, _ORDER, _AUGMENT, _ATTACK, _TRANSFORMATION = range(5)
 
 # Padding of `augment.crop_and_flip`, which surrogates train with, in pixels.
 PADDING = 4
@@ -183,7 +184,8 @@ class SurrogateTrainingConfig(SurrogateConfig):
         object.__setattr__(self, "milestones", milestones)
 
 
-# (keys (B,), predict: images -> logits, images (B, H, W, C), labels (B,)) -> images
+# (keys (B,), predict: images -> logits, images (B, H, W, C), labels (B,) or class
+# probabilities (B, K)) -> images
 Attack = Callable[
     [jax.Array, Callable[[jax.Array], jax.Array], jax.Array, jax.Array], jax.Array
 ]
@@ -215,7 +217,7 @@ def trainer(
     *,
     attack: Attack | None = None,
 ) -> Trainer:
-    """Builds the training of a surrogate on cropped and mirrored images.
+    """Builds the training of a surrogate on cropped and mirrored views of images.
 
     Args:
       config: the settings.
@@ -255,11 +257,19 @@ def trainer(
         order_key = jax.random.fold_in(jax.random.fold_in(key, _ORDER), epoch)
         order = sampling.order_of_pass(order_key, position, order, data)
         batch = sampling.take(data, order, position, share)
+        view_key = jax.random.fold_in(jax.random.fold_in(key, _TRANSFORMATION), count)
+        shape = batch.images.shape
+        changed = transformed.draw(
+            *(view_key, data.shard, shape, batch.labels, config.views),
+            num_classes=spec.num_classes,
+            progress=epoch / config.epochs,
+        )
+        seen = changed.see(batch.images.reshape(-1, *shape[2:])).reshape(shape)
         images = jax.vmap(augment.crop_and_flip)(
-            sampling.shard_keys(key, data.shard, _AUGMENT, count), batch.images
+            sampling.shard_keys(key, data.shard, _AUGMENT, count), seen
         )
         images = images.reshape(-1, *images.shape[2:])
-        labels = batch.labels.reshape(-1)
+        labels = changed.targets
         if attack is not None:
 
             def predict(images: jax.Array) -> jax.Array:
