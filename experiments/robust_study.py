@@ -13,29 +13,34 @@ columns and one seed of both generator and victim; `--final` names rows that get
 columns, three seeds of the victim, two of the generator and victims of other
 architectures. It takes 40 minutes of one core for a row of the first stage.
 
+The result will be results/robust_cpu.json; the study is not complete yet.
+
 Runs are resumed by the same command; `--rows`, `--columns` and `--seeds` choose cells,
 and several processes may share a directory. summary.json and table.md in it show what
-is done; results/robust_cpu.json is a copy of the former.
+is done.
 """
 
-import argparse
+import dataclasses
 import functools
-import logging
 import pathlib
 import platform
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from tyro.conf import Positional, arg
 
-from miue_jax import data, victims
-from miue_jax.data import DataSource, public
+from miue_jax import _checks, _command_line, data, victims
+from miue_jax.data import DataSource, atomic, public
 from miue_jax.train import run_directory
 from miue_jax.workflows.sweep import plan, run
 from miue_jax.workflows.sweep.plan import Block, Row, Sweep, row
+
+PROG = "robust_study.py"
 
 VIEWS = {"jpeg": 0.7, "grayscale": 0.15, "min_quality": 5, "max_quality": 40}
 BASE = {
@@ -76,6 +81,13 @@ CHANGES: dict[str, dict[str, Any]] = {
     "warmup_30": {"views": {"warmup": 0.3}},
     "paired_margin": {"entropy_weight": 0.0, "similarity": "paired", "margin": 0.2},
     "views_robust": {"views": "robust"},
+    "adversary_noise_4": {"adversarial_radius": 4.0},
+    "adversary_2_steps": {
+        "adversarial_radius": 2.0,
+        "adversarial_step_size": 1.5,
+        "adversarial_steps": 2,
+    },
+    "second_vgg11": {"second_model": "vgg11"},
     "resnet18": {"model": "resnet18"},
     "vgg11": {"model": "vgg11"},
     "no_views": {"views": "none"},
@@ -109,7 +121,7 @@ VICTIM = functools.partial(
 )
 OTHERS = {
     "vgg11": "vgg11",
-    "mobilenetv2": "mobilenetv2",
+    "mobilenet_v2": "mobilenet_v2",
     "vit": "vit",
     "resnet18": "resnet18",
     "resnet34": "resnet34",
@@ -118,11 +130,34 @@ OTHERS = {
 SEEDS, GENERATOR_SEEDS = (0, 1, 2), (0, 1)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """Studies what makes a protection outlast what happens to pictures.
+
+    Attributes:
+      data: CIFAR-10.
+      workdir: directory of the study, which can be resumed.
+      rows: that run; all of them by default.
+      columns: that run; all of them by default.
+      seeds: of victims that run; all of them by default.
+      final: rows with all columns, seeds and victims.
+      cells: after so many new cells it stops; 0 only writes the summary, None runs all.
+    """
+
+    data: Annotated[Positional[str], arg(metavar="DATA")]
+    workdir: pathlib.Path
+    rows: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    final: tuple[str, ...] = ()
+    cells: int | None = None
+
+
 def rows() -> dict[str, Row | None]:
     """The rows of the study, `clean` first."""
     found: dict[str, Row | None] = {"clean": None}
     for name, changes in CHANGES.items():
-        settings = {**BASE, **changes}
+        settings: Any = {**BASE, **changes}
         if isinstance(settings["views"], Mapping):
             settings["views"] = {**VIEWS, **settings["views"]}
         found[name] = row("mi_ue/interleaved", **settings)
@@ -182,7 +217,7 @@ def study(
     )
 
 
-def chosen_cells(sweep: Sweep, options: argparse.Namespace) -> list[plan.Cell]:
+def chosen_cells(sweep: Sweep, options: Options) -> list[plan.Cell]:
     """The cells that the command line asks for, in order."""
     return [
         cell
@@ -193,19 +228,15 @@ def chosen_cells(sweep: Sweep, options: argparse.Namespace) -> list[plan.Cell]:
     ]
 
 
-def only(sweep: Sweep, cells: Sequence[plan.Cell]) -> Sweep:
-    """The sweep with these cells alone."""
-    blocks = tuple(
-        Block(
-            generators=(cell.generator,),
-            defenses=(cell.defense,),
-            victims=(cell.victim,),
-            seeds=(cell.seed,),
-        )
-        for cell in cells
+def only(sweep: Sweep, cell: plan.Cell) -> Sweep:
+    """The sweep with this cell alone."""
+    block = Block(
+        generators=(cell.generator,),
+        defenses=(cell.defense,),
+        victims=(cell.victim,),
+        seeds=(cell.seed,),
     )
-    fields = {**vars(sweep), "blocks": blocks}
-    return Sweep(**fields)
+    return dataclasses.replace(sweep, blocks=(block,))
 
 
 def prepare_data(given: str, workdir: pathlib.Path) -> tuple[DataSource, DataSource]:
@@ -308,44 +339,30 @@ def _shown(values: Sequence[float]) -> str:
     return text
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def run_study(options: Options) -> None:
     """Runs the cells that are missing and writes the summary after each."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("data", help="CIFAR-10")
-    parser.add_argument("--workdir", type=pathlib.Path, required=True)
-    parser.add_argument("--rows", nargs="+", choices=("clean", *CHANGES))
-    parser.add_argument("--columns", nargs="+", choices=tuple(DEFENSES))
-    parser.add_argument("--seeds", nargs="+", type=int, help="of victims")
-    parser.add_argument(
-        "--final",
-        nargs="+",
-        default=(),
-        choices=("clean", *CHANGES),
-        help="rows with all columns, seeds and victims",
-    )
-    parser.add_argument("--cells", type=int, help="stop after that many new cells")
-    parser.add_argument("--summary", action="store_true", help="run nothing")
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    for name in (*options.rows, *options.final):
+        if name not in rows():
+            raise _checks.unknown("row", name, rows())
+    for name in options.columns:
+        if name not in DEFENSES:
+            raise _checks.unknown("column", name, DEFENSES)
     source, test = prepare_data(options.data, options.workdir)
     sweeps = {
         seed: study(source, test, seed, options.final)
         for seed in GENERATOR_SEEDS
         if seed == GENERATOR_SEEDS[0] or options.final
     }
-    left = options.cells
+    made = 0
     for seed, sweep in sweeps.items():
         folder = options.workdir / f"generator_seed_{seed}"
-        for cell in () if options.summary else chosen_cells(sweep, options):
-            if (cell.folder(folder) / "results.json").exists():
-                continue
-            if left == 0:
+        for cell in chosen_cells(sweep, options):
+            if options.cells is not None and made >= options.cells:
                 break
-            left = None if left is None else left - 1
-            run.run(only(sweep, [cell]), folder, progress=False)
-            report(sweeps, options.workdir)
+            if not (cell.folder(folder) / "results.json").exists():
+                run.run(only(sweep, cell), folder, progress=False)
+                report(sweeps, options.workdir)
+                made += 1
     report(sweeps, options.workdir)
 
 
@@ -359,9 +376,15 @@ def report(sweeps: Mapping[int, Sweep], workdir: pathlib.Path) -> None:
     summary = summarize(found)
     run_directory.write_json(workdir / "summary.json", summary)
     text = table(summary)
-    (workdir / "table.md").write_text(text)
-    logging.getLogger("miue_jax").info("done so far:\n%s", text)
+    with atomic.write_file(workdir / "table.md") as file:
+        file.write(text.encode())
+    _command_line.report(f"{time.strftime('%F %T')}\n{text}")
+
+
+def main() -> None:
+    """Runs the study; bad input is one line."""
+    run_study(_command_line.parse(Options, sys.argv[1:], prog=PROG))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(_command_line.run(main, PROG))
