@@ -66,6 +66,16 @@ def _other(name: str, preset: str, **changes):
     return name, dataclasses.replace(generators.preset(name, preset), **changes)
 
 
+_VIEWS = {
+    "jpeg": 0.4,
+    "grayscale": 0.1,
+    "bit_depth": 0.1,
+    "cutmix": 0.1,
+    "noise": 0.2,
+    "min_quality": 5,
+}
+
+
 CASES = {
     "mi_ue/paper": _small("mi_ue", "paper"),
     "mi_ue/authors_code": _small("mi_ue", "authors_code"),
@@ -73,6 +83,18 @@ CASES = {
     "mi_ue/class": _small("mi_ue", "interleaved", perturbation="class"),
     "mi_ue/bfloat16": _small("mi_ue", "interleaved", dtype="bfloat16"),
     "mi_ue/every_second": _small("mi_ue", "paper", perturb_every=2, flip="none"),
+    "mi_ue/robust": _small(
+        "mi_ue", "robust", views=_VIEWS, similarity="paired", entropy_weight=0.5
+    ),
+    "mi_ue/class_means": _small(
+        "mi_ue",
+        "robust",
+        views={**_VIEWS, "redraw": "step", "warmup": 0.5},
+        similarity="class_means",
+        entropy_weight=0.0,
+        second_model="linear",
+        adversarial_radius=2.0,
+    ),
     "em/published": _small("error_minimizing", "published"),
     "em/plain": _small("error_minimizing", "plain"),
     "em/interleaved": _small("error_minimizing", "interleaved"),
@@ -83,6 +105,9 @@ CASES = {
     "ap": _other("adversarial_poisoning", "targeted", **_ATTACK, restarts=2),
     "ap/untargeted": _other(
         "adversarial_poisoning", "untargeted", **_ATTACK, restarts=1
+    ),
+    "ap/views": _other(
+        "adversarial_poisoning", "targeted", **_ATTACK, restarts=1, views=_VIEWS
     ),
     "hypo": _other("hypocritical", "hypocritical", **_ATTACK, train_pgd_steps=1),
     "sep": _other(
@@ -96,6 +121,7 @@ CASES = {
     "sem": _other(
         "robust_error_minimizing", "sem", **{**_ROBUST, "adversarial_steps": 0}
     ),
+    "rem/views": _other("robust_error_minimizing", "rem", **_ROBUST, views=_VIEWS),
     "rem/em": _other(
         "robust_error_minimizing",
         "em",
