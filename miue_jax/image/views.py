@@ -215,6 +215,14 @@ class Draws(NamedTuple):
       kind: (b,) int32, the place of an image's transformation in `KINDS`, or their
         number for plain images.
       strengths: what each transformation that has a share needs, by its name.
+
+    Example:
+      >>> import jax
+      >>> from miue_jax.image import views
+      >>> config = views.ViewsConfig(jpeg=0.5, grayscale=0.2)
+      >>> draws = views.draw(jax.random.key(0), 4, (16, 16, 3), config)
+      >>> draws.kind.shape, list(draws.strengths)
+      ((4,), ['jpeg', 'grayscale'])
     """
 
     kind: jax.Array
@@ -314,7 +322,7 @@ def see(images: jax.Array, draws: Draws, config: ViewsConfig) -> jax.Array:
       >>> config = views.ViewsConfig(grayscale=1.0)
       >>> draws = views.draw(jax.random.key(0), 1, (8, 8, 3), config)
       >>> red = jnp.zeros((1, 8, 8, 3)).at[..., 0].set(1.0)
-      >>> views.see(red, draws, config)[0, 0, 0].round(3).tolist()
+      >>> [round(float(x), 3) for x in views.see(red, draws, config)[0, 0, 0]]
       [0.299, 0.299, 0.299]
     """
     seen = images

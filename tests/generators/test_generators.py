@@ -148,6 +148,44 @@ def test_every_generator_is_here():
     assert {name for name, _ in CASES.values()} == set(generators.NAMES)
 
 
+@pytest.mark.parametrize("name", ["perturbation_linear", "neural_tangent", "ar"])
+def test_generators_without_a_trained_surrogate_refuse_views(name):
+    name = {"ar": "autoregressive"}.get(name, name)
+    with pytest.raises(ValueError, match=r"unknown setting of .*'views'"):
+        generators.spec(name, views="robust")
+
+
+def test_views_are_a_setting_by_name_and_survive_json():
+    spec = generators.spec("adversarial_poisoning", views="robust")
+    assert spec.config.views.jpeg > 0
+    plain = json.loads(json.dumps(spec.to_plain()))
+    assert generators.spec(plain) == spec
+    changed = {**plain["views"], "min_quality": 7}
+    assert generators.spec(plain, views=changed).config.views.min_quality == 7
+    with pytest.raises(ValueError, match="unknown views 'robust2'; did you mean"):
+        generators.spec("mi_ue", views="robust2")
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("mi_ue", {"entropy_weight": 1.5}, "entropy_weight is 1.5"),
+        ("mi_ue", {"similarity": "triplet"}, "similarity is 'triplet'; allowed: batch"),
+        ("mi_ue", {"margin": 0.2}, "margin is 0.2; allowed with similarity 'batch': 0"),
+        ("mi_ue", {"memory": 1.0}, "memory is 1.0"),
+        ("mi_ue", {"second_width": 8}, "allowed without a second_model: None"),
+        ("mi_ue", {"adversarial_radius": 300.0}, "gray levels from 0 to 255"),
+        ("error_minimizing", {"adversarial_steps": -1}, "adversarial_steps is -1"),
+        ("self_ensemble", {"views": {"redraw": "step"}}, "allowed with SEP: 'visit'"),
+    ],
+)
+def test_settings_of_robust_generators_that_make_no_sense_are_refused(
+    name, changes, message
+):
+    with pytest.raises(ValueError, match=message):
+        generators.spec(name, **changes)
+
+
 def _data() -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     labels = (np.arange(SIZE) % CLASSES).astype(np.int32)
