@@ -163,6 +163,23 @@ def _value(arguments: Sequence[str], name: str) -> str | None:
     return None
 
 
+def without_option(arguments: Sequence[str], name: str) -> list[str]:
+    """Removes an option whose value has been looked up by `option`.
+
+    Args:
+      arguments: the command line.
+      name: of the option.
+
+    Returns:
+      The rest of the command line.
+    """
+    for number, argument in enumerate(arguments):
+        if _option(argument) == name:
+            after = number + (1 if "=" in argument else 2)
+            return [*arguments[:number], *arguments[after:]]
+    return list(arguments)
+
+
 def _option(argument: str) -> str:
     return argument.partition("=")[0].replace("_", "-")
 

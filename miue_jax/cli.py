@@ -15,7 +15,13 @@ import tyro
 from tyro.conf import Positional, arg
 
 from miue_jax import _checks, _command_line, _lost_process, _own
-from miue_jax._command_line import load_config, option, parse, report
+from miue_jax._command_line import (
+    load_config,
+    option,
+    parse,
+    report,
+    without_option,
+)
 
 # JAX and the workflows are imported by the commands, so that the help is quick.
 
@@ -144,6 +150,10 @@ class _Protect(_Run):
     checkpoint_every: int = 200
 
 
+# The name of views, whose settings are options that begin with it.
+_VIEWS = "--generator.views"
+
+
 def _protect(arguments: Sequence[str]) -> None:
     from miue_jax import generators
     from miue_jax.data import artifact
@@ -155,6 +165,11 @@ def _protect(arguments: Sequence[str]) -> None:
     name = option(arguments, "--generator", None)
     if name is not None or spec is None:
         spec = generators.spec(defaults.generator if name is None else name)
+    views = option(arguments, _VIEWS, None)
+    if views is not None and hasattr(spec.config, "views"):
+        # A name decides what the other options of views are by default.
+        spec = generators.spec(spec, views=views)
+        arguments = without_option(arguments, _VIEWS)
     kind = _with_fields(_Protect, generator=spec.config)
     given: Any = parse(
         kind,

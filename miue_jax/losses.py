@@ -202,6 +202,197 @@ def mi_ue_loss(
     return _mean(loss, axis_name)
 
 
+def paired_similarity_loss(
+    features: ArrayLike,
+    views: ArrayLike,
+    labels: ArrayLike,
+    *,
+    temperature: ArrayLike = 0.1,
+    margin: ArrayLike = 0.0,
+    axis_name: _AxisName | None = None,
+) -> jax.Array:
+    r"""Similarity of images to the views of their class, and of views to its images.
+
+    With unit features :math:`z_i` of the images and :math:`v_i` of a view of each,
+    :math:`P_i` the samples of the class of `i`, and
+
+    .. math:: \ell(u, w)_i = \log\Bigl(1 + e^{m/t}
+       \frac{\sum_{j \notin P_i} e^{u_i^\top w_j / t}}
+            {\sum_{j \in P_i} e^{u_i^\top w_j / t}}\Bigr), \qquad
+       L = \frac1{2B} \sum_i \bigl(\ell(z, v)_i + \ell(v, z)_i\bigr).
+
+    No feature is compared with itself: an image is the positive of its own view, so the
+    loss is small only if features of a class agree across views. `similarity_loss` on
+    views alone is satisfied by features that agree among hard views and elsewhere, each
+    in its own place. With `views` equal to `features` and no margin it is
+    `similarity_loss`, but for the constant of the published code.
+
+    Args:
+      features: (B, D) of the images, floating point; computed in float32 or wider.
+      views: (B, D) of a view of each of them.
+      labels: (B,) integers from 0; negative ones give NaN where they are traced.
+      temperature: t > 0, a scalar, as in `similarity_loss`.
+      margin: m >= 0, a scalar: how much nearer, in cosines, a class must be than the
+        others.
+      axis_name: mesh axis (or axes) over which the batch is sharded.
+
+    Returns:
+      The loss in nats, a scalar.
+
+    Raises:
+      ValueError: for wrong shapes or dtypes, negative labels, a temperature as
+        `similarity_loss` refuses it, or a margin that is negative or not finite.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import miue_jax as mj
+      >>> features = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+      >>> labels = jnp.array([0, 1])
+      >>> same = mj.losses.paired_similarity_loss(
+      ...     features, features, labels, temperature=0.5
+      ... )
+      >>> round(float(same), 4)  # log(1 + exp(-2))
+      0.1269
+      >>> swapped = mj.losses.paired_similarity_loss(
+      ...     features, features[::-1], labels, temperature=0.5
+      ... )
+      >>> round(float(swapped), 4)  # log(1 + exp(2))
+      2.1269
+
+    References:
+      Frosst et al., Analyzing and Improving Representations with the Soft Nearest
+      Neighbor Loss, 2019; Khosla et al., Supervised Contrastive Learning, 2020, on
+      several views; Wang et al., CosFace, 2018, on the margin.
+    """
+    if jnp.shape(features) != jnp.shape(views):
+        raise ValueError(
+            "features and views must have one shape, got "
+            f"{jnp.shape(features)} and {jnp.shape(views)}"
+        )
+    images = _global_batch(features, labels, axis_name)
+    seen = _global_batch(views, labels, axis_name)
+    _check_positive("temperature", temperature, images[0].dtype)
+    _check_weight(margin, "margin")
+    same = images[2][:, None] == images[3]
+    losses = [
+        _log_odds(_matmul(_unit(rows), _unit(columns).T), same, temperature, margin)
+        for rows, columns in ((images[0], seen[1]), (seen[0], images[1]))
+    ]
+    return _mean((losses[0] + losses[1]) / 2, axis_name)
+
+
+def class_mean_loss(
+    features: ArrayLike,
+    labels: ArrayLike,
+    class_means: ArrayLike,
+    *,
+    temperature: ArrayLike = 0.1,
+    margin: ArrayLike = 0.0,
+    axis_name: _AxisName | None = None,
+) -> jax.Array:
+    r"""Similarity to a mean of the own class, which outlives the batch.
+
+    With unit features :math:`z_i` and unit means :math:`\mu_k`,
+
+    .. math:: L = \frac1B \sum_i \log\Bigl(1 + e^{m/t}
+       \sum_{k \ne y_i} e^{z_i^\top (\mu_k - \mu_{y_i}) / t}\Bigr).
+
+    The classes of a batch may agree within and yet go elsewhere in each batch; means
+    that are kept over batches (`update_class_means`) hold them in place. A mean of zero
+    has cosine 0 to all.
+
+    Args:
+      features: (B, D), floating point; computed in float32 or wider.
+      labels: (B,) integers in [0, K); others give NaN where they are traced.
+      class_means: (K, D), of any norm, the same on every device.
+      temperature: t > 0, a scalar, as in `similarity_loss`.
+      margin: m >= 0, a scalar, as in `paired_similarity_loss`.
+      axis_name: mesh axis (or axes) over which the batch is sharded.
+
+    Returns:
+      The loss in nats, a scalar.
+
+    Raises:
+      ValueError: for wrong shapes or dtypes, labels out of range, a temperature as
+        `similarity_loss` refuses it, or a margin that is negative or not finite.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import miue_jax as mj
+      >>> means = jnp.eye(2)
+      >>> loss = mj.losses.class_mean_loss(
+      ...     means, jnp.array([0, 1]), means, temperature=0.5
+      ... )
+      >>> round(float(loss), 4)  # log(1 + exp(-2))
+      0.1269
+
+    References:
+      Snell, Swersky, Zemel, Prototypical Networks for Few-shot Learning, 2017; Wang et
+      al., CosFace, 2018, on the margin.
+    """
+    means = _check_means(class_means, features)
+    rows, _, row_labels, _ = _global_batch(
+        features, labels, axis_name, num_classes=len(means)
+    )
+    _check_positive("temperature", temperature, rows.dtype)
+    _check_weight(margin, "margin")
+    same = row_labels[:, None] == jnp.arange(len(means))
+    cosines = _matmul(_unit(rows), _unit(means.astype(rows.dtype)).T)
+    return _mean(_log_odds(cosines, same, temperature, margin), axis_name)
+
+
+def update_class_means(
+    class_means: ArrayLike,
+    features: ArrayLike,
+    labels: ArrayLike,
+    *,
+    memory: float,
+    axis_name: _AxisName | None = None,
+) -> jax.Array:
+    r"""Moves means of classes toward the mean unit features of a batch.
+
+    .. math:: \mu_k \leftarrow \rho\, \mu_k + (1 - \rho)\, \bar z_k
+
+    for the classes of the batch; a mean that is still zero becomes :math:`\bar z_k`.
+
+    Args:
+      class_means: (K, D), zero where nothing is known.
+      features: (B, D), floating point.
+      labels: (B,) integers in [0, K).
+      memory: rho in [0, 1).
+      axis_name: mesh axis (or axes) over which the batch is sharded.
+
+    Returns:
+      (K, D), of the dtype of the means, without gradient.
+
+    Raises:
+      ValueError: for wrong shapes or dtypes, labels or a memory out of range.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import miue_jax as mj
+      >>> features, labels = jnp.array([[2.0, 0.0]]), jnp.array([1])
+      >>> mj.losses.update_class_means(
+      ...     jnp.array([[0.0, 1.0], [0.0, 1.0]]), features, labels, memory=0.75
+      ... ).tolist()
+      [[0.0, 1.0], [0.25, 0.75]]
+    """
+    means = _check_means(class_means, features)
+    _checks.check_number("memory", memory, "in [0, 1)")
+    rows, _, row_labels, _ = _global_batch(
+        features, labels, None, num_classes=len(means)
+    )
+    members = jax.nn.one_hot(row_labels, len(means), dtype=rows.dtype)
+    sums, counts = _matmul(members.T, _unit(rows)), jnp.sum(members, axis=0)
+    if axis_name is not None:
+        sums, counts = lax.psum((sums, counts), axis_name)
+    counts = counts[:, None]
+    batch_means = (sums / jnp.maximum(counts, 1)).astype(means.dtype)
+    known = jnp.any(means != 0, axis=1, keepdims=True)
+    moved = jnp.where(known, memory * means + (1 - memory) * batch_means, batch_means)
+    return lax.stop_gradient(jnp.where(counts > 0, moved, means))
+
+
 def conditional_covariance_loss(
     features: ArrayLike,
     labels: ArrayLike,
@@ -317,6 +508,20 @@ def _similarity(
     positives = jnp.sum(terms, axis=1, where=same)
     negatives = jnp.sum(terms, axis=1, where=~same)
     return jnp.mean(jnp.log1p(negatives / positives))
+
+
+def _log_odds(
+    cosines: jax.Array, same: jax.Array, temperature: ArrayLike, margin: ArrayLike
+) -> jax.Array:
+    """Mean log(1 + exp(margin / t) negatives / positives) of rows of cosines."""
+    temperature = jnp.asarray(temperature, cosines.dtype)
+    scores = cosines / temperature
+    # Finite, so that a row without negatives has loss and gradient 0, not NaN.
+    nowhere = -jnp.finfo(scores.dtype).max / 4
+    positives = jax.nn.logsumexp(jnp.where(same, scores, nowhere), axis=1)
+    negatives = jax.nn.logsumexp(jnp.where(same, nowhere, scores), axis=1)
+    margin = jnp.asarray(margin, cosines.dtype) / temperature
+    return jnp.mean(jax.nn.softplus(negatives - positives + margin))
 
 
 def _distance(
@@ -474,12 +679,24 @@ def _check_batch(features: ArrayLike, labels: ArrayLike) -> None:
         raise ValueError(f"labels must be integers, got {labels.dtype}")
 
 
-def _check_weight(value: ArrayLike) -> None:
-    check_scalar("distance_weight", value)
+def _check_means(class_means: ArrayLike, features: ArrayLike) -> jax.Array:
+    means = jnp.asarray(class_means)
+    if means.ndim != 2 or means.shape[1:] != jnp.shape(features)[1:]:
+        raise ValueError(
+            f"class_means must be (K, D) for features of shape {jnp.shape(features)}, "
+            f"got shape {means.shape}"
+        )
+    if not jnp.issubdtype(means.dtype, jnp.floating):
+        raise ValueError(f"class_means must be floating point, got {means.dtype}")
+    return means
+
+
+def _check_weight(value: ArrayLike, name: str = "distance_weight") -> None:
+    check_scalar(name, value)
     if isinstance(value, jax.core.Tracer):
         return
     if not 0 <= float(np.asarray(value)) < np.inf:
-        raise ValueError(f"distance_weight must be finite and >= 0, got {value}")
+        raise ValueError(f"{name} must be finite and >= 0, got {value}")
 
 
 def _check_integer(name: str, value: ArrayLike) -> None:

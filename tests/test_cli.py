@@ -831,3 +831,23 @@ def test_an_empty_directory_of_a_run_is_not_the_current_one(site):
         with pytest.raises(ValueError, match="workdir is empty: name a directory"):
             run()
     assert _content(site) == before
+
+
+def test_views_are_named_and_then_changed(miue, tmp_path):
+    options = (
+        *("--data.per-class=4", "--generator=mi_ue/interleaved", "--quiet"),
+        *("--generator.model=mlp2", "--generator.width=8", "--generator.epochs=1"),
+        *("--generator.batch-size=20", "--generator.pgd-steps=1"),
+    )
+    views = ("--generator.views", "compression", "--generator.views.min-quality=7")
+    status, _, errors = miue(
+        "protect", "shapes", *options, *views, f"--workdir={tmp_path / 'run'}"
+    )
+    assert status == 0, errors
+    found = _results("protect", tmp_path / "run")["generator"]["views"]
+    assert (found["jpeg"], found["min_quality"]) == (0.7, 7)
+    status, _, errors = miue(
+        "protect", "shapes", *options, "--generator.views=nix", "--workdir=run"
+    )
+    assert status == 2
+    assert "unknown views 'nix'" in errors

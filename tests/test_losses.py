@@ -13,10 +13,13 @@ from jax.test_util import check_grads
 
 from miue_jax.information import bounds
 from miue_jax.losses import (
+    class_mean_loss,
     conditional_covariance_loss,
     distance_loss,
     mi_ue_loss,
+    paired_similarity_loss,
     similarity_loss,
+    update_class_means,
 )
 
 ORACLE = pathlib.Path(__file__).parents[2] / "shared" / "oracle" / "losses.npz"
@@ -24,10 +27,20 @@ CASE_KEYS = ("features", "labels", "temperature")
 CASE_KEYS += ("similarity", "similarity_grad", "distance", "distance_grad")
 CLASSES = 5
 
+
+def paired(features, labels, axis_name=None):
+    """The paired similarity, with views that the features determine."""
+    views = jnp.roll(features, 1, axis=-1) + 0.5 * features
+    return paired_similarity_loss(
+        features, views, labels, temperature=0.3, margin=0.2, axis_name=axis_name
+    )
+
+
 LOSSES = {
     "similarity": functools.partial(similarity_loss, temperature=0.3),
     "distance": distance_loss,
     "mi_ue": functools.partial(mi_ue_loss, temperature=0.3, distance_weight=0.5),
+    "paired": paired,
     "trace": functools.partial(conditional_covariance_loss, num_classes=CLASSES),
     "trace_raw": functools.partial(
         conditional_covariance_loss, num_classes=CLASSES, normalize=False
@@ -393,6 +406,159 @@ def test_float64_arrays_are_centered_before_they_are_rounded():
     assert found == pytest.approx(want, rel=1e-5)
 
 
+# Views and means of classes ----------------------------------------------------------
+
+
+def unit(features):
+    return features / np.linalg.norm(features, axis=1, keepdims=True)
+
+
+def log_odds(scores, same):
+    """log(1 + negatives / positives) of rows of scores, in float64."""
+    positives = np.where(same, np.exp(scores), 0).sum(1)
+    negatives = np.where(same, 0, np.exp(scores)).sum(1)
+    return np.log1p(negatives / positives).mean()
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.3])
+def test_the_paired_similarity_is_its_formula(margin):
+    features, labels = batch()
+    views = batch(seed=7)[0]
+    same = labels[:, None] == labels
+    cosines = unit(features) @ unit(views).T
+    # A margin lowers the scores of the own class.
+    first, second = ((s - margin * same) / 0.3 for s in (cosines, cosines.T))
+    want = (log_odds(first, same) + log_odds(second, same)) / 2
+    with jax.enable_x64(True):
+        loss = paired_similarity_loss(
+            features, views, labels, temperature=0.3, margin=margin
+        )
+    np.testing.assert_allclose(loss, want, rtol=1e-12)
+    narrow = paired_similarity_loss(
+        *(features.astype(np.float32), views.astype(np.float32), labels),
+        temperature=0.3,
+        margin=margin,
+    )
+    np.testing.assert_allclose(narrow, want, rtol=1e-5)
+
+
+def test_pairs_of_equal_features_are_the_published_similarity_without_its_constant():
+    features, labels = batch()
+    with jax.enable_x64(True):
+        pairs = paired_similarity_loss(features, features, labels, temperature=0.5)
+        one = similarity_loss(features, labels, temperature=0.5)
+    np.testing.assert_allclose(pairs, one, rtol=1e-6)
+
+
+def test_pairs_see_that_views_agree_with_each_other_but_not_with_the_images():
+    features, labels = np.eye(2).repeat(4, axis=0), np.arange(2).repeat(4)
+    elsewhere = features[::-1]
+    np.testing.assert_allclose(
+        similarity_loss(elsewhere, labels), similarity_loss(features, labels)
+    )
+    apart = paired_similarity_loss(features, elsewhere, labels)
+    assert apart > 5 > 0.1 > paired_similarity_loss(features, features, labels)
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.3])
+def test_similarity_to_class_means_is_its_formula(margin):
+    features, labels = batch()
+    means = np.random.default_rng(5).standard_normal((CLASSES, 6))
+    same = labels[:, None] == np.arange(CLASSES)
+    scores = (unit(features) @ unit(means).T - margin * same) / 0.3
+
+    def loss_of(features, means):
+        return class_mean_loss(features, labels, means, temperature=0.3, margin=margin)
+
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(
+            loss_of(features, means), log_odds(scores, same), rtol=1e-12
+        )
+        check_grads(
+            jax.jit(lambda f: loss_of(f, means)),
+            (jnp.asarray(features),),
+            order=1,
+            modes="rev",
+            rtol=1e-6,
+        )
+        # Without means all classes are alike, and nothing moves.
+        none = np.zeros_like(means)
+        value, gradient = jax.value_and_grad(loss_of)(jnp.asarray(features), none)
+    np.testing.assert_allclose(
+        value, np.log1p((CLASSES - 1) * np.exp(margin / 0.3)), rtol=1e-12
+    )
+    np.testing.assert_array_equal(gradient, 0)
+
+
+def test_class_means_move_by_their_formula_and_only_where_there_are_samples():
+    features, labels = batch()
+    rng = np.random.default_rng(5)
+    means = rng.standard_normal((CLASSES, 6))
+    means[1] = 0
+    with jax.enable_x64(True):
+        moved = update_class_means(means, features, labels, memory=0.8)
+    for k in range(CLASSES):
+        members = unit(features)[labels == k]
+        want = means[k]
+        if len(members):
+            mean = members.mean(0)
+            want = mean if k == 1 else 0.8 * means[k] + 0.2 * mean
+        np.testing.assert_allclose(moved[k], want, rtol=1e-12, err_msg=str(k))
+    gradient = jax.grad(
+        lambda f: update_class_means(means, f, labels, memory=0.8).sum()
+    )(jnp.asarray(features, jnp.float32))
+    np.testing.assert_array_equal(gradient, 0)
+
+
+def test_class_means_are_those_of_the_global_batch():
+    features, labels = batch(dtype=np.float32)
+    means = np.zeros((CLASSES, 6), np.float32)
+    want = update_class_means(means, features, labels, memory=0.5)
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:4]), ("data",))
+    per_device = jax.shard_map(
+        functools.partial(update_class_means, memory=0.5, axis_name="data"),
+        mesh=mesh,
+        in_specs=(P(), P("data"), P("data")),
+        out_specs=P(),
+    )
+    np.testing.assert_allclose(
+        jax.jit(per_device)(means, features, labels), want, rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda f, y: paired_similarity_loss(f, f[:, :2], y),
+            r"one shape, got \(16, 6\) and \(16, 2\)",
+        ),
+        (
+            lambda f, y: paired_similarity_loss(f, f, y, margin=-1.0),
+            "margin must be finite and >= 0",
+        ),
+        (
+            lambda f, y: class_mean_loss(f, y, np.zeros((5, 4), np.float32)),
+            r"class_means must be \(K, D\)",
+        ),
+        (
+            lambda f, y: class_mean_loss(f, y, np.zeros((2, 6), np.float32)),
+            "labels run from 0 to 3",
+        ),
+        (
+            lambda f, y: update_class_means(
+                np.zeros((5, 6), np.float32), f, y, memory=1.0
+            ),
+            "memory is 1.0",
+        ),
+    ],
+)
+def test_pairs_and_means_that_do_not_fit_are_refused(call, message):
+    features, labels = batch(dtype=np.float32)
+    with pytest.raises(ValueError, match=message):
+        call(features, labels)
+
+
 # The contract -----------------------------------------------------------------------
 
 
@@ -467,7 +633,7 @@ def test_classes_of_one_member_have_finite_gradients(name):
     value, gradient = COMPILED[name](features, np.arange(CLASSES, dtype=np.int32))
     assert np.isfinite(value)
     assert np.all(np.isfinite(gradient))
-    if name not in ("similarity", "mi_ue"):
+    if name not in ("similarity", "mi_ue", "paired"):
         assert value == 0
         np.testing.assert_allclose(gradient, 0, atol=1e-7)
 

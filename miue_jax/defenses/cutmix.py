@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 
 from miue_jax.defenses.base import Defense
-from miue_jax.defenses.mixup import check_settings, draw, mixed_labels
+from miue_jax.defenses.mixup import check_settings
+from miue_jax.image import mixing
 
 
 def cutmix(
@@ -60,20 +61,14 @@ def cutmix(
     def augment(
         key: jax.Array, images: jax.Array, labels: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        mix_key, row_key, column_key = jax.random.split(key, 3)
-        partners, weights = draw(mix_key, len(images), alpha, probability)
-
-        def covered(key: jax.Array, side: int) -> jax.Array:
-            length = jnp.floor(side * jnp.sqrt(1 - weights)).astype(jnp.int32)[:, None]
-            middle = jax.random.randint(key, (len(images), 1), 0, side)
-            offset = jnp.arange(side) - (middle - length // 2)
-            return (offset >= 0) & (offset < length)
-
-        rows, columns = covered(row_key, height), covered(column_key, width)
-        box = rows[:, :, None] & columns[:, None, :]
+        partners, box = mixing.draw_boxes(
+            key, len(images), (height, width), alpha, probability
+        )
         return (
             jnp.where(box[..., None], images[partners], images),
-            mixed_labels(labels, partners, 1 - jnp.mean(box, (1, 2)), num_classes),
+            mixing.mixed_labels(
+                labels, partners, 1 - jnp.mean(box, (1, 2)), num_classes
+            ),
         )
 
     return Defense(augment=augment)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from miue_jax._checks import check_number
 from miue_jax.defenses.base import Defense
+from miue_jax.image.box import random_box
 
 
 def cutout(
@@ -52,14 +53,9 @@ def cutout(
         key: jax.Array, images: jax.Array, labels: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         row_key, column_key = jax.random.split(key)
-
-        def covered(key: jax.Array, side: int) -> jax.Array:
-            middle = jax.random.randint(key, (len(images), 1), 0, side)
-            offset = jnp.arange(side) - (middle - size // 2)
-            return (offset >= 0) & (offset < size)
-
-        rows, columns = covered(row_key, height), covered(column_key, width)
-        square = rows[:, :, None, None] & columns[:, None, :, None]
-        return jnp.where(square, 0, images), labels
+        square = random_box(
+            row_key, column_key, len(images), (height, width), (size, size)
+        )
+        return jnp.where(square[..., None], 0, images), labels
 
     return Defense(augment=augment)

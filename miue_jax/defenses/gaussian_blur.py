@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from miue_jax._checks import check_number
 from miue_jax.defenses.base import Defense
+from miue_jax.image import blur
 
 
 def gaussian_blur(
@@ -65,7 +66,6 @@ def gaussian_blur(
             f"gaussian_blur max_sigma is {max_sigma}; allowed: at least min_sigma, "
             f"{min_sigma}"
         )
-    reach = kernel_size // 2
 
     def augment(
         key: jax.Array, images: jax.Array, labels: jax.Array
@@ -73,24 +73,6 @@ def gaussian_blur(
         sigma = jax.random.uniform(
             key, (len(images), 1), jnp.float32, float(min_sigma), float(max_sigma)
         )
-        distance = jnp.arange(-reach, reach + 1)
-        weights = jax.nn.softmax(-(distance**2) / (2 * sigma**2)).astype(images.dtype)
-        blurred = _along(_along(images, weights, 1), weights, 2)
-        return jnp.clip(blurred, 0, 1), labels
+        return blur.gaussian_blur(images, sigma, kernel_size=kernel_size), labels
 
     return Defense(augment=augment)
-
-
-def _along(images: jax.Array, weights: jax.Array, axis: int) -> jax.Array:
-    # Sums of shifted images: on the CPU 40 times faster than the convolution of
-    # dm_pix.gaussian_blur, which with a kernel an image is one of B C groups.
-    reach = weights.shape[1] // 2
-    size = images.shape[axis]
-    widths = [(0, 0)] * 4
-    widths[axis] = (reach, reach)
-    padded = jnp.pad(images, widths, mode="reflect")
-    blurred = jnp.zeros_like(images)
-    for i, weight in enumerate(weights.T[..., None, None, None]):
-        shifted = jax.lax.slice_in_dim(padded, i, i + size, axis=axis)
-        blurred = blurred + weight * shifted
-    return blurred

@@ -1,10 +1,10 @@
-"""Mixup: convex combinations of images and labels; and what CutMix shares with it."""
+"""Mixup: convex combinations of images and labels."""
 
 import jax
-import jax.numpy as jnp
 
 from miue_jax._checks import check_number
 from miue_jax.defenses.base import Defense
+from miue_jax.image import mixing
 
 
 def mixup(
@@ -56,11 +56,11 @@ def mixup(
     def augment(
         key: jax.Array, images: jax.Array, labels: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        partners, weights = draw(key, len(images), alpha, probability)
+        partners, weights = mixing.draw(key, len(images), alpha, probability)
         own = weights.astype(images.dtype)[:, None, None, None]
         return (
             own * images + (1 - own) * images[partners],
-            mixed_labels(labels, partners, weights, num_classes),
+            mixing.mixed_labels(labels, partners, weights, num_classes),
         )
 
     return Defense(augment=augment)
@@ -79,49 +79,3 @@ def check_settings(name: str, alpha: float, probability: float) -> None:
     """
     check_number(f"{name} alpha", alpha, "> 0")
     check_number(f"{name} probability", probability, "in [0, 1]")
-
-
-def draw(
-    key: jax.Array, batch_size: int, alpha: float, probability: float
-) -> tuple[jax.Array, jax.Array]:
-    """Draws every image's partner and the weight that it keeps itself.
-
-    The weights are those of the images one by one, not one for the batch.
-
-    Args:
-      key: a PRNG key.
-      batch_size: B.
-      alpha: weights are Beta(alpha, alpha).
-      probability: that an image is mixed; the weight of one that is not is 1.
-
-    Returns:
-      The partners (B,) int32, a permutation of the batch, and the weights (B,) float32
-      in [0, 1].
-    """
-    partner_key, weight_key, toss_key = jax.random.split(key, 3)
-    partners = jax.random.permutation(partner_key, batch_size).astype(jnp.int32)
-    shape = (batch_size,)
-    alpha = float(alpha)
-    weights = jax.random.beta(weight_key, alpha, alpha, shape, jnp.float32)
-    mixed = jax.random.bernoulli(toss_key, float(probability), shape)
-    return partners, jnp.where(mixed, weights, 1)
-
-
-def mixed_labels(
-    labels: jax.Array, partners: jax.Array, weights: jax.Array, num_classes: int
-) -> jax.Array:
-    """The labels of mixed images.
-
-    Args:
-      labels: (B,) int32.
-      partners: (B,) int32.
-      weights: (B,) float in [0, 1], of an image's own label; its partner's gets the
-        rest.
-      num_classes: K.
-
-    Returns:
-      (B, K) float32 class probabilities.
-    """
-    own = jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
-    weights = weights.astype(jnp.float32)[:, None]
-    return weights * own + (1 - weights) * own[partners]

@@ -1,15 +1,12 @@
 """RandAugment: a few random operations on every image, all of one magnitude."""
 
 import jax
-import jax.numpy as jnp
 
 from miue_jax._checks import check_number
 from miue_jax.defenses.base import Defense
+from miue_jax.image import rand_augment_draws
 from miue_jax.image.operations import apply_chosen
-
-_LARGEST = 30
-# Largest translation in AutoAugment, a share of a side: 150 pixels of 331.
-_TRANSLATION = 150 / 331
+from miue_jax.image.rand_augment_draws import LARGEST, NAMES
 
 
 def rand_augment(
@@ -59,53 +56,26 @@ def rand_augment(
     del num_classes
     check_number("rand_augment num_ops", num_ops, "> 0", whole=True)
     check_number("rand_augment magnitude", magnitude, ">= 0")
-    if magnitude > _LARGEST:
+    if magnitude > LARGEST:
         raise ValueError(
             f"rand_augment magnitude is {magnitude!r}; allowed: numbers in "
-            f"[0, {_LARGEST}]"
+            f"[0, {LARGEST}]"
         )
     if image_shape[-1] not in (1, 3):
         raise ValueError(
             "rand_augment works on images with 1 or 3 channels, these have "
             f"{image_shape[-1]}"
         )
-    table = _amounts(magnitude / _LARGEST, image_shape)
-    operations = tuple(table)
-    amounts = jnp.array(list(table.values()), jnp.float32)
 
     def augment(
         key: jax.Array, images: jax.Array, labels: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         def once(step: jax.Array, images: jax.Array) -> jax.Array:
-            choice_key, sign_key = jax.random.split(jax.random.fold_in(key, step))
-            shape = (len(images),)
-            choice = jax.random.randint(choice_key, shape, 0, len(operations))
-            sign = jax.random.rademacher(sign_key, shape, jnp.float32)
-            middle, swing = amounts[choice].T
-            return apply_chosen(images, operations, choice, middle + sign * swing)
+            choice, amounts = rand_augment_draws.draw(
+                jax.random.fold_in(key, step), len(images), magnitude, image_shape
+            )
+            return apply_chosen(images, NAMES, choice, amounts)
 
         return jax.lax.fori_loop(0, num_ops, once, images), labels
 
     return Defense(augment=augment)
-
-
-def _amounts(m: float, image_shape: tuple[int, ...]) -> dict[str, tuple[float, float]]:
-    """The operations with the middle of their amounts and the part with a sign."""
-    height, width = image_shape[:2]
-    factor = (1.0, 0.9 * m)
-    return {
-        "identity": (0.0, 0.0),
-        "autocontrast": (0.0, 0.0),
-        "equalize": (0.0, 0.0),
-        "posterize": (8.0 - round(4 * m), 0.0),
-        "solarize": (256 * (1 - m) / 255, 0.0),
-        "brightness": factor,
-        "contrast": factor,
-        "color": factor,
-        "sharpness": factor,
-        "rotate": (0.0, 30 * m),
-        "shear_x": (0.0, 0.3 * m),
-        "shear_y": (0.0, 0.3 * m),
-        "translate_x": (0.0, float(int(_TRANSLATION * m * width))),
-        "translate_y": (0.0, float(int(_TRANSLATION * m * height))),
-    }

@@ -134,7 +134,7 @@ def presets(name: str) -> tuple[str, ...]:
     Example:
       >>> from miue_jax import generators
       >>> generators.presets("mi_ue")
-      ('paper', 'authors_code', 'interleaved')
+      ('paper', 'authors_code', 'interleaved', 'robust')
     """
     return tuple(_entry(name).presets)
 

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from miue_jax import projected_gradient
+from miue_jax.generators.adversary import adversarial_change
+from miue_jax.generators.transformed import Transformed
 from miue_jax.image import augment
 from miue_jax.train import sampling
 
@@ -24,13 +25,14 @@ def adversarial_views(
     radius: float,
     step_size: float,
     num_steps: int,
+    transformed: Callable[[jax.Array], Transformed] | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Draws views of a batch and lets an adversary raise the loss of each.
 
-    A view is mirrored at random, padded with black and cropped. The adversary starts
-    from uniform noise in its ball, clipped to [0, 1], and takes projected-gradient
-    steps. The result is differentiable with respect to the images, through the views;
-    what the adversary adds is treated as a constant.
+    A view may be transformed first; it is mirrored at random, padded with black and
+    cropped. The adversary starts from uniform noise in its ball, clipped to [0, 1], and
+    takes projected-gradient steps. The result is differentiable with respect to the
+    images, through the views; what the adversary adds is treated as a constant.
 
     Args:
       key: a PRNG key.
@@ -44,10 +46,13 @@ def adversarial_views(
       radius: of the adversary's L-infinity ball, in [0, 1] units; 0 for no adversary.
       step_size: of its steps, in [0, 1] units.
       num_steps: number of its steps; 0 leaves it at its start.
+      transformed: a PRNG key -> what happens to the batch before, see
+        `transformed.draw`; None for nothing.
 
     Returns:
       The attacked views (views * g * b, H, W, C), one draw of all images after another,
-      and their labels (views * g * b,).
+      and their labels (views * g * b,), or class probabilities (views * g * b, K) where
+      transformations mix images.
 
     References:
       Fu, He, Liu, Shen, Tao, Robust Unlearnable Examples, ICLR 2022.
@@ -69,24 +74,25 @@ def adversarial_views(
 
         return jax.vmap(cut)(padded, corners)
 
-    seen = jax.vmap(jax.vmap(transform), (0, None))(view_keys, images)
+    if transformed is None:
+        seen = jax.vmap(jax.vmap(transform), (0, None))(view_keys, images)
+        labels = jnp.tile(labels.reshape(-1), views)
+    else:
+        flat = images.reshape(-1, *images.shape[2:])
+        drawn = [transformed(jax.random.fold_in(key, n)) for n in range(views)]
+        changed = jnp.stack([one.see(flat).reshape(images.shape) for one in drawn])
+        seen = jax.vmap(jax.vmap(transform))(view_keys, changed)
+        labels = jnp.concatenate([one.targets for one in drawn])
     seen = seen.reshape(-1, *images.shape[2:])
-    labels = jnp.tile(labels.reshape(-1), views)
     if radius == 0:
         return seen, labels
 
-    def noise(key: jax.Array) -> jax.Array:
-        return jax.random.uniform(key, images.shape[1:], jnp.float32, -radius, radius)
-
-    fixed = lax.stop_gradient(seen)
-    start = jax.vmap(noise)(start_keys.ravel()).reshape(fixed.shape)
-    change = projected_gradient.pgd(
+    change = adversarial_change(
+        start_keys.ravel(),
+        lax.stop_gradient(seen),
         lambda attacked: loss_fn(attacked, labels),
-        fixed,
-        projected_gradient.clip_to_images(fixed, start),
         radius=radius,
         step_size=step_size,
         num_steps=num_steps,
-        ascend=True,
     )
     return seen + lax.stop_gradient(change), labels

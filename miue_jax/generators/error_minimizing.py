@@ -5,7 +5,7 @@ import dataclasses
 import jax
 
 from miue_jax.generators.base import DataSpec, Generator
-from miue_jax.generators.min_min import MinMinConfig, min_min
+from miue_jax.generators.min_min import MinMinConfig, Outputs, min_min
 from miue_jax.train.classifier import cross_entropy
 
 
@@ -87,12 +87,18 @@ def error_minimizing(config: ErrorMinimizingConfig, spec: DataSpec) -> Generator
     References:
       Huang, Ma, Erfani, Bailey, Wang, Unlearnable Examples, ICLR 2021.
     """
+    return min_min(config, entropy_objective, spec)
 
-    def objective(
-        features: jax.Array, logits: jax.Array, labels: jax.Array, axis: str | None
-    ) -> jax.Array:
-        del features
-        loss = cross_entropy(logits, labels)
-        return loss if axis is None else jax.lax.pmean(loss, axis)
 
-    return min_min(config, objective, spec)
+def entropy_objective(outputs: Outputs, axis_name: str | None) -> jax.Array:
+    """The cross-entropy of a batch, EM's objective.
+
+    Args:
+      outputs: of the surrogate.
+      axis_name: the mesh axis over which the batch is sharded.
+
+    Returns:
+      () float32, in nats.
+    """
+    loss = cross_entropy(outputs.logits, outputs.targets)
+    return loss if axis_name is None else jax.lax.pmean(loss, axis_name)

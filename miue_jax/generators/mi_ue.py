@@ -1,14 +1,23 @@
 """MI-UE: pulls features together within classes and pushes classes apart."""
 
 import dataclasses
+from typing import Literal
 
 import jax
+import jax.numpy as jnp
 
-from miue_jax._checks import check_number
+from miue_jax._checks import check_choice, check_number
 from miue_jax.generators.base import DataSpec, Generator
-from miue_jax.generators.min_min import MinMinConfig, min_min
+from miue_jax.generators.error_minimizing import entropy_objective
+from miue_jax.generators.min_min import MinMinConfig, Outputs, min_min
 from miue_jax.generators.surrogate import Normalization
-from miue_jax.losses import mi_ue_loss
+from miue_jax.image import views
+from miue_jax.losses import (
+    class_mean_loss,
+    distance_loss,
+    mi_ue_loss,
+    paired_similarity_loss,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,6 +29,14 @@ class MIUEConfig(MinMinConfig):
       distance_weight: of the distance loss, which is added to the similarity loss.
       distance_per_dimension: whether distances are divided by the number of features,
         as in the published code, or not, as in the paper's formula.
+      entropy_weight: w in [0, 1]: the perturbation minimizes w times the cross-entropy,
+        EM's objective, plus 1 - w times MI-UE's.
+      similarity: what features are compared with: those of the "batch", as published;
+        those of the same images without and with their views, see
+        `losses.paired_similarity_loss` ("paired"); or means of the classes over
+        batches, see `losses.class_mean_loss` ("class_means").
+      margin: by how much of a cosine classes must be apart ("paired", "class_means").
+      memory: share that means of classes keep at each visit of a batch ("class_means").
     """
 
     normalization: Normalization = "imagenet"
@@ -30,9 +47,21 @@ class MIUEConfig(MinMinConfig):
     temperature: float = 0.1
     distance_weight: float = 0.1
     distance_per_dimension: bool = True
+    entropy_weight: float = 0.0
+    similarity: Literal["batch", "paired", "class_means"] = "batch"
+    margin: float = 0.0
+    memory: float = 0.9
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_number("entropy_weight", self.entropy_weight, "in [0, 1]")
+        check_choice("similarity", self.similarity, ("batch", "paired", "class_means"))
+        check_number("margin", self.margin, ">= 0")
+        check_number("memory", self.memory, "in [0, 1)")
+        if self.similarity == "batch" and self.margin:
+            raise ValueError(
+                f"margin is {self.margin!r}; allowed with similarity 'batch': 0"
+            )
         check_number("temperature", self.temperature, "> 0")
         check_number("distance_weight", self.distance_weight, ">= 0")
 
@@ -61,6 +90,18 @@ PRESETS: dict[str, MIUEConfig] = {
         weight_decay=5e-4,
         flip="joint",
     ),
+    "robust": MIUEConfig(
+        schedule="interleaved",
+        normalization="none",
+        views=views.PRESETS["compression"],
+        entropy_weight=1.0,
+        step_size=2.0,
+        step_size_end=1.0,
+        pgd_steps=8,
+        epochs=15,
+        weight_decay=5e-4,
+        flip="joint",
+    ),
 }
 
 
@@ -73,7 +114,10 @@ def mi_ue(config: MIUEConfig, spec: DataSpec) -> Generator:
     .. math:: \mathcal L_{\mathrm{sim}}(h, y; T) + w\, \mathcal L_{\mathrm{dist}}(h, y),
 
     the similarity loss at temperature T and the distance loss with its weight w (see
-    `losses.mi_ue_loss`), while the surrogate is trained on the perturbed images.
+    `losses.mi_ue_loss`), while the surrogate is trained on the perturbed images. Other
+    settings compare features with those of views or of class means, or mix in the
+    cross-entropy. Where views mix images, features count for the class of which an
+    image shows most, and the cross-entropy takes the shares of both.
 
     Args:
       config: the settings.
@@ -100,17 +144,54 @@ def mi_ue(config: MIUEConfig, spec: DataSpec) -> Generator:
       Zhu, Miao, Dong, Gao, ICLR 2026, arXiv 2603.03725.
     """
 
-    def objective(
-        features: jax.Array, logits: jax.Array, labels: jax.Array, axis: str | None
-    ) -> jax.Array:
-        del logits
-        return mi_ue_loss(
-            features,
-            labels,
-            temperature=config.temperature,
-            distance_weight=config.distance_weight,
-            per_dimension=config.distance_per_dimension,
-            axis_name=axis,
-        )
+    def features_objective(outputs: Outputs, axis_name: str | None) -> jax.Array:
+        features, labels = outputs.features, outputs.labels
+        if config.similarity == "batch":
+            return mi_ue_loss(
+                features,
+                labels,
+                temperature=config.temperature,
+                distance_weight=config.distance_weight,
+                per_dimension=config.distance_per_dimension,
+                axis_name=axis_name,
+            )
+        options = {
+            "temperature": config.temperature,
+            "margin": config.margin,
+            "axis_name": axis_name,
+        }
+        if outputs.class_means is not None:
+            loss = class_mean_loss(features, labels, outputs.class_means, **options)
+        else:
+            assert outputs.plain_features is not None  # as `pairs` is set
+            loss = paired_similarity_loss(
+                outputs.plain_features, features, labels, **options
+            )
+        if config.distance_weight:
+            loss += config.distance_weight * distance_loss(
+                features,
+                labels,
+                per_dimension=config.distance_per_dimension,
+                axis_name=axis_name,
+            )
+        return loss
 
-    return min_min(config, objective, spec)
+    def objective(outputs: Outputs, axis_name: str | None) -> jax.Array:
+        weight = config.entropy_weight
+        loss = jnp.zeros((), jnp.float32)
+        # A part without weight is not computed at all.
+        if weight < 1:
+            loss = features_objective(outputs, axis_name)
+            loss = (1 - weight) * loss if weight else loss
+        if weight:
+            loss += weight * entropy_objective(outputs, axis_name)
+        return loss
+
+    used = config.entropy_weight < 1
+    return min_min(
+        config,
+        objective,
+        spec,
+        pairs=used and config.similarity == "paired",
+        memory=config.memory if used and config.similarity == "class_means" else None,
+    )

@@ -6,7 +6,7 @@ in the objective and in how often they alternate.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -17,10 +17,13 @@ from jax import lax
 
 from miue_jax._checks import check_choice, check_number
 from miue_jax.budget import Budget, to_unit
-from miue_jax.generators import surrogate
+from miue_jax.generators import surrogate, transformed
+from miue_jax.generators.adversary import adversarial_change
 from miue_jax.generators.base import DataSpec, Generator, no_mean
 from miue_jax.generators.surrogate import SurrogateConfig, check_radius
+from miue_jax.generators.transformed import Transformed
 from miue_jax.image.augment import flip_where, random_crop
+from miue_jax.losses import update_class_means
 from miue_jax.projected_gradient import pgd_with_losses
 from miue_jax.train import classifier, sampling
 from miue_jax.train.classifier import Learner
@@ -28,11 +31,36 @@ from miue_jax.train.metrics import Mean, Metrics, mean_of
 from miue_jax.train.parallel import State
 from miue_jax.train.sampling import Batch, Shards
 
-# (features (B, D), logits (B, K), labels (B,), axis_name) -> () loss
-Objective = Callable[[jax.Array, jax.Array, jax.Array, str | None], jax.Array]
+
+class Outputs(NamedTuple):
+    """What an objective knows of a batch.
+
+    Attributes:
+      features: (B, D), of the images as the surrogate sees them.
+      logits: (B, K), of the same.
+      targets: (B,) int32 labels, or (B, K) class probabilities where views mix images.
+      labels: (B,) int32, the class of which an image shows most.
+      plain_features: (B, D), of the perturbed images before their views change them;
+        None unless the objective is built with `pairs`.
+      class_means: (K, D), running means of the classes' unit features over batches;
+        None unless the objective is built with a `memory`.
+    """
+
+    features: jax.Array
+    logits: jax.Array
+    targets: jax.Array
+    labels: jax.Array
+    plain_features: jax.Array | None = None
+    class_means: jax.Array | None = None
+
+
+# (outputs, axis_name) -> () loss
+Objective = Callable[[Outputs, str | None], jax.Array]
 
 # Keys of a run are folded with these, so that no two uses share a stream.
 _INIT, _TRAIN_ORDER, _PERTURB_ORDER, _TRAIN_VIEW, _PERTURB_VIEW = range(5)
+_TRAIN_TRANSFORMATION, _PERTURB_TRANSFORMATION = 5, 6
+_TRAIN_ADVERSARY, _PERTURB_ADVERSARY = 7, 8
 
 _METRICS = ("surrogate_loss", "surrogate_accuracy", "perturbation_loss")
 
@@ -65,6 +93,15 @@ class MinMinConfig(SurrogateConfig):
         victim's random crop; 0 for none.
       perturbation: "sample", one per image, or "class", one per class, moved by the
         gradient of the whole batch.
+      second_model: another architecture that is trained and seen through along with
+        `model`; the perturbation lowers the mean of both objectives. None for none.
+      second_width: its width; None for the architecture's own.
+      adversarial_radius: largest change of a channel, in gray levels, by an adversary
+        who raises the cross-entropy of whatever a surrogate sees, in its training and
+        in every step of the perturbation; 0 for none.
+      adversarial_step_size: of its projected gradient, in gray levels.
+      adversarial_steps: of the adversary, from a random start; 0 leaves it at the
+        start, which is the noise of SEM.
       stop_error: error in [0, 1] on the images of a perturbation pass at which the
         generator stops early; None never stops (alternating). Each batch is measured
         right after it is perturbed, although perturbations of classes keep moving with
@@ -86,6 +123,11 @@ class MinMinConfig(SurrogateConfig):
     flip: Literal["none", "joint", "image_only"] = "none"
     crop: int = 0
     perturbation: Literal["sample", "class"] = "sample"
+    second_model: str | None = None
+    second_width: int | None = None
+    adversarial_radius: float = 0.0
+    adversarial_step_size: float = 0.8
+    adversarial_steps: int = 0
     stop_error: float | None = None
 
     def __post_init__(self) -> None:
@@ -99,7 +141,22 @@ class MinMinConfig(SurrogateConfig):
             check_number(name, getattr(self, name), "> 0")
         if self.learning_rate_end is not None:
             check_number("learning_rate_end", self.learning_rate_end, ">= 0")
-        check_number("crop", self.crop, ">= 0", whole=True)
+        for name in ("crop", "adversarial_steps"):
+            check_number(name, getattr(self, name), ">= 0", whole=True)
+        check_number("adversarial_step_size", self.adversarial_step_size, "> 0")
+        check_number("adversarial_radius", self.adversarial_radius, ">= 0")
+        if self.adversarial_radius > 255:
+            raise ValueError(
+                f"adversarial_radius is {self.adversarial_radius!r}; allowed: gray "
+                "levels from 0 to 255"
+            )
+        if self.second_width is not None:
+            check_number("second_width", self.second_width, "> 0", whole=True)
+            if self.second_model is None:
+                raise ValueError(
+                    f"second_width is {self.second_width}; allowed without a "
+                    "second_model: None"
+                )
         for name in ("batches_per_epoch", "batches_per_visit"):
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), "> 0", whole=True)
@@ -127,6 +184,18 @@ class MinMinConfig(SurrogateConfig):
             )
 
 
+class Second(NamedTuple):
+    """The second surrogate, where there is one.
+
+    Attributes:
+      learner: the surrogate.
+      class_means: as in `Shared`, of its features.
+    """
+
+    learner: Learner
+    class_means: jax.Array | None
+
+
 class Shared(NamedTuple):
     """The part of the state that is copied to every device.
 
@@ -136,12 +205,17 @@ class Shared(NamedTuple):
         perturbation, else None.
       mistakes: of the surrogate, on the images of the current perturbation pass.
       finished: () bool, whether `stop_error` was reached.
+      class_means: (K, D) float32, running means of the classes' unit features if the
+        objective has a memory, else None.
+      second: the second surrogate, if there is one, else None.
     """
 
     learner: Learner
     class_delta: jax.Array | None
     mistakes: Mean
     finished: jax.Array
+    class_means: jax.Array | None = None
+    second: Second | None = None
 
 
 class PerExample(NamedTuple):
@@ -164,18 +238,31 @@ class _Engine(NamedTuple):
 
     config: MinMinConfig
     spec: DataSpec
-    module: nn.Module
+    modules: tuple[nn.Module, ...]
     optimizer: optax.GradientTransformation
     objective: Objective
+    pairs: bool
+    memory: float | None
 
 
-def min_min(config: MinMinConfig, objective: Objective, spec: DataSpec) -> Generator:
+def min_min(
+    config: MinMinConfig,
+    objective: Objective,
+    spec: DataSpec,
+    *,
+    pairs: bool = False,
+    memory: float | None = None,
+) -> Generator:
     """Builds a min-min generator.
 
     Args:
       config: the settings.
       objective: what the perturbation minimizes, from a batch's features and logits.
       spec: of the data.
+      pairs: whether the objective is given the features of the images before their
+        views change them, too, which takes a second pass.
+      memory: the share that running means of the classes' features keep at each visit
+        of a batch; None if the objective needs none.
 
     Returns:
       The generator. A step is one batch: a training step, a perturbation step, or
@@ -185,7 +272,12 @@ def min_min(config: MinMinConfig, objective: Objective, spec: DataSpec) -> Gener
       ValueError: if the data do not fill a batch, the images do not fit the settings,
         or the model is unknown.
     """
-    module = surrogate.create(config, spec, crop=config.crop)
+    modules = [surrogate.create(config, spec, crop=config.crop)]
+    if config.second_model is not None:
+        second = dataclasses.replace(
+            config, model=config.second_model, width=config.second_width
+        )
+        modules.append(surrogate.create(second, spec, crop=config.crop))
     batches = spec.steps_per_pass(config.batch_size)
     epoch_steps = config.batches_per_epoch or batches
     rate: optax.ScalarOrSchedule = config.learning_rate
@@ -199,27 +291,49 @@ def min_min(config: MinMinConfig, objective: Objective, spec: DataSpec) -> Gener
         weight_decay=config.weight_decay,
         clip_norm=config.clip_norm,
     )
-    engine = _Engine(config, spec, module, optimizer, objective)
+    engine = _Engine(config, spec, tuple(modules), optimizer, objective, pairs, memory)
     radius, per_class = to_unit(config.radius), config.perturbation == "class"
     if config.schedule == "interleaved":
         step, num_steps = _interleaved(engine, batches)
     else:
         step, num_steps = _alternating(engine, batches, epoch_steps)
 
+    def no_means(
+        module: nn.Module, learner: Learner, shape: tuple[int, ...]
+    ) -> jax.Array | None:
+        if memory is None:
+            return None
+        one = jnp.zeros((1, *shape), jnp.float32)
+        outputs: Any = jax.eval_shape(
+            lambda variables: module.apply(variables, one, train=False),
+            learner.variables,
+        )
+        return jnp.zeros((spec.num_classes, outputs[0].shape[-1]), jnp.float32)
+
     def init(key: jax.Array, data: Shards) -> State:
         shape = data.images.shape[2:]
-        learner = classifier.init_learner(
-            jax.random.fold_in(key, _INIT), module, optimizer, shape
-        )
+        members = []
+        for number, module in enumerate(modules):
+            # The first one is what it is without a second.
+            init_key = jax.random.fold_in(key, _INIT)
+            if number:
+                init_key = jax.random.fold_in(init_key, number)
+            learner = classifier.init_learner(init_key, module, optimizer, shape)
+            members.append(Second(learner, no_means(module, learner, shape)))
         class_delta = delta = None
         if per_class:
             class_delta = jnp.zeros((spec.num_classes, *shape), jnp.float32)
         else:
             delta = jnp.zeros(data.images.shape, jnp.float32)
         order = jnp.zeros(data.labels.shape, jnp.int32)
+        first, *others = members
+        shared = Shared(
+            *(first.learner, class_delta, no_mean(), jnp.zeros((), bool)),
+            *(first.class_means, others[0] if others else None),
+        )
         return State(
             jnp.zeros((), jnp.int32),
-            Shared(learner, class_delta, no_mean(), jnp.zeros((), bool)),
+            shared,
             PerExample(delta, order, order),
         )
 
@@ -248,14 +362,14 @@ def _interleaved(engine: _Engine, batches: int) -> tuple[_Step, int]:
     """Perturbs each batch right before training on it."""
 
     def step(key: jax.Array, state: State, data: Shards) -> tuple[State, Metrics]:
-        state, batch, view = _next_train_batch(
-            engine, key, state, data, state.step, batches
+        state, visit = _next_train_batch(
+            engine, key, state, data, state.step, batches, epoch_steps=batches
         )
         # Images that pad the last batch are trained on again, so they move again.
-        movable = jnp.ones_like(batch.fresh)
+        movable = jnp.ones_like(visit.batch.fresh)
         epoch = state.step // batches
-        state, loss = _perturb(engine, state, batch, view, epoch, movable)
-        state, metrics = _train(engine, state, batch, view)
+        state, loss = _perturb(engine, state, visit, epoch, movable)
+        state, metrics = _train(engine, state, visit)
         metrics["perturbation_loss"] = mean_of(loss)
         return state._replace(step=state.step + 1), metrics
 
@@ -281,8 +395,10 @@ def _alternating(engine: _Engine, batches: int, epoch_steps: int) -> tuple[_Step
         position: jax.Array,
     ) -> tuple[State, Metrics]:
         count = cycle * train_steps + position
-        state, batch, view = _next_train_batch(engine, key, state, data, count, batches)
-        state, metrics = _train(engine, state, batch, view)
+        state, visit = _next_train_batch(
+            engine, key, state, data, count, batches, epoch_steps=epoch_steps
+        )
+        state, metrics = _train(engine, state, visit)
         return state, {**metrics, "perturbation_loss": no_mean()}
 
     def perturb_one(
@@ -300,14 +416,18 @@ def _alternating(engine: _Engine, batches: int, epoch_steps: int) -> tuple[_Step
         per_example = state.per_example._replace(perturb_order=order)
         batch = sampling.take(data, order, place, share)
         view_key = jax.random.fold_in(jax.random.fold_in(key, _PERTURB_VIEW), count)
-        state, loss = _perturb(
-            engine,
-            state._replace(per_example=per_example),
+        epoch = (cycle + 1) * config.perturb_every - 1
+        visit = Visit(
             batch,
             _draw_view(view_key, data.shard, batch.images, config),
-            (cycle + 1) * config.perturb_every - 1,
-            batch.fresh,
+            _draw_transformed(
+                *(engine, key, _PERTURB_TRANSFORMATION, count, data, batch),
+                epoch / config.epochs,
+            ),
+            _adversary_keys(key, _PERTURB_ADVERSARY, count, data),
         )
+        state = state._replace(per_example=per_example)
+        state, loss = _perturb(engine, state, visit, epoch, batch.fresh)
         metrics = {name: no_mean() for name in _METRICS}
         return state, {**metrics, "perturbation_loss": mean_of(loss)}
 
@@ -357,11 +477,31 @@ class View(NamedTuple):
 
     Attributes:
       carriers: (B, H, W, C), the images to which the perturbations are added.
-      seen: perturbed carriers (B, H, W, C) -> the surrogate's input, differentiable.
+      placed: perturbed carriers (B, H, W, C), transformed or not -> mirrored and
+        shifted ones, differentiable.
+      seen: the same -> the surrogate's input, which is normalized too.
     """
 
     carriers: jax.Array
+    placed: Callable[[jax.Array], jax.Array]
     seen: Callable[[jax.Array], jax.Array]
+
+
+class Visit(NamedTuple):
+    """A batch, and how it is seen.
+
+    Attributes:
+      batch: the images.
+      view: of them.
+      transformed: number of a step of projected gradient, or their number for the
+        training that follows -> what happens to perturbed carriers before the view.
+      adversary_keys: the same -> (g,) keys of the adversary's start.
+    """
+
+    batch: Batch
+    view: View
+    transformed: Callable[[jax.Array | int], Transformed]
+    adversary_keys: Callable[[jax.Array | int], jax.Array]
 
 
 def _draw_view(
@@ -375,17 +515,46 @@ def _draw_view(
     toss = jax.vmap(lambda k: jax.random.bernoulli(k, shape=(size,)))
     mirrored = toss(flip_keys).reshape(-1)
 
-    def seen(perturbed: jax.Array) -> jax.Array:
+    def placed(perturbed: jax.Array) -> jax.Array:
         if config.flip == "joint":
             perturbed = flip_where(mirrored, perturbed)
         if config.crop:
             crop = jax.vmap(lambda k, x: random_crop(k, x, padding=config.crop))
             shaped = perturbed.reshape(images.shape)
             perturbed = crop(crop_keys, shaped).reshape(flat.shape)
-        return surrogate.normalize(perturbed, config)
+        return perturbed
+
+    def seen(perturbed: jax.Array) -> jax.Array:
+        return surrogate.normalize(placed(perturbed), config)
 
     carriers = flip_where(mirrored, flat) if config.flip == "image_only" else flat
-    return View(carriers, seen)
+    return View(carriers, placed, seen)
+
+
+def _draw_transformed(
+    engine: _Engine,
+    key: jax.Array,
+    use: int,
+    count: jax.Array,
+    data: Shards,
+    batch: Batch,
+    progress: jax.Array,
+) -> Callable[[jax.Array | int], Transformed]:
+    """Draws the transformations of batch number `count`: one view, or one a step."""
+    views = engine.config.views
+    key = jax.random.fold_in(jax.random.fold_in(key, use), count)
+
+    def draw(key: jax.Array) -> Transformed:
+        return transformed.draw(
+            *(key, data.shard, batch.images.shape, batch.labels, views),
+            num_classes=engine.spec.num_classes,
+            progress=progress,
+        )
+
+    if views.redraw == "step":
+        return lambda step: draw(jax.random.fold_in(key, step))
+    drawn = draw(key)
+    return lambda step: drawn
 
 
 def _next_train_batch(
@@ -395,7 +564,9 @@ def _next_train_batch(
     data: Shards,
     count: jax.Array,
     batches: int,
-) -> tuple[State, Batch, View]:
+    *,
+    epoch_steps: int,
+) -> tuple[State, Visit]:
     """Takes training batch number `count`."""
     config = engine.config
     number, position = jnp.divmod(count, batches)
@@ -405,23 +576,96 @@ def _next_train_batch(
     state = state._replace(per_example=state.per_example._replace(train_order=order))
     batch = sampling.take(data, order, position, engine.spec.share(config.batch_size))
     view_key = jax.random.fold_in(jax.random.fold_in(key, _TRAIN_VIEW), count)
-    return state, batch, _draw_view(view_key, data.shard, batch.images, config)
-
-
-def _train(
-    engine: _Engine, state: State, batch: Batch, view: View
-) -> tuple[State, Metrics]:
-    """Trains the surrogate on a perturbed batch."""
-    learner, loss, accuracy = classifier.train_step(
-        state.shared.learner,
-        engine.module,
-        engine.optimizer,
-        view.seen(_perturbed(engine.config, state, batch, view.carriers)),
-        batch.labels.reshape(-1),
-        axis_name=engine.spec.axis_name,
+    visit = Visit(
+        batch,
+        _draw_view(view_key, data.shard, batch.images, config),
+        _draw_transformed(
+            *(engine, key, _TRAIN_TRANSFORMATION, count, data, batch),
+            (count // epoch_steps) / config.epochs,
+        ),
+        _adversary_keys(key, _TRAIN_ADVERSARY, count, data),
     )
-    metrics = dict(zip(surrogate.METRICS, map(mean_of, (loss, accuracy)), strict=True))
-    return state._replace(shared=state.shared._replace(learner=learner)), metrics
+    return state, visit
+
+
+def _adversary_keys(
+    key: jax.Array, use: int, count: jax.Array, data: Shards
+) -> Callable[[jax.Array | int], jax.Array]:
+    key = jax.random.fold_in(jax.random.fold_in(key, use), count)
+    return lambda step: sampling.shard_keys(key, data.shard, step)
+
+
+def _seen(
+    engine: _Engine,
+    number: int,
+    variables: Any,
+    visit: Visit,
+    perturbed: jax.Array,
+    step: jax.Array | int,
+) -> tuple[jax.Array, jax.Array]:
+    """What a surrogate sees of perturbed carriers in a step, and the targets."""
+    config = engine.config
+    changed = visit.transformed(step)
+    placed = visit.view.placed(changed.see(perturbed))
+    if config.adversarial_radius:
+
+        def entropy(images: jax.Array) -> jax.Array:
+            outputs: Any = engine.modules[number].apply(
+                variables, surrogate.normalize(images, config), train=False
+            )
+            return classifier.cross_entropy(outputs[1], changed.targets)
+
+        change = adversarial_change(
+            visit.adversary_keys(step),
+            lax.stop_gradient(placed),
+            entropy,
+            radius=to_unit(config.adversarial_radius),
+            step_size=to_unit(config.adversarial_step_size),
+            num_steps=config.adversarial_steps,
+        )
+        placed = placed + lax.stop_gradient(change)
+    return surrogate.normalize(placed, config), changed.targets
+
+
+def _members(state: State) -> list[Second]:
+    """The surrogates."""
+    shared = state.shared
+    first = Second(shared.learner, shared.class_means)
+    return [first] if shared.second is None else [first, shared.second]
+
+
+def _with_members(state: State, members: Sequence[Second]) -> State:
+    first, *others = members
+    return state._replace(
+        shared=state.shared._replace(
+            learner=first.learner,
+            class_means=first.class_means,
+            second=others[0] if others else None,
+        )
+    )
+
+
+def _train(engine: _Engine, state: State, visit: Visit) -> tuple[State, Metrics]:
+    """Trains the surrogates on a perturbed batch; measures the first one."""
+    perturbed = _perturbed(engine.config, state, visit.batch, visit.view.carriers)
+    members, measured = [], []
+    for number, member in enumerate(_members(state)):
+        seen, targets = _seen(
+            *(engine, number, member.learner.variables, visit),
+            *(perturbed, engine.config.pgd_steps),
+        )
+        learner, loss, accuracy = classifier.train_step(
+            member.learner,
+            engine.modules[number],
+            engine.optimizer,
+            seen,
+            targets,
+            axis_name=engine.spec.axis_name,
+        )
+        members.append(member._replace(learner=learner))
+        measured.append((mean_of(loss), mean_of(accuracy)))
+    metrics = dict(zip(surrogate.METRICS, measured[0], strict=True))
+    return _with_members(state, members), metrics
 
 
 # Perturbation steps.
@@ -430,8 +674,7 @@ def _train(
 def _perturb(
     engine: _Engine,
     state: State,
-    batch: Batch,
-    view: View,
+    visit: Visit,
     epoch: jax.Array,
     movable: jax.Array,
 ) -> tuple[State, jax.Array]:
@@ -441,23 +684,61 @@ def _perturb(
     do.
     """
     config, axis_name = engine.config, engine.spec.axis_name
+    batch, view, *_ = visit
     labels = batch.labels.reshape(-1)
-    variables = state.shared.learner.variables
     progress = epoch / config.epochs
     step_size = config.step_size + progress * (config.step_size_end - config.step_size)
 
-    def forward(images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        outputs: Any = engine.module.apply(variables, view.seen(images), train=False)
+    members = _members(state)
+
+    def forward(number: int, seen: jax.Array) -> tuple[jax.Array, jax.Array]:
+        variables = members[number].learner.variables
+        outputs: Any = engine.modules[number].apply(variables, seen, train=False)
         return outputs
 
-    def loss_fn(images: jax.Array) -> jax.Array:
-        features, logits = forward(images)
-        return engine.objective(features, logits, labels, axis_name)
+    def look(
+        number: int, images: jax.Array, step: jax.Array | int = 0
+    ) -> tuple[jax.Array, jax.Array]:
+        variables = members[number].learner.variables
+        return _seen(engine, number, variables, visit, images, step)
+
+    if engine.memory is not None:
+        perturbed = _perturbed(config, state, batch, view.carriers)
+        for number, member in enumerate(members):
+            seen, targets = look(number, perturbed)
+            assert member.class_means is not None  # as there is a memory
+            means = update_class_means(
+                member.class_means,
+                forward(number, seen)[0],
+                transformed.most(targets),
+                memory=engine.memory,
+                axis_name=axis_name,
+            )
+            members[number] = member._replace(class_means=means)
+        state = _with_members(state, members)
+
+    def loss_of(number: int, images: jax.Array, step: jax.Array | int) -> jax.Array:
+        seen, targets = look(number, images, step)
+        features, logits = forward(number, seen)
+        outputs = Outputs(
+            features,
+            logits,
+            targets,
+            transformed.most(targets),
+            forward(number, view.seen(images))[0] if engine.pairs else None,
+            members[number].class_means,
+        )
+        return engine.objective(outputs, axis_name)
+
+    def loss_fn(images: jax.Array, step: jax.Array | int = 0) -> jax.Array:
+        losses = [loss_of(number, images, step) for number in range(len(members))]
+        return losses[0] if len(losses) == 1 else (losses[0] + losses[1]) / 2
 
     options = {
         "radius": to_unit(config.radius),
         "step_size": to_unit(step_size),
         "num_steps": config.pgd_steps,
+        "redraws": config.views.redraw == "step" or config.adversarial_radius > 0,
     }
     if config.perturbation == "class":
         delta, losses = move_classes(
@@ -475,7 +756,8 @@ def _perturb(
         )
         state = state._replace(per_example=state.per_example._replace(delta=delta))
     if config.stop_error is not None:
-        _, logits = forward(_perturbed(config, state, batch, view.carriers))
+        perturbed = _perturbed(config, state, batch, view.carriers)
+        _, logits = forward(0, look(0, perturbed)[0])
         fresh = batch.fresh.reshape(-1)
         wrong = (jnp.argmax(logits, -1) != labels) & fresh
         found = Mean(*(jnp.sum(x, dtype=jnp.float32) for x in (wrong, fresh)))
@@ -516,11 +798,12 @@ def move_images(
     batch: Batch,
     movable: jax.Array,
     carriers: jax.Array,
-    loss_fn: Callable[[jax.Array], jax.Array],
+    loss_fn: Callable[..., jax.Array],
     *,
     radius: float,
     step_size: jax.Array | float,
     num_steps: int,
+    redraws: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
     """Moves the perturbations of a batch of images by projected gradient.
 
@@ -534,18 +817,22 @@ def move_images(
       radius: of the L-infinity ball, in [0, 1] units.
       step_size: in [0, 1] units.
       num_steps: projected-gradient steps.
+      redraws: whether `loss_fn` takes the () int32 number of the step, too.
 
     Returns:
       The perturbations (g, n, H, W, C), and (num_steps,) the loss before every step.
     """
     selected = batch.selected.reshape(-1, 1, 1, 1)
-    after, losses = pgd_with_losses(
-        lambda perturbed: loss_fn(jnp.where(selected, perturbed, carriers)),
+    after, losses = _descend(
+        lambda perturbed, *step: loss_fn(
+            jnp.where(selected, perturbed, carriers), *step
+        ),
         carriers,
         _of_images(delta, batch),
         radius=radius,
         step_size=step_size,
         num_steps=num_steps,
+        redraws=redraws,
     )
     chosen = movable & batch.selected
     return sampling.store(delta, batch, chosen, after), losses
@@ -555,12 +842,13 @@ def move_classes(
     delta: jax.Array,
     batch: Batch,
     carriers: jax.Array,
-    loss_fn: Callable[[jax.Array], jax.Array],
+    loss_fn: Callable[..., jax.Array],
     *,
     radius: float,
     step_size: jax.Array | float,
     num_steps: int,
     axis_name: str | None = None,
+    redraws: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
     """Moves the perturbations of classes by projected gradient on a global batch.
 
@@ -573,6 +861,7 @@ def move_classes(
       step_size: in [0, 1] units.
       num_steps: projected-gradient steps.
       axis_name: the mesh axis over which the batch is sharded.
+      redraws: whether `loss_fn` takes the () int32 number of the step, too.
 
     Returns:
       The perturbations (K, H, W, C), and (num_steps,) the loss before every step.
@@ -580,17 +869,47 @@ def move_classes(
     # Around mid-gray, since they are not confined to the box of any single image.
     middle = jnp.full_like(delta, 0.5)
 
-    def class_loss(moved: jax.Array) -> jax.Array:
+    def class_loss(moved: jax.Array, *step: jax.Array) -> jax.Array:
         if axis_name is not None:
             # The identity on replicated values; it averages their gradients.
             moved = lax.pmean(moved, axis_name)
-        return loss_fn(_add_clipped(carriers, _of_classes(moved - middle, batch)))
+        added = _add_clipped(carriers, _of_classes(moved - middle, batch))
+        return loss_fn(added, *step)
 
-    return pgd_with_losses(
+    return _descend(
         class_loss,
         middle,
         delta,
         radius=radius,
         step_size=step_size,
         num_steps=num_steps,
+        redraws=redraws,
     )
+
+
+def _descend(
+    loss_fn: Callable[..., jax.Array],
+    images: jax.Array,
+    delta: jax.Array,
+    *,
+    radius: float,
+    step_size: jax.Array | float,
+    num_steps: int,
+    redraws: bool,
+) -> tuple[jax.Array, jax.Array]:
+    """`pgd_with_losses`, where the loss may know the number of the step."""
+    options = {"radius": radius, "step_size": step_size}
+    if not redraws:
+        return pgd_with_losses(loss_fn, images, delta, num_steps=num_steps, **options)
+
+    def move(delta: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+        delta, losses = pgd_with_losses(
+            lambda perturbed: loss_fn(perturbed, step),
+            images,
+            delta,
+            num_steps=1,
+            **options,
+        )
+        return delta, losses[0]
+
+    return lax.scan(move, delta, jnp.arange(num_steps, dtype=jnp.int32))

@@ -15,7 +15,7 @@ from jax import lax
 from miue_jax import projected_gradient
 from miue_jax._checks import check_number
 from miue_jax.budget import Budget, to_unit
-from miue_jax.generators import surrogate
+from miue_jax.generators import surrogate, transformed
 from miue_jax.generators.adversarial_views import adversarial_views
 from miue_jax.generators.base import DataSpec, Generator, no_mean
 from miue_jax.generators.surrogate import SurrogateConfig, check_radius
@@ -33,7 +33,8 @@ class RobustErrorMinimizingConfig(SurrogateConfig):
       radius: largest change of a channel, in gray levels.
       step_size: of the perturbation's projected gradient, in gray levels.
       pgd_steps: of the perturbation, from a random start at each visit.
-      transformations: random views over which each of these steps averages. They pass
+      transformations: random views over which each of these steps averages, drawn anew
+        in every step, transformations of `views` among them. They pass
         through the network together, as a batch that many times as large.
       crop: largest shift of a view, in pixels, as by a victim's random crop; 0 for
         none.
@@ -187,7 +188,15 @@ def robust_error_minimizing(
         images: jax.Array,
         labels: jax.Array,
         views: int,
+        step: jax.Array,
     ) -> tuple[jax.Array, jax.Array]:
+        def transform(key: jax.Array) -> transformed.Transformed:
+            return transformed.draw(
+                *(key, data.shard, images.shape, labels, config.views),
+                num_classes=spec.num_classes,
+                progress=step / config.iterations,
+            )
+
         return adversarial_views(
             key,
             data.shard,
@@ -200,6 +209,7 @@ def robust_error_minimizing(
             radius=to_unit(config.adversarial_radius),
             step_size=to_unit(config.adversarial_step_size),
             num_steps=config.adversarial_steps,
+            transformed=None if config.views.plain == 1 else transform,
         )
 
     def noise(
@@ -227,6 +237,7 @@ def robust_error_minimizing(
                     perturbed.reshape(batch.images.shape),
                     batch.labels,
                     config.transformations,
+                    state.step,
                 )
                 return loss_of(variables, seen, labels)
 
@@ -260,7 +271,8 @@ def robust_error_minimizing(
         perturbed = jnp.clip(batch.images + to_unit(levels.astype(jnp.float32)), 0, 1)
         step_key = jax.random.fold_in(jax.random.fold_in(key, _TRAIN), state.step)
         seen, labels = attack(
-            step_key, data, learner.variables, perturbed, batch.labels, 1
+            *(step_key, data, learner.variables, perturbed, batch.labels),
+            *(1, state.step),
         )
         learner, loss, accuracy = classifier.train_step(
             learner,

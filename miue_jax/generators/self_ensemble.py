@@ -5,18 +5,18 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import lax
 
 from miue_jax._checks import check_choice, check_number
 from miue_jax.budget import Budget, to_unit
-from miue_jax.generators import checkpoint_ensemble, surrogate
+from miue_jax.generators import checkpoint_ensemble, surrogate, transformed
 from miue_jax.generators.base import DataSpec, Generator, Stage, in_stages
 from miue_jax.generators.surrogate import (
     Normalization,
     SurrogateTrainingConfig,
     check_radius,
 )
+from miue_jax.generators.surrogate_attack import costs_toward
 from miue_jax.train import sampling
 from miue_jax.train.classifier import Learner
 from miue_jax.train.metrics import Mean, Metrics
@@ -69,6 +69,8 @@ class SelfEnsembleConfig(SurrogateTrainingConfig):
         check_radius(self.radius)
         check_number("step_size", self.step_size, "> 0")
         check_number("inner_steps", self.inner_steps, ">= 0", whole=True)
+        if self.views.redraw == "step":
+            raise ValueError("views redraw is 'step'; allowed with SEP: 'visit'")
         if self.checkpoints > self.epochs:
             raise ValueError(
                 f"checkpoints ({self.checkpoints}) must be at most one per epoch, and "
@@ -92,7 +94,7 @@ PRESETS: dict[str, SelfEnsembleConfig] = {
 
 
 # The training of the surrogate folds the run's key with numbers below this.
-_ATTACK = 16
+_ATTACK, _TRANSFORMATION = 16, 17
 
 
 class _Checkpoint(NamedTuple):
@@ -240,17 +242,21 @@ def self_ensemble(config: SelfEnsembleConfig, spec: DataSpec) -> Generator:
         """Takes all steps on one batch."""
         batch = sampling.take_in_order(data, count, share)
         chosen = batch.fresh & batch.selected
-        labels = batch.labels.reshape(-1)
-        targets = (labels + spec.num_classes // 2) % spec.num_classes
+        offset = spec.num_classes // 2
+        view_key = jax.random.fold_in(jax.random.fold_in(key, _TRANSFORMATION), count)
+        # One view for all of its steps: the checkpoints differ already.
+        changed = transformed.draw(
+            *(view_key, data.shard, batch.images.shape, batch.labels, config.views),
+            num_classes=spec.num_classes,
+        )
 
         def cost(one: _Checkpoint, images: jax.Array) -> jax.Array:
-            features, logits = forward(one.variables, images)
+            features, logits = forward(one.variables, changed.see(images))
             if one.sums is None:
-                values = optax.softmax_cross_entropy_with_integer_labels(
-                    logits, targets
-                )
+                values = costs_toward(logits, changed.targets, offset)
             else:
                 means = one.sums / jnp.maximum(state.shared.counts, 1)[:, None]
+                targets = (transformed.most(changed.targets) + offset) % len(means)
                 values = jnp.mean(jnp.square(features - means[targets]), axis=-1)
             return jnp.sum(jnp.where(chosen.reshape(-1), values, 0))
 

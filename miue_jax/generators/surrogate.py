@@ -12,8 +12,10 @@ from flax import linen as nn
 
 from miue_jax import models
 from miue_jax._checks import check_choice, check_number, check_text
+from miue_jax.generators import transformed
 from miue_jax.generators.base import DataSpec
-from miue_jax.image import augment
+from miue_jax.image import augment, views
+from miue_jax.image.views import ViewsConfig
 from miue_jax.train import classifier, sampling
 from miue_jax.train.classifier import Learner
 from miue_jax.train.metrics import Metrics, mean_of
@@ -24,7 +26,7 @@ _MEAN_AND_STD = {
 }
 
 # Keys of a run are folded with these; attacks on the surrogate use others.
-_INIT, _ORDER, _AUGMENT, _ATTACK = range(4)
+_INIT, _ORDER, _AUGMENT, _ATTACK, _TRANSFORMATION = range(5)
 
 # Padding of `augment.crop_and_flip`, which surrogates train with, in pixels.
 PADDING = 4
@@ -48,6 +50,9 @@ class SurrogateConfig:
       learning_rate: of the first epoch.
       momentum: of its SGD.
       weight_decay: of its SGD.
+      views: how it, and the perturbation's objective, see images: "none" for as they
+        are, "compression" or "robust", or a `ViewsConfig` or a mapping of its settings.
+        Views come before crops and mirroring.
     """
 
     model: str = "resnet18"
@@ -58,9 +63,11 @@ class SurrogateConfig:
     learning_rate: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    views: ViewsConfig = views.PRESETS["none"]
 
     def __post_init__(self) -> None:
         check_text("model", self.model)
+        object.__setattr__(self, "views", views.preset(self.views))
         check_choice("dtype", self.dtype, ("float32", "bfloat16"))
         check_choice("normalization", self.normalization, ("none", *_MEAN_AND_STD))
         if self.width is not None:
@@ -97,6 +104,7 @@ def create(config: SurrogateConfig, spec: DataSpec, *, crop: int = 0) -> nn.Modu
             f"crop is {crop} pixels, the images have {height}x{width}: "
             "a shift as large as the image leaves nothing of it"
         )
+    views.check(config.views, spec.image_shape)
     models.check_own(
         config.model,
         image_shape=spec.image_shape,
@@ -177,7 +185,8 @@ class SurrogateTrainingConfig(SurrogateConfig):
         object.__setattr__(self, "milestones", milestones)
 
 
-# (keys (B,), predict: images -> logits, images (B, H, W, C), labels (B,)) -> images
+# (keys (B,), predict: images -> logits, images (B, H, W, C), labels (B,) or class
+# probabilities (B, K)) -> images
 Attack = Callable[
     [jax.Array, Callable[[jax.Array], jax.Array], jax.Array, jax.Array], jax.Array
 ]
@@ -209,7 +218,7 @@ def trainer(
     *,
     attack: Attack | None = None,
 ) -> Trainer:
-    """Builds the training of a surrogate on cropped and mirrored images.
+    """Builds the training of a surrogate on cropped and mirrored views of images.
 
     Args:
       config: the settings.
@@ -249,11 +258,19 @@ def trainer(
         order_key = jax.random.fold_in(jax.random.fold_in(key, _ORDER), epoch)
         order = sampling.order_of_pass(order_key, position, order, data)
         batch = sampling.take(data, order, position, share)
+        view_key = jax.random.fold_in(jax.random.fold_in(key, _TRANSFORMATION), count)
+        shape = batch.images.shape
+        changed = transformed.draw(
+            *(view_key, data.shard, shape, batch.labels, config.views),
+            num_classes=spec.num_classes,
+            progress=epoch / config.epochs,
+        )
+        seen = changed.see(batch.images.reshape(-1, *shape[2:])).reshape(shape)
         images = jax.vmap(augment.crop_and_flip)(
-            sampling.shard_keys(key, data.shard, _AUGMENT, count), batch.images
+            sampling.shard_keys(key, data.shard, _AUGMENT, count), seen
         )
         images = images.reshape(-1, *images.shape[2:])
-        labels = batch.labels.reshape(-1)
+        labels = changed.targets
         if attack is not None:
 
             def predict(images: jax.Array) -> jax.Array:

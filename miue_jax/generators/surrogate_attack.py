@@ -17,7 +17,7 @@ from jax import lax
 from miue_jax import projected_gradient
 from miue_jax._checks import check_choice, check_number
 from miue_jax.budget import Budget, to_unit
-from miue_jax.generators import surrogate
+from miue_jax.generators import surrogate, transformed
 from miue_jax.generators.base import DataSpec, Generator, Stage, in_stages
 from miue_jax.generators.surrogate import SurrogateTrainingConfig, check_radius
 from miue_jax.train import sampling
@@ -69,7 +69,7 @@ class SurrogateAttackConfig(SurrogateTrainingConfig):
 
 
 # The training of the surrogate folds the run's key with numbers below these.
-_VIEW, _START = 16, 17
+_VIEW, _START, _TRANSFORMATION = 16, 17, 18
 
 
 class _Shared(NamedTuple):
@@ -150,8 +150,7 @@ def surrogate_attack(
     def costs(variables: Any, seen: jax.Array, labels: jax.Array) -> jax.Array:
         outputs: Any = module.apply(variables, seen, train=False)
         offset = 1 if config.objective == "next_class" else 0
-        targets = (labels + offset) % spec.num_classes
-        values = optax.softmax_cross_entropy_with_integer_labels(outputs[1], targets)
+        values = costs_toward(outputs[1], labels, offset)
         return -values if config.objective == "other_class" else values
 
     def visit(
@@ -162,22 +161,41 @@ def surrogate_attack(
         chosen = batch.fresh & batch.selected
         shape = batch.images.shape
         images = batch.images.reshape(-1, *shape[2:])
-        labels = batch.labels.reshape(-1)
 
         def shard_keys(key: jax.Array) -> jax.Array:
             return sampling.shard_keys(key, data.shard, count)
 
-        def total_cost(keys: jax.Array, perturbed: jax.Array) -> jax.Array:
+        transformation_key = jax.random.fold_in(
+            jax.random.fold_in(key, _TRANSFORMATION), count
+        )
+
+        def transformed_at(step: jax.Array | int) -> transformed.Transformed:
+            return transformed.draw(
+                jax.random.fold_in(transformation_key, step),
+                *(data.shard, shape, batch.labels, config.views),
+                num_classes=spec.num_classes,
+            )
+
+        visit_view = transformed_at(0)
+
+        def total_cost(
+            keys: jax.Array, step: jax.Array, perturbed: jax.Array
+        ) -> jax.Array:
+            redraws = config.views.redraw == "step"
+            changed = transformed_at(step) if redraws else visit_view
             # As published, shifts fill in zeros after the normalization.
-            seen = surrogate.normalize(perturbed, config).reshape(shape)
-            views = jax.vmap(lambda k, x: shift_and_flip(k, x, shift=config.shift))
-            seen = views(keys, seen).reshape(images.shape)
-            values = costs(state.shared.learner.variables, seen, labels)
+            seen = surrogate.normalize(changed.see(perturbed), config).reshape(shape)
+            shifted = jax.vmap(lambda k, x: shift_and_flip(k, x, shift=config.shift))
+            seen = shifted(keys, seen).reshape(images.shape)
+            values = costs(state.shared.learner.variables, seen, changed.targets)
             return jnp.sum(jnp.where(chosen.reshape(-1), values, 0))
 
-        def move(delta: jax.Array, step_key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def move(
+            delta: jax.Array, at: tuple[jax.Array, jax.Array]
+        ) -> tuple[jax.Array, jax.Array]:
+            step_key, step = at
             delta, values = projected_gradient.pgd_with_losses(
-                lambda perturbed: total_cost(shard_keys(step_key), perturbed),
+                lambda perturbed: total_cost(shard_keys(step_key), step, perturbed),
                 images,
                 delta,
                 radius=radius,
@@ -190,7 +208,8 @@ def surrogate_attack(
             shard_keys(jax.random.fold_in(key, _START))
         ).reshape(images.shape)
         step_keys = jax.random.split(jax.random.fold_in(key, _VIEW), config.pgd_steps)
-        delta, values = lax.scan(move, delta, step_keys)
+        steps = jnp.arange(config.pgd_steps, dtype=jnp.int32)
+        delta, values = lax.scan(move, delta, (step_keys, steps))
         loss = Mean(values[-1], jnp.sum(chosen, dtype=jnp.float32))
         loss = spec.sum(loss)
         stored = sampling.store(state.per_example.delta, batch, chosen, delta)
@@ -237,6 +256,30 @@ def surrogate_attack(
         budget=Budget("linf", config.radius),
         sharded=True,
     )
+
+
+def costs_toward(logits: jax.Array, labels: jax.Array, offset: int) -> jax.Array:
+    """The cross-entropy of every image toward a class some places after its own.
+
+    Args:
+      logits: (B, K) float.
+      labels: (B,) int, or (B, K) class probabilities of mixed images.
+      offset: the places, modulo K.
+
+    Returns:
+      (B,) float, in nats.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from miue_jax.generators.surrogate_attack import costs_toward
+      >>> logits = jnp.array([[0.0, 100.0, 0.0]])
+      >>> costs_toward(logits, jnp.array([0]), 1).tolist()
+      [0.0]
+    """
+    if labels.ndim == 2:
+        return optax.softmax_cross_entropy(logits, jnp.roll(labels, offset, axis=1))
+    targets = (labels + offset) % logits.shape[1]
+    return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
 
 
 # The random views of the attack.

@@ -66,6 +66,16 @@ def _other(name: str, preset: str, **changes):
     return name, dataclasses.replace(generators.preset(name, preset), **changes)
 
 
+_VIEWS = {
+    "jpeg": 0.4,
+    "grayscale": 0.1,
+    "bit_depth": 0.1,
+    "cutmix": 0.1,
+    "noise": 0.2,
+    "min_quality": 5,
+}
+
+
 CASES = {
     "mi_ue/paper": _small("mi_ue", "paper"),
     "mi_ue/authors_code": _small("mi_ue", "authors_code"),
@@ -73,6 +83,18 @@ CASES = {
     "mi_ue/class": _small("mi_ue", "interleaved", perturbation="class"),
     "mi_ue/bfloat16": _small("mi_ue", "interleaved", dtype="bfloat16"),
     "mi_ue/every_second": _small("mi_ue", "paper", perturb_every=2, flip="none"),
+    "mi_ue/robust": _small(
+        "mi_ue", "robust", views=_VIEWS, similarity="paired", entropy_weight=0.5
+    ),
+    "mi_ue/class_means": _small(
+        "mi_ue",
+        "robust",
+        views={**_VIEWS, "redraw": "step", "warmup": 0.5},
+        similarity="class_means",
+        entropy_weight=0.0,
+        second_model="linear",
+        adversarial_radius=2.0,
+    ),
     "em/published": _small("error_minimizing", "published"),
     "em/plain": _small("error_minimizing", "plain"),
     "em/interleaved": _small("error_minimizing", "interleaved"),
@@ -83,6 +105,9 @@ CASES = {
     "ap": _other("adversarial_poisoning", "targeted", **_ATTACK, restarts=2),
     "ap/untargeted": _other(
         "adversarial_poisoning", "untargeted", **_ATTACK, restarts=1
+    ),
+    "ap/views": _other(
+        "adversarial_poisoning", "targeted", **_ATTACK, restarts=1, views=_VIEWS
     ),
     "hypo": _other("hypocritical", "hypocritical", **_ATTACK, train_pgd_steps=1),
     "sep": _other(
@@ -96,6 +121,7 @@ CASES = {
     "sem": _other(
         "robust_error_minimizing", "sem", **{**_ROBUST, "adversarial_steps": 0}
     ),
+    "rem/views": _other("robust_error_minimizing", "rem", **_ROBUST, views=_VIEWS),
     "rem/em": _other(
         "robust_error_minimizing",
         "em",
@@ -120,6 +146,44 @@ each_generator = pytest.mark.parametrize("case", list(CASES))
 
 def test_every_generator_is_here():
     assert {name for name, _ in CASES.values()} == set(generators.NAMES)
+
+
+@pytest.mark.parametrize("name", ["perturbation_linear", "neural_tangent", "ar"])
+def test_generators_without_a_trained_surrogate_refuse_views(name):
+    name = {"ar": "autoregressive"}.get(name, name)
+    with pytest.raises(ValueError, match=r"unknown setting of .*'views'"):
+        generators.spec(name, views="robust")
+
+
+def test_views_are_a_setting_by_name_and_survive_json():
+    spec = generators.spec("adversarial_poisoning", views="robust")
+    assert spec.config.views.jpeg > 0
+    plain = json.loads(json.dumps(spec.to_plain()))
+    assert generators.spec(plain) == spec
+    changed = {**plain["views"], "min_quality": 7}
+    assert generators.spec(plain, views=changed).config.views.min_quality == 7
+    with pytest.raises(ValueError, match="unknown views 'robust2'; did you mean"):
+        generators.spec("mi_ue", views="robust2")
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("mi_ue", {"entropy_weight": 1.5}, "entropy_weight is 1.5"),
+        ("mi_ue", {"similarity": "triplet"}, "similarity is 'triplet'; allowed: batch"),
+        ("mi_ue", {"margin": 0.2}, "margin is 0.2; allowed with similarity 'batch': 0"),
+        ("mi_ue", {"memory": 1.0}, "memory is 1.0"),
+        ("mi_ue", {"second_width": 8}, "allowed without a second_model: None"),
+        ("mi_ue", {"adversarial_radius": 300.0}, "gray levels from 0 to 255"),
+        ("error_minimizing", {"adversarial_steps": -1}, "adversarial_steps is -1"),
+        ("self_ensemble", {"views": {"redraw": "step"}}, "allowed with SEP: 'visit'"),
+    ],
+)
+def test_settings_of_robust_generators_that_make_no_sense_are_refused(
+    name, changes, message
+):
+    with pytest.raises(ValueError, match=message):
+        generators.spec(name, **changes)
 
 
 def _data() -> tuple[np.ndarray, np.ndarray]:
