@@ -210,7 +210,8 @@ def test_gray_gradients_are_those_of_the_stated_functions(gradient):
 def test_the_smooth_function_becomes_the_codec_where_coefficients_are_rounded(
     shape, subsampled
 ):
-    images = jnp.asarray(_images(4, *shape)[1:], jnp.float32) / 255
+    # Away from the ends of the range, where the codec clips at every stage.
+    images = 0.25 + jnp.asarray(_images(4, *shape)[1:], jnp.float32) / 510
 
     def rounding(steps):
         return jnp.where(
@@ -220,7 +221,7 @@ def test_the_smooth_function_becomes_the_codec_where_coefficients_are_rounded(
     for quality in (10, 75):
         rounded = _scale_coefficients(images, quality, subsampled, rounding)
         coded = jpeg(images, quality=quality, subsampled=subsampled)
-        # The codec clips values and rounds them at every stage.
+        # The codec rounds at every stage.
         difference = np.abs(255 * (jnp.clip(rounded, 0, 1) - coded))
         assert np.mean(difference) < 1, quality
     kept = _scale_coefficients(images, 50, False, jnp.ones_like)
