@@ -12,6 +12,10 @@ This is what makes the usual ``lax.pmean`` of parameter gradients the gradient o
 global loss. A signed or normalized step on the inputs does not see the factor. With
 ``check_vma=True`` the gradients with respect to features carry no factor.
 
+Batches that are split over the devices of a mesh with explicit axes
+(`jax.sharding.AxisType.Explicit`) need no ``axis_name``: rows stay where they are and
+are compared with all.
+
 Labels are integers from 0. A negative one is no class: it is refused where labels are
 known, and makes the loss NaN where they are traced, in all losses alike. So is a label
 that is not below the number of classes, for the loss that takes one.
@@ -26,9 +30,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 
 from miue_jax import _checks
+from miue_jax._arguments import check_real, check_scalar
 from miue_jax._centering import center_classes, unrounded
 from miue_jax._floats import power_of_two
 from miue_jax._log_det import weighted_log_det
@@ -138,6 +144,7 @@ def distance_loss(
     References:
       MI-UE (arXiv 2603.03725), intra-class distance loss, as published in code.
     """
+    _checks.check_flag("per_dimension", per_dimension)
     batch = _global_batch(features, labels, axis_name, shift=True)
     return _mean(_distance(*batch, per_dimension=per_dimension), axis_name)
 
@@ -182,6 +189,7 @@ def mi_ue_loss(
       MI-UE (arXiv 2603.03725), the poisoning objective.
     """
     _check_weight(distance_weight)
+    _checks.check_flag("per_dimension", per_dimension)
     batch = _global_batch(features, labels, axis_name)
     _check_positive("temperature", temperature, batch[0].dtype)
     loss = _similarity(*batch, temperature)
@@ -258,6 +266,7 @@ def conditional_covariance_loss(
     """
     _check_positive("num_classes", num_classes)
     _check_integer("num_classes", num_classes)
+    _checks.check_flag("normalize", normalize)
     if statistic not in _STATISTICS:
         raise _checks.unknown("statistic", statistic, _STATISTICS)
     rows, columns, row_labels, column_labels = _global_batch(
@@ -356,6 +365,9 @@ def _relative(
 
     def relative(features: jax.Array, labels: jax.Array) -> jax.Array:
         first = jnp.argmax(labels[:, None] == column_labels, axis=1)
+        if _axes(first):
+            split = P(*_axes(first), None)
+            return features - members.at[first].get(out_sharding=split)
         return features - members[first]
 
     return relative(rows, row_labels), relative(columns, column_labels)
@@ -405,6 +417,11 @@ def _global_batch(
             values, normalize = values / np.where(norms > 0, norms, 1), False
         features = center_classes(values, labels if known else np.zeros(len(values)))
     features, labels = jnp.asarray(features), jnp.asarray(labels)
+    if _axes(features) or _axes(labels):
+        rows = [*_axes(features)[:1], *_axes(labels)]
+        axis = next((axis for axis in rows if axis is not None), None)
+        features = jax.sharding.reshard(features, P(axis, None))
+        labels = jax.sharding.reshard(labels, P(axis))
     features = features.astype(jnp.promote_types(features.dtype, jnp.float32))
     if not known:
         valid = labels >= 0
@@ -421,13 +438,26 @@ def _gather(
     features: jax.Array, labels: jax.Array, axis_name: _AxisName | None
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Returns this device's features, all devices' features, and the same of labels."""
+    if axis_name is None and _axes(features):
+        columns, column_labels = (
+            jax.sharding.reshard(part, P()) for part in (features, labels)
+        )
+        return features, columns, labels, column_labels
     if axis_name is None:
         return features, features, labels, labels
     columns = lax.all_gather(features, axis_name, tiled=True)
     return features, columns, labels, lax.all_gather(labels, axis_name, tiled=True)
 
 
+def _axes(array: jax.Array) -> tuple[Any, ...]:
+    """Axes of a mesh over which an array is split explicitly; () for none."""
+    split = tuple(jax.typeof(array).sharding.spec)
+    return split if any(axis is not None for axis in split) else ()
+
+
 def _check_batch(features: ArrayLike, labels: ArrayLike) -> None:
+    check_real("features", features)
+    check_real("labels", labels)
     features, labels = jnp.asarray(features), jnp.asarray(labels)
     if features.ndim != 2 or 0 in features.shape:
         raise ValueError(
@@ -444,13 +474,8 @@ def _check_batch(features: ArrayLike, labels: ArrayLike) -> None:
         raise ValueError(f"labels must be integers, got {labels.dtype}")
 
 
-def _check_scalar(name: str, value: ArrayLike) -> None:
-    if np.ndim(value) != 0:
-        raise ValueError(f"{name} must be a scalar, got shape {np.shape(value)}")
-
-
 def _check_weight(value: ArrayLike) -> None:
-    _check_scalar("distance_weight", value)
+    check_scalar("distance_weight", value)
     if isinstance(value, jax.core.Tracer):
         return
     if not 0 <= float(np.asarray(value)) < np.inf:
@@ -464,7 +489,7 @@ def _check_integer(name: str, value: ArrayLike) -> None:
 
 def _check_positive(name: str, value: ArrayLike, dtype: Any = None) -> None:
     """Refuses what is not a positive finite scalar, or too small for a type."""
-    _check_scalar(name, value)
+    check_scalar(name, value)
     if isinstance(value, jax.core.Tracer):
         return
     number = float(np.asarray(value))

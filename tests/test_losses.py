@@ -674,3 +674,29 @@ def test_settings_may_be_traced():
     )
     values = jax.jit(mapped)(jnp.array([0.1, 0.3]), jnp.array([0.1, 0.5]))
     np.testing.assert_allclose(values[1], COMPILED["mi_ue"](features, labels)[0], 1e-5)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize(
+    ("split", "split_labels"),
+    [
+        (P("data"), P("data")),
+        (P("data"), P()),
+        (P(), P("data")),
+        (P(None, "data"), P()),
+    ],
+)
+def test_batches_that_are_split_explicitly(name, split, split_labels):
+    kind = jax.sharding.AxisType.Explicit
+    mesh = jax.make_mesh((4,), ("data",), (kind,), devices=jax.devices()[:4])
+    features = np.random.default_rng(0).standard_normal((16, 8)).astype(np.float32)
+    labels = np.arange(16, dtype=np.int32) % 4
+    want, gradient = COMPILED[name](features, labels)
+    with jax.sharding.set_mesh(mesh):
+        place = [jax.sharding.NamedSharding(mesh, s) for s in (split, split_labels)]
+        batch = jax.device_put(features, place[0]), jax.device_put(labels, place[1])
+        function = jax.jit(jax.value_and_grad(LOSSES[name]))
+        found, derivative = function(*batch)
+        eager = LOSSES[name](*batch)
+    np.testing.assert_allclose([found, eager], [want, want], rtol=1e-5)
+    np.testing.assert_allclose(derivative, gradient, atol=1e-6)
