@@ -19,6 +19,7 @@ from jax.typing import ArrayLike
 from optax import projections
 
 from miue_jax import _checks
+from miue_jax._arguments import check_callable, check_real, check_scalar
 from miue_jax._floats import is_narrow, power_of_two, toward_zero
 from miue_jax.budget import Budget, to_unit
 
@@ -79,6 +80,7 @@ def project(
     """
     _check_name("norm", norm, _NORMS)
     _check_radius(radius, norm)
+    check_real("delta", delta)
     delta = jnp.asarray(delta)
     _check_floating("delta", delta)
     if delta.ndim == 0:
@@ -102,6 +104,9 @@ def clip_to_images(images: ArrayLike, delta: ArrayLike) -> jax.Array:
     Returns:
       clip(images + delta, 0, 1) - images, of the wider of both types.
 
+    Raises:
+      ValueError: for shapes that differ, or what are no real numbers.
+
     Example:
       >>> import jax.numpy as jnp
       >>> from miue_jax import projected_gradient
@@ -109,7 +114,14 @@ def clip_to_images(images: ArrayLike, delta: ArrayLike) -> jax.Array:
       >>> projected_gradient.clip_to_images(images, delta).tolist()
       [0.25, 0.25]
     """
+    check_real("images", images)
+    check_real("delta", delta)
     images, delta = jnp.asarray(images), jnp.asarray(delta)
+    if images.shape != delta.shape:
+        raise ValueError(
+            f"images and delta must have one shape, got {images.shape} and "
+            f"{delta.shape}"
+        )
     if not (jnp.issubdtype(delta.dtype, jnp.floating) and is_narrow(delta.dtype)):
         return jnp.clip(images + delta, 0, 1) - images
     # The sum is not formed: rounded to a narrow type, it would move by whole levels.
@@ -253,7 +265,14 @@ def pgd_with_losses(
     """
     if (budget is None) == (radius is None):
         raise ValueError("give either budget or radius, not both or neither")
+    check_callable("loss_fn", loss_fn)
+    _checks.check_flag("ascend", ascend)
     if budget is not None:
+        if not isinstance(budget, Budget):
+            raise ValueError(
+                f"budget is {_checks.shown(budget)}; it must be a Budget, such as "
+                'Budget("linf", 8)'
+            )
         if budget.norm not in _NORMS or budget.radius is None:
             raise ValueError(f"budget is {budget}; allowed: {', '.join(_NORMS)}")
         norm = budget.norm
@@ -273,14 +292,25 @@ def pgd_with_losses(
         raise ValueError(f"num_steps must be >= 0, got {num_steps}")
     if step_size is None:
         step_size = 2.5 * radius / max(num_steps, 1)
+    _check_step_size(step_size, images.shape)
     _check_values("step_size", step_size, 0, _LARGEST, "be finite and >= 0")
     length = jnp.asarray(step_size, delta.dtype) * (1 if ascend else -1)
     direction = jnp.sign if step == "sign" else _normalize
 
+    def loss_of(delta: jax.Array) -> jax.Array:
+        loss = loss_fn(images + delta)
+        floating = jnp.issubdtype(jnp.result_type(loss), jnp.floating)
+        if np.shape(loss) != () or not floating:
+            raise ValueError(
+                f"loss_fn returns {jnp.result_type(loss)} of shape {np.shape(loss)}; "
+                "it must return a floating-point scalar"
+            )
+        return loss
+
     def update(
         delta: jax.Array, _: None
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        loss, gradient = jax.value_and_grad(lambda d: loss_fn(images + d))(delta)
+        loss, gradient = jax.value_and_grad(loss_of)(delta)
         finite = jnp.isfinite(gradient)
         moved = delta + length * direction(jnp.where(finite, gradient, 0))
         inside = project(moved, radius=radius, norm=norm)
@@ -392,6 +422,9 @@ def _normalize(gradient: jax.Array) -> jax.Array:
 def _check_arrays(
     images: ArrayLike, delta: ArrayLike | None
 ) -> tuple[jax.Array, jax.Array]:
+    check_real("images", images)
+    if delta is not None:
+        check_real("delta", delta)
     images = jnp.asarray(images)
     delta = jnp.zeros_like(images) if delta is None else jnp.asarray(delta)
     if images.shape != delta.shape:
@@ -438,6 +471,7 @@ def _check_values(
 ) -> None:
     if isinstance(array, jax.core.Tracer) or np.size(array) == 0:
         return
+    array = np.asarray(array) if isinstance(array, list | tuple) else array
     with jax.ensure_compile_time_eval():  # known arrays inside of `jax.jit` too
         smallest, largest = float(jnp.min(array)), float(jnp.max(array))
     if not low - slack <= smallest <= largest <= high + slack:  # NaN is not, either
@@ -446,9 +480,22 @@ def _check_values(
         )
 
 
+def _check_step_size(step_size: ArrayLike, shape: tuple[int, ...]) -> None:
+    check_real("step_size", step_size)
+    given = np.shape(step_size)
+    try:
+        fits = np.broadcast_shapes(given, shape) == shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"step_size has shape {given}; it must be a scalar or broadcast against "
+            f"images of shape {shape}"
+        )
+
+
 def _check_radius(radius: ArrayLike, norm: str) -> None:
-    if np.ndim(radius) != 0:
-        raise ValueError(f"radius must be a scalar, got shape {np.shape(radius)}")
+    check_scalar("radius", radius)
     if isinstance(radius, jax.core.Tracer):
         return
     value = float(np.asarray(radius))

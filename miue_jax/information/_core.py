@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from miue_jax._arguments import check_real
 from miue_jax._centering import unrounded
 from miue_jax._checks import check_label_range, shown
 from miue_jax._floats import power_of_two
@@ -80,6 +81,7 @@ def known_samples(
       (N, D) in the precision they came in, in NumPy if they are known; and the type to
       compute in.
     """
+    check_real(name, array)
     known = not isinstance(array, jax.core.Tracer)
     samples: np.ndarray | jax.Array = np.asarray(array) if known else jnp.asarray(array)
     shape = samples.shape
@@ -87,8 +89,6 @@ def known_samples(
         samples = samples[:, None]
     if samples.ndim != 2 or samples.shape[1] == 0:
         raise ValueError(f"{name} has shape {shape}; it must be (N, D) or (N,)")
-    if jnp.iscomplexobj(samples):
-        raise ValueError(f"{name} is complex; it must be real")
     if len(samples) < minimum:
         raise ValueError(
             f"{name} holds {len(samples)} samples; at least {minimum} are needed"
@@ -184,6 +184,7 @@ def check_labels(
     Raises a ValueError for another shape or type, or for labels that are negative or
     not below `num_classes` (None: any number of classes).
     """
+    check_real("labels", labels)
     array = jnp.asarray(labels)
     if array.shape != (size,) or not jnp.issubdtype(array.dtype, jnp.integer):
         raise ValueError(
@@ -219,7 +220,7 @@ def check_counts(**counts: int) -> None:
             )
 
 
-def check_key(key: Any) -> None:
+def check_key(key: Any, name: str = "key") -> None:
     """Raises a ValueError for what is not one random key."""
     dtype = getattr(key, "dtype", None)
     if dtype is not None:
@@ -228,7 +229,9 @@ def check_key(key: Any) -> None:
             return
         if not typed and key.shape == (2,) and dtype == jnp.uint32:  # of the old style
             return
-    raise ValueError(f"key is {shown(key)}; it must be one key, as of `jax.random.key`")
+    raise ValueError(
+        f"{name} is {shown(key)}; it must be one key, as of `jax.random.key`"
+    )
 
 
 def matmul(left: ArrayLike, right: ArrayLike) -> jax.Array:

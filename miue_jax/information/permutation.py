@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from miue_jax._arguments import check_callable
 from miue_jax.information._core import (
     check_counts,
     check_key,
@@ -137,6 +138,7 @@ def permutation_test(
 
 def check_scalar(estimator: Estimator, x: jax.Array, y: jax.Array) -> None:
     """Raises a ValueError for an estimator that returns anything but a float scalar."""
+    check_callable("estimator", estimator)
     result = jax.eval_shape(estimator, x, y)
     shape = getattr(result, "shape", None)
     if shape != () or not jnp.issubdtype(result.dtype, jnp.floating):
@@ -151,8 +153,8 @@ def check_estimate(value: jax.Array, what: str, *, finite: bool) -> None:
     """Raises a ValueError for a known estimate that is NaN, or not finite."""
     if bool(jnp.isnan(value)) or (finite and not bool(jnp.isfinite(value))):
         raise ValueError(
-            f"the estimate on {what} is {float(value)}, from which nothing follows; the "
-            "estimator may say why if it is called outside of `jax.jit`"
+            f"the estimate on {what} is {float(value)}, from which nothing follows; "
+            "the estimator may say why if it is called outside of `jax.jit`"
         )
 
 

@@ -164,5 +164,5 @@ def test_bad_moments_are_refused(bound):
         bound(means, covariances * [[[1]], [[-1]], [[1]]], prior)
     with pytest.raises(ValueError, match="noise_variance is -1"):
         bound(means, covariances, prior, noise_variance=-1)
-    with pytest.raises(ValueError, match="means are not finite"):
+    with pytest.raises(ValueError, match="means hold NaN"):
         bound(means * np.nan, covariances, prior)

@@ -227,7 +227,7 @@ def test_bad_input_is_refused(change, message):
     [
         ({"labels": np.eye(60, dtype=int)[4]}, "class 1 has 1 sample"),
         ({"labels": LABELS + 1}, "labels run from 1 to 2"),
-        ({"components": 0}, "components must be"),
+        ({"components": 0}, "components is 0; it must be"),
         ({"x": np.eye(2)[LABELS][:, [0, 1, 0, 1]]}, "singular"),
         ({"x": GOOD[:, [0, 1, 2, 0]]}, "singular"),
     ],

@@ -105,7 +105,7 @@ GOOD = np.random.default_rng(0).standard_normal((40, 3))
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_slices": 0}, "num_slices must be"),
+        ({"num_slices": 0}, "num_slices is .* must be"),
         ({"components": 4}, "4 components of x with 3"),
         ({"directions": "ica"}, "directions is 'ica'; allowed: random, pca, cca"),
         ({"estimator": "knn"}, "estimator is 'knn'; allowed: ksg, gaussian"),
@@ -166,8 +166,9 @@ def test_a_constant_has_no_information_in_any_direction():
 @pytest.mark.parametrize("directions", ["random", "pca", "cca"])
 @pytest.mark.parametrize("kind", ["constant", "repeated"])
 def test_singular_slices_are_refused_and_nan_under_jit(directions, kind):
-    full, _, others = degenerate()
-    y = np.random.default_rng(1).standard_normal((400, 3))
+    _, _, others = degenerate()
+    x = np.random.default_rng(1).standard_normal((400, 3))
+    y = x + np.random.default_rng(2).standard_normal((400, 3))
 
     def take(x):
         return sliced(
@@ -182,4 +183,4 @@ def test_singular_slices_are_refused_and_nan_under_jit(directions, kind):
     with pytest.raises(ValueError, match=r"slice of 3 \+ 3 components .* is singular"):
         take(others[kind])
     assert np.isnan(jax.jit(take)(others[kind].astype(np.float32)))
-    assert np.isfinite(take(np.concatenate([full, y[:, :1]], axis=1) + y))
+    assert np.isfinite(take(x))

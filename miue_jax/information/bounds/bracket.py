@@ -9,7 +9,8 @@ import numpy as np
 from jax.scipy.special import ndtri
 from jax.typing import ArrayLike
 
-from miue_jax._checks import check_reciprocal
+from miue_jax._arguments import check_real, check_scalar
+from miue_jax._checks import check_reciprocal, shown
 from miue_jax.information._core import (
     check_labels,
     check_samples,
@@ -105,6 +106,7 @@ def floored_cross_entropy(
     logits = jnp.asarray(values, dtype)
     classes = logits.shape[1]
     labels = check_labels(labels, len(logits), num_classes=classes)
+    check_scalar("floor", floor)
     if not is_traced(floor) and not 0 < floor <= 1:
         raise ValueError(f"floor is {floor}; it must be in (0, 1]")
     if not is_traced(floor):
@@ -155,6 +157,9 @@ def held_out_cross_entropy(
     losses = check_samples("losses", losses)
     if losses.shape[1] != 1:
         raise ValueError(f"losses have shape {losses.shape}; they must be (N,)")
+    check_scalar("confidence", confidence)
+    if largest_loss is not None:
+        check_scalar("largest_loss", largest_loss)
     if not is_traced(confidence) and not 0 < confidence < 1:
         raise ValueError(f"confidence is {confidence}; it must be in (0, 1)")
     most = math.inf if largest_loss is None else largest_loss
@@ -212,7 +217,8 @@ def bracket(
       for the two cross-entropies, full correlation, because they share images.
 
     Raises:
-      ValueError: for an entropy or bound that is negative or NaN.
+      ValueError: for an entropy or bound that is negative or NaN, or a cross-entropy
+        with a negative standard error or a limit below its mean.
 
     Example:
       >>> import math
@@ -226,6 +232,19 @@ def bracket(
     References:
       docs/theory.md, T1 and T2.
     """
+    for name, loss in (("clean", clean), ("poison", poison)):
+        if not isinstance(loss, CrossEntropy):
+            raise ValueError(f"{name} is {shown(loss)}; it must be a CrossEntropy")
+        for field, value in loss._asdict().items():
+            check_real(f"{name}.{field}", value)
+        if is_traced(*loss):
+            continue
+        mean, error, limit = map(np.asarray, loss)
+        if not np.all((error >= 0) & (limit >= mean)):
+            raise ValueError(
+                f"{name} has standard error {loss.standard_error} and limit "
+                f"{loss.limit}; they must be >= 0 and >= its mean {loss.mean}"
+            )
     for name, value in (
         ("entropy", entropy),
         ("within_class", within_class),
@@ -233,9 +252,10 @@ def bracket(
         ("clean", clean.mean),
         ("poison", poison.mean),
     ):
+        check_real(name, value)
         if not is_traced(value) and not bool(np.all(np.asarray(value) >= 0)):
             raise ValueError(f"{name} is {value}; it must be >= 0")
-    entropy = jnp.asarray(entropy)
+    entropy, within_class = jnp.asarray(entropy), jnp.asarray(within_class)
     return Bracket(
         lower=entropy - clean.mean - poison.mean,
         upper=entropy + within_class,

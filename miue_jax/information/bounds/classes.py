@@ -1,7 +1,6 @@
 """Features grouped by class: validation, counts, centering, maps and moments."""
 
 import functools
-import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,9 +10,11 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
+from miue_jax._arguments import check_scalar
 from miue_jax._centering import center_classes, unrounded
 from miue_jax._checks import check_reciprocal
 from miue_jax.information._core import (
+    check_counts,
     check_labels,
     is_traced,
     known_samples,
@@ -66,8 +67,7 @@ def check_classes(
       `normalize` is set; labels as (N,) int32; and the size of the largest class (N if
       the labels are traced).
     """
-    if operator.index(num_classes) < 1:
-        raise ValueError(f"num_classes is {num_classes}; it must be at least 1")
+    check_counts(num_classes=num_classes)
     values, dtype = known_samples("features", features, minimum=1)
     if is_traced(labels):
         labels = check_labels(labels, len(values), num_classes=num_classes)
@@ -110,8 +110,7 @@ def check_positive(name: str, value: ArrayLike, dtype: Any = None) -> None:
 
     Nor may it be so small that its reciprocal overflows in a given type.
     """
-    if np.ndim(value) != 0:
-        raise ValueError(f"{name} must be a scalar, got shape {np.shape(value)}")
+    check_scalar(name, value)
     if is_traced(value):
         return
     if not 0 < float(np.asarray(value)) < float("inf"):

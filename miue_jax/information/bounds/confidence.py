@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from miue_jax.information._core import is_traced
+from miue_jax._arguments import check_real, check_scalar
+from miue_jax._checks import shown
+from miue_jax.information._core import check_key, is_traced
 from miue_jax.information.bounds.classes import (
     check_classes,
     check_positive,
@@ -83,7 +85,7 @@ def empirical_bernstein_radius(
       The radius, in the unit of the variables; infinite below two variables.
 
     Raises:
-      ValueError: for a variance, span or confidence out of range.
+      ValueError: for a variance, count, span or confidence out of range.
 
     Example:
       >>> from miue_jax.information import bounds
@@ -97,6 +99,13 @@ def empirical_bernstein_radius(
       Maurer and Pontil, Empirical Bernstein Bounds and Sample Variance Penalization,
       COLT 2009, theorem 4; docs/theory.md, T13.
     """
+    for name, value in (
+        ("variance", variance),
+        ("count", count),
+        ("span", span),
+        ("confidence", confidence),
+    ):
+        check_real(name, value)
     variance = jnp.asarray(variance)
     dtype = jnp.promote_types(variance.dtype, jnp.float32)
     variance, count, span, confidence = (
@@ -104,6 +113,7 @@ def empirical_bernstein_radius(
     )
     for name, value, allowed, holds in (
         ("variance", variance, ">= 0", variance >= 0),
+        ("count", count, ">= 0", count >= 0),
         ("span", span, "> 0", span > 0),
         ("confidence", confidence, "in (0, 1)", (confidence > 0) & (confidence < 1)),
     ):
@@ -172,7 +182,10 @@ def cosine_confidence(
       docs/theory.md, T13; Maurer and Pontil, Empirical Bernstein Bounds and Sample
       Variance Penalization, COLT 2009.
     """
+    check_key(key)
     units, labels, _ = check_classes(features, labels, num_classes, normalize=True)
+    check_scalar("smallest_cosine", smallest_cosine)
+    check_scalar("confidence", confidence)
     if not is_traced(smallest_cosine) and not -1 <= smallest_cosine < 1:
         raise ValueError(f"smallest_cosine is {smallest_cosine}; it must be in [-1, 1)")
     if not is_traced(confidence) and not 0 < confidence < 1:
@@ -217,7 +230,8 @@ def certified_bounds(
       The bounds in nats.
 
     Raises:
-      ValueError: for a noise variance or dimension that is not positive.
+      ValueError: for a noise variance or dimension that is not positive, or limits or
+        shares that are none.
 
     Example:
       >>> import jax.numpy as jnp
@@ -232,13 +246,28 @@ def certified_bounds(
     References:
       docs/theory.md, T7 and T13.
     """
-    gaps = 1 - limits.lower
+    if not isinstance(limits, CosineConfidence):
+        raise ValueError(f"limits is {shown(limits)}; it must be a CosineConfidence")
+    lower, prior = jnp.asarray(limits.lower), jnp.asarray(limits.prior)
+    if lower.ndim != 1 or lower.shape != prior.shape:
+        raise ValueError(
+            f"lower limits have shape {lower.shape} and the prior {prior.shape}; both "
+            "must be (num_classes,)"
+        )
+    inside = (jnp.abs(lower) <= 1 + 1e-5) & (prior >= 0)
+    inside &= jnp.abs(jnp.sum(prior) - 1) < 1e-4
+    if not is_traced(inside) and not bool(jnp.all(inside)):
+        raise ValueError(
+            f"lower limits are {lower} with prior {prior}; cosines are from -1 to 1 "
+            "and shares >= 0, with sum 1"
+        )
+    gaps = jnp.maximum(1 - lower, 0)
     check_positive("noise_variance", noise_variance, jnp.result_type(gaps, "float32"))
     check_positive("dimension", dimension)
     noise = jnp.asarray(noise_variance, gaps.dtype)
     return CertifiedBounds(
-        cosine=jnp.sum(limits.prior * amgm(gaps, noise, dimension)),
-        linear=jnp.sum(limits.prior * gaps) / (2 * noise),
+        cosine=jnp.sum(prior * amgm(gaps, noise, dimension)),
+        linear=jnp.sum(prior * gaps) / (2 * noise),
     )
 
 

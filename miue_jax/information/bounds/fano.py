@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
+from miue_jax._arguments import check_real
 from miue_jax.information._core import is_traced
 from miue_jax.information.bounds.classes import (
     check_classes,
@@ -54,7 +55,7 @@ def fano_accuracy(information: ArrayLike, num_classes: ArrayLike) -> jax.Array:
       docs/theory.md, T10; Cover and Thomas, Elements of Information Theory, theorem
       2.10.1 (Fano).
     """
-    information, chance = _with_chance(information, num_classes)
+    information, chance = _with_chance("information", information, num_classes)
     if not is_traced(information) and bool(jnp.any(jnp.isnan(information))):
         raise ValueError("information is NaN")
     return _largest_accuracy(information, chance)
@@ -87,7 +88,7 @@ def fano_information(accuracy: ArrayLike, num_classes: ArrayLike) -> jax.Array:
     References:
       docs/theory.md, T10.
     """
-    accuracy, chance = _with_chance(accuracy, num_classes)
+    accuracy, chance = _with_chance("accuracy", accuracy, num_classes)
     if not is_traced(accuracy):
         outside = ~((accuracy >= 0) & (accuracy <= 1))
         if bool(jnp.any(outside)):
@@ -150,11 +151,18 @@ def reidentification_accuracy(
     return jnp.mean(fano_accuracy(information, counts)[labels])
 
 
-def _with_chance(value: ArrayLike, num_classes: ArrayLike) -> tuple[jax.Array, ...]:
+def _with_chance(
+    name: str, value: ArrayLike, num_classes: ArrayLike
+) -> tuple[jax.Array, ...]:
+    check_real(name, value)
+    check_real("num_classes", num_classes)
     value = jnp.asarray(value)
     classes = jnp.asarray(num_classes)
-    if not is_traced(classes) and not bool(jnp.all(classes >= 1)):
-        raise ValueError(f"num_classes is {num_classes}; it must be at least 1")
+    fits = (classes >= 1) & (classes < jnp.inf)
+    if not is_traced(classes) and not bool(jnp.all(fits)):
+        raise ValueError(
+            f"num_classes is {num_classes}; it must be finite and at least 1"
+        )
     dtype = jnp.promote_types(value.dtype, jnp.float32)
     return tuple(jnp.broadcast_arrays(value.astype(dtype), 1 / classes.astype(dtype)))
 

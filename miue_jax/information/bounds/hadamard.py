@@ -8,6 +8,8 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
+from miue_jax._arguments import check_real
+from miue_jax._checks import shown
 from miue_jax.information._core import is_traced, matmul
 from miue_jax.information.bounds.classes import (
     center,
@@ -71,6 +73,7 @@ def hadamard_bound(
     """
     features, labels, size = check_classes(features, labels, num_classes)
     check_positive("noise_variance", noise_variance, features.dtype)
+    check_real("basis", basis)
     directions = jnp.asarray(basis, features.dtype)
     shape = (num_classes, features.shape[1])
     if directions.ndim not in (2, 3) or directions.shape[:-1] not in (shape, shape[1:]):
@@ -81,7 +84,7 @@ def hadamard_bound(
     directions = jnp.broadcast_to(directions, (*shape, directions.shape[-1]))
     if not is_traced(directions):
         gram = np.asarray(matmul(directions.mT, directions))
-        if np.abs(gram - np.eye(gram.shape[-1])).max(initial=0) > 1e-3:
+        if not np.abs(gram - np.eye(gram.shape[-1])).max(initial=0) <= 1e-3:
             raise ValueError("basis has columns that are not orthonormal")
     return _hadamard(features, labels, directions, noise_variance, num_classes, size)
 
@@ -113,8 +116,12 @@ def principal_basis(
       [[[0.0], [1.0]]]
     """
     features, labels, size = check_classes(features, labels, num_classes)
-    if not 0 <= rank <= features.shape[1]:
-        raise ValueError(f"rank is {rank}; it must be from 0 to {features.shape[1]}")
+    whole = isinstance(rank, int | np.integer) and not isinstance(rank, bool)
+    if not whole or not 0 <= rank <= features.shape[1]:
+        raise ValueError(
+            f"rank is {shown(rank)}; it must be a whole number from 0 to "
+            f"{features.shape[1]}"
+        )
     return _principal_basis(
         lax.stop_gradient(features), labels, rank, num_classes, size
     )

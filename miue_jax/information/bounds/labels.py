@@ -10,6 +10,7 @@ from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import logsumexp, xlogy
 from jax.typing import ArrayLike
 
+from miue_jax._arguments import check_real, check_scalar
 from miue_jax._centering import unrounded
 from miue_jax.information._core import is_traced, matmul
 
@@ -188,7 +189,12 @@ def _check_moments(
     means: ArrayLike, covariances: ArrayLike, prior: ArrayLike, noise: ArrayLike
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Checks moments, adds noise to the covariances and unifies the dtype."""
+    check_real("means", means)
+    check_real("covariances", covariances)
+    check_scalar("noise_variance", noise)
     prior = _check_prior(prior)
+    if not is_traced(means) and not np.all(np.isfinite(np.asarray(means))):
+        raise ValueError("means hold NaN or infinity; they must be finite")
     wide = unrounded(means)
     if wide is not None and wide.ndim == 2 and len(wide):
         # Only the differences of means matter, and rounding could take them.
@@ -204,13 +210,22 @@ def _check_moments(
         raise ValueError(f"prior has shape {prior.shape}; it must be {means.shape[:1]}")
     if not is_traced(noise) and not 0 <= float(np.asarray(noise)) < float("inf"):
         raise ValueError(f"noise_variance is {noise}; it must be finite and >= 0")
-    if not is_traced(means) and not bool(jnp.all(jnp.isfinite(means))):
-        raise ValueError("means are not finite")
+    if not is_traced(covariances):
+        # One half alone would be factored, without a word about the other.
+        skew = np.abs(np.asarray(covariances - covariances.mT)).max(axis=(1, 2))
+        largest = np.abs(np.asarray(covariances)).max(axis=(1, 2))
+        bad = ~(skew <= 1e-3 * largest)
+        if bad.any():
+            raise ValueError(
+                f"the covariance of class {int(np.argmax(bad))} is not symmetric and "
+                "finite"
+            )
     noise = jnp.asarray(noise, dtype) * jnp.eye(means.shape[1], dtype=dtype)
     return means.astype(dtype), covariances.astype(dtype) + noise, prior.astype(dtype)
 
 
 def _check_prior(prior: ArrayLike) -> jax.Array:
+    check_real("prior", prior)
     prior = jnp.asarray(prior)
     prior = prior.astype(jnp.promote_types(prior.dtype, jnp.float32))
     if prior.ndim != 1 or len(prior) == 0:

@@ -135,7 +135,7 @@ def estimate(
       ksg True
       gaussian True
     """
-    if name not in _REGISTRY:
+    if not isinstance(name, str) or name not in _REGISTRY:
         raise _checks.unknown("estimator", name, NAMES)
     function, needs, takes = _REGISTRY[name]
     given = {"key": key, "y": y, "labels": labels, "num_classes": num_classes}

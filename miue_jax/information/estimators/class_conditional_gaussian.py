@@ -8,9 +8,11 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
+from miue_jax import _checks
 from miue_jax.information._core import (
     Estimate,
     center_unrounded,
+    check_counts,
     check_labels,
     half_digamma,
     is_traced,
@@ -86,9 +88,11 @@ def class_conditional_gaussian(
     """
     first, second, dtype = known_pair(x, y)
     size = len(first)
+    check_counts(num_classes=num_classes)
     checked = check_labels(labels, size, num_classes=num_classes)
-    if components is not None and components < 1:
-        raise ValueError(f"components must be >= 1 or None, got {components}")
+    if components is not None:
+        check_counts(components=components)
+    _checks.check_flag("correction", correction)
     kept = [
         z.shape[1] if components is None else min(components, z.shape[1])
         for z in (first, second)

@@ -9,12 +9,20 @@ import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 from jax.typing import ArrayLike
 
-from miue_jax.information._core import Estimate, as_matrix, check_pair, deviation
+from miue_jax import _checks
+from miue_jax.information._core import (
+    Estimate,
+    as_matrix,
+    check_key,
+    check_pair,
+    deviation,
+)
 from miue_jax.information.estimators.fitting import (
     Fit,
     FitConfig,
     Layers,
     apply_mlp,
+    check_config,
     fit,
     init_mlp,
     split,
@@ -143,6 +151,9 @@ def club(
       Cheng et al., CLUB: A Contrastive Log-ratio Upper Bound of Mutual Information,
       2020, section 3.2.
     """
+    check_key(key)
+    check_config(config)
+    _checks.check_flag("leave_one_out", leave_one_out)
     x, y = check_pair(x, y, minimum=8)
     return _club(key, x, y, leave_one_out, config)
 

@@ -9,13 +9,20 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from miue_jax import _checks
-from miue_jax.information._core import as_matrix, check_pair, deviation
+from miue_jax.information._core import (
+    as_matrix,
+    check_counts,
+    check_key,
+    check_pair,
+    deviation,
+)
 from miue_jax.information.estimators import score_bounds
 from miue_jax.information.estimators.fitting import (
     Fit,
     FitConfig,
     Layers,
     apply_mlp,
+    check_config,
     fit,
     init_mlp,
     split,
@@ -131,8 +138,9 @@ def fit_critic(
       Information Estimators, 2020 (separable critic, Jensen-Shannon objective).
     """
     _checks.check_choice("bound", bound, BOUNDS)
-    if embedding < 1:
-        raise ValueError(f"embedding is {embedding}; it must be at least 1")
+    check_key(key)
+    check_config(config)
+    check_counts(embedding=embedding)
     # Scores of other samples are taken about the same origin.
     x, y = check_pair(x, y, minimum=4, shift=False)
     return _fit_critic(key, x, y, bound, embedding, config)

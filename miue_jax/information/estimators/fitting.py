@@ -10,6 +10,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from miue_jax._arguments import check_scalar
+from miue_jax._checks import shown
+from miue_jax.information._core import check_counts
+
 Layers = tuple[tuple[jax.Array, jax.Array], ...]
 
 
@@ -57,19 +61,28 @@ class FitConfig:
         )
         minimum |= {"batch_size": 2, "evaluation_batch_size": 2}
         for name, least in minimum.items():
+            check_counts(**{name: getattr(self, name)})
             if getattr(self, name) < least:
                 raise ValueError(
                     f"{name} is {getattr(self, name)}; it must be at least {least}"
                 )
-        if not self.learning_rate > 0:
+        check_scalar("learning_rate", self.learning_rate)
+        if not 0 < self.learning_rate < math.inf:
             raise ValueError(
-                f"learning_rate is {self.learning_rate}; it must be positive"
+                f"learning_rate is {self.learning_rate}; it must be positive and finite"
             )
         for name in ("validation_fraction", "evaluation_fraction"):
+            check_scalar(name, getattr(self, name))
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(
                     f"{name} is {getattr(self, name)}; it must be between 0 and 1"
                 )
+
+
+def check_config(config: Any) -> None:
+    """Raises a ValueError for what is not a `FitConfig`."""
+    if not isinstance(config, FitConfig):
+        raise ValueError(f"config is {shown(config)}; it must be a FitConfig")
 
 
 class Fit(NamedTuple):

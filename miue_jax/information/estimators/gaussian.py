@@ -16,6 +16,7 @@ from jax.scipy.special import ndtri
 from jax.scipy.stats import rankdata
 from jax.typing import ArrayLike
 
+from miue_jax import _checks
 from miue_jax.information._core import (
     Estimate,
     center,
@@ -114,6 +115,8 @@ def gaussian(
       Demchuk, Estimation of the entropy of a multivariate normal distribution, 2005,
       for the correction.
     """
+    _checks.check_flag("correction", correction)
+    _checks.check_flag("copula", copula)
     first, second, dtype = known_pair(x, y)
     size, dx, dy = len(first), first.shape[1], second.shape[1]
     if size <= dx + dy:

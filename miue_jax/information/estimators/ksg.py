@@ -27,11 +27,13 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
+from miue_jax import _checks
 from miue_jax.information._core import (
     Estimate,
     center_unrounded,
     check_class_sizes,
     check_counts,
+    check_key,
     check_labels,
     is_traced,
     known_pair,
@@ -196,6 +198,9 @@ def ksg_conditional(
     if variant not in (1, 2):
         raise ValueError(f"unknown variant {variant!r} (allowed: 1, 2)")
     check_counts(neighbors=neighbors, num_classes=num_classes, chunk_size=chunk_size)
+    _checks.check_flag("standardize", standardize)
+    if jitter_key is not None:
+        check_key(jitter_key, "jitter_key")
     first, second, dtype = known_pair(x, y, minimum=neighbors + 1)
     checked = check_labels(labels, len(first), num_classes=num_classes)
     check_class_sizes(checked, num_classes, neighbors)

@@ -23,6 +23,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 
+from miue_jax._checks import shown
 from miue_jax.information._core import matmul
 
 _DIRECT = 8
@@ -319,6 +320,8 @@ def jitter(key: jax.Array, samples: jax.Array) -> jax.Array:
 
 def chunk_rows(size: int, chunk_size: int, mesh: Mesh | None) -> int:
     """Rows a device takes at a time: no more than its share."""
+    if mesh is not None and not isinstance(mesh, Mesh):
+        raise ValueError(f"mesh is {shown(mesh)}; it must be a `jax.sharding.Mesh`")
     return min(chunk_size, -(-size // (1 if mesh is None else mesh.size)))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
+from miue_jax._arguments import check_scalar
 from miue_jax._checks import shown
 from miue_jax._floats import power_of_two
 from miue_jax.information._core import Estimate, center_unrounded, is_traced, known_pair
@@ -69,7 +70,8 @@ def renyi(
       divisible kernels, 2015; Yu et al., Multivariate extension of matrix-based Renyi's
       alpha-order entropy functional, 2020.
     """
-    if not (_is_number(alpha) and 0 < alpha < math.inf and alpha != 1):
+    check_scalar("alpha", alpha)
+    if not 0 < alpha < math.inf or alpha == 1:
         raise ValueError(
             f"alpha is {shown(alpha)}; it must be a number > 0 other than 1"
         )
@@ -77,7 +79,8 @@ def renyi(
     for name, width in (("width_x", width_x), ("width_y", width_y)):
         if width is None or is_traced(width):
             continue
-        if not (_is_number(width) and 0 < float(np.asarray(width)) < math.inf):
+        check_scalar(name, width)
+        if not 0 < float(np.asarray(width)) < math.inf:
             raise ValueError(f"{name} is {shown(width)}; it must be a number > 0")
     (x, width_x, scale_x), (y, width_y, scale_y) = (
         _scaled(z, width, dtype) for z, width in ((x, width_x), (y, width_y))
@@ -89,9 +92,11 @@ def renyi(
                 f"the median distance within {name} is 0: most samples coincide; give "
                 f"width_{name}"
             )
+    with np.errstate(over="ignore", under="ignore"):
+        scales = np.array([scale_x, scale_y]).astype(dtype)
     diagnostics: dict[str, jax.Array] = {
-        "width_x": found_x * jnp.asarray(scale_x, dtype),
-        "width_y": found_y * jnp.asarray(scale_y, dtype),
+        "width_x": found_x * scales[0],
+        "width_y": found_y * scales[1],
     }
     return Estimate(value, jnp.full_like(value, jnp.nan), "estimate", diagnostics)
 
@@ -109,17 +114,11 @@ def _scaled(
     largest = float(np.max(np.abs(values)))
     if largest == 0 or 1e-30 < largest < 1e30:
         return jnp.asarray(values, dtype), width, 1.0
-    scale = 2.0 ** float(np.clip(np.floor(np.log2(largest)), -1000, 1000))
-    if is_traced(width):
-        width = jnp.asarray(width) / scale
-    elif width is not None:
-        width = np.asarray(width, np.float64) / scale
+    scale = 2.0 ** float(np.clip(np.floor(np.log2(largest)) - 2, -1000, 1000))
+    if width is not None:
+        traced = is_traced(width)
+        width = (jnp.asarray(width) if traced else np.asarray(width, float)) / scale
     return jnp.asarray(values / scale, dtype), width, scale
-
-
-def _is_number(value: object) -> bool:
-    dtype = np.asarray(value).dtype
-    return np.ndim(value) == 0 and jnp.issubdtype(dtype, np.number)
 
 
 @functools.partial(jax.jit, static_argnames="alpha")
@@ -171,4 +170,5 @@ def _kernel(samples: jax.Array, width: ArrayLike | None) -> tuple[jax.Array, jax
     squared, found = lax.cond(lost, exact, lambda: (squared, found))
     safe = jnp.where(found > 0, found, 1)
     # The square of a width, in units of the samples, may be below the smallest number.
-    return jnp.exp(-squared / safe / safe / 2), found * scale
+    scaled = jnp.where(squared > 0, jnp.sqrt(squared) / safe, 0)
+    return jnp.exp(-jnp.square(scaled) / 2), found * scale

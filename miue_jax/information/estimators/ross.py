@@ -7,11 +7,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
+from miue_jax import _checks
 from miue_jax.information._core import (
     Estimate,
     center_unrounded,
     check_class_sizes,
     check_counts,
+    check_key,
     check_labels,
     is_traced,
     known_samples,
@@ -80,6 +82,9 @@ def ross(
       Ross, Mutual information between discrete and continuous data sets, 2014, eq. 4.
     """
     check_counts(neighbors=neighbors, num_classes=num_classes, chunk_size=chunk_size)
+    _checks.check_flag("standardize", standardize)
+    if jitter_key is not None:
+        check_key(jitter_key, "jitter_key")
     _, dtype = known_samples("x", x, minimum=neighbors + 1)
     centered = center_unrounded(x, dtype, standardize=standardize)
     (samples,) = round_together([centered], dtype)

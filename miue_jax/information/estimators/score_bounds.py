@@ -21,6 +21,9 @@ from jax import lax
 from jax.scipy.special import logsumexp
 from jax.typing import ArrayLike
 
+from miue_jax._arguments import check_real, check_scalar
+from miue_jax.information._core import is_traced
+
 _Values = TypeVar("_Values")
 
 
@@ -60,7 +63,7 @@ def infonce(scores: ArrayLike, *, weights: ArrayLike | None = None) -> jax.Array
       The value in nats, a scalar.
 
     Raises:
-      ValueError: for bad shapes.
+      ValueError: for bad shapes, scores that are NaN or weights that are not positive.
 
     Example:
       >>> import numpy as np
@@ -97,7 +100,7 @@ def nwj(scores: ArrayLike, *, weights: ArrayLike | None = None) -> jax.Array:
       The value in nats, a scalar; minus infinity if a score overflows.
 
     Raises:
-      ValueError: for bad shapes.
+      ValueError: for bad shapes, scores that are NaN or weights that are not positive.
 
     Example:
       >>> import numpy as np
@@ -134,7 +137,7 @@ def donsker_varadhan(
       The value in nats, a scalar.
 
     Raises:
-      ValueError: for bad shapes.
+      ValueError: for bad shapes, scores that are NaN or weights that are not positive.
 
     Example:
       >>> import numpy as np
@@ -183,6 +186,7 @@ def smile(
       Song and Ermon, Understanding the Limitations of Variational Mutual Information
       Estimators, 2020 (clipped density ratios).
     """
+    check_scalar("clip", clip)
     if not clip > 0:
         raise ValueError(f"clip is {clip}; it must be positive")
     scores, weights = check_scores(scores, weights)
@@ -214,20 +218,27 @@ def check_scores(
     scores: ArrayLike, weights: ArrayLike | None
 ) -> tuple[jax.Array, jax.Array]:
     """Checks shapes and returns scores as floats and weights (default equal), sum 1."""
+    check_real("scores", scores)
     scores = jnp.asarray(scores)
     if scores.ndim != 2 or scores.shape[0] != scores.shape[1] or len(scores) < 2:
         raise ValueError(
             f"scores have shape {scores.shape}; they must be (K, K) with K >= 2"
         )
     scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+    if not is_traced(scores) and bool(jnp.any(jnp.isnan(scores))):
+        raise ValueError("scores hold NaN; they must be numbers")
     if weights is None:
         return scores, jnp.full(len(scores), 1 / len(scores), scores.dtype)
+    check_real("weights", weights)
     weights = jnp.asarray(weights, scores.dtype)
     if weights.shape != scores.shape[:1]:
         raise ValueError(
             f"weights have shape {weights.shape}; scores of shape {scores.shape} need "
             f"{scores.shape[:1]}"
         )
+    fits = (weights > 0) & (weights < jnp.inf)
+    if not is_traced(weights) and not bool(jnp.all(fits)):
+        raise ValueError(f"weights are {weights}; they must be finite and > 0")
     return scores, weights / jnp.sum(weights)
 
 

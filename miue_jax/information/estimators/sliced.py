@@ -111,6 +111,7 @@ def sliced(
         neighbors=neighbors,
         chunk_size=chunk_size,
     )
+    _checks.check_flag("shared", shared)
     _checks.check_choice("directions", directions, get_args(Directions))
     _checks.check_choice("estimator", estimator, get_args(SliceEstimator))
     # Fitting directions leaves half of the samples for the estimate.

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from miue_jax import _checks
-from miue_jax.information._core import Estimate, check_pair
+from miue_jax._arguments import check_scalar
+from miue_jax.information._core import Estimate, check_counts, check_key, check_pair
 from miue_jax.information.estimators import score_bounds
 from miue_jax.information.estimators.critic import (
     BOUNDS,
@@ -16,7 +17,7 @@ from miue_jax.information.estimators.critic import (
     critic_scores,
     fit_critic,
 )
-from miue_jax.information.estimators.fitting import FitConfig, split
+from miue_jax.information.estimators.fitting import FitConfig, check_config, split
 
 
 def variational(
@@ -88,6 +89,10 @@ def variational(
       Information, 2020.
     """
     _checks.check_choice("bound", bound, BOUNDS)
+    check_key(key)
+    check_config(config)
+    check_counts(embedding=embedding)
+    check_scalar("clip", clip)
     if not clip > 0:
         raise ValueError(f"clip is {clip}; it must be positive")
     x, y = check_pair(x, y, minimum=8)

@@ -175,6 +175,6 @@ def create(name: str) -> Task:
       >>> task.dim_x, round(task.information, 4)
       (5, 0.5928)
     """
-    if name not in _REGISTRY:
+    if not isinstance(name, str) or name not in _REGISTRY:
         raise _checks.unknown("task", name, NAMES)
     return _REGISTRY[name]()

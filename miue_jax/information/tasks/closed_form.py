@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from miue_jax._arguments import check_real, check_scalar
+from miue_jax.information._core import check_counts
 from miue_jax.information.tasks.task import Task
 
 
@@ -37,12 +39,16 @@ def gaussian(name: str, covariance: ArrayLike, *, dim_x: int) -> Task:
     References:
       Cover and Thomas, Elements of Information Theory, section 8.5.
     """
+    check_real("covariance", covariance)
+    check_counts(dim_x=dim_x)
     sigma = np.asarray(covariance, np.float64)
     if sigma.ndim != 2 or sigma.shape[0] != sigma.shape[1]:
         raise ValueError(f"the covariance has shape {sigma.shape}; it must be square")
     total = len(sigma)
     if not 0 < dim_x < total:
         raise ValueError(f"dim_x must be above 0 and below {total}, given {dim_x}")
+    if not np.all(np.isfinite(sigma)):
+        raise ValueError("the covariance holds NaN or infinity; it must be finite")
     if not np.allclose(sigma, sigma.T) or np.linalg.eigvalsh(sigma).min() <= 0:
         raise ValueError(
             "the covariance must be symmetric and positive definite; its smallest "
@@ -86,6 +92,7 @@ def bivariate(correlation: float) -> Task:
       >>> task.name, round(task.information, 4)
       ('1v1-normal-0.75', 0.4133)
     """
+    check_scalar("correlation", correlation)
     covariance = np.array([[1, correlation], [correlation, 1]])
     return gaussian(f"1v1-normal-{correlation}", covariance, dim_x=1)
 
@@ -110,6 +117,8 @@ def dense(dim_x: int, dim_y: int, *, correlation: float = 0.5) -> Task:
       >>> round(tasks.dense(25, 25).information, 4)
       1.2922
     """
+    check_counts(dim_x=dim_x, dim_y=dim_y)
+    check_scalar("correlation", correlation)
     total = dim_x + dim_y
     covariance = (1 - correlation) * np.eye(total) + correlation
     name = f"multinormal-dense-{dim_x}-{dim_y}-{correlation}"
@@ -143,9 +152,12 @@ def sparse(dim_x: int, dim_y: int, *, pairs: int = 2, strength: float = 2.0) -> 
       Czyz et al., Beyond Normal: On the Evaluation of Mutual Information Estimators,
       NeurIPS 2023, the two-pair tasks.
     """
-    if not 0 <= pairs <= min(dim_x, dim_y):
+    check_counts(dim_x=dim_x, dim_y=dim_y)
+    check_scalar("strength", strength)
+    if not isinstance(pairs, int | np.integer) or not 0 <= pairs <= min(dim_x, dim_y):
         raise ValueError(
-            f"pairs must be between 0 and {min(dim_x, dim_y)}, given {pairs}"
+            f"pairs must be a whole number between 0 and {min(dim_x, dim_y)}, given "
+            f"{pairs}"
         )
     covariance = np.eye(dim_x + dim_y)
     index = np.arange(pairs)
@@ -187,9 +199,7 @@ def student(dim_x: int, dim_y: int, *, degrees: int) -> Task:
       Arellano-Valle et al., Shannon Entropy and Mutual Information for Multivariate
       Skew-Elliptical Distributions, 2013; Czyz et al., Beyond Normal, NeurIPS 2023.
     """
-    for what, number in (("dim_x", dim_x), ("dim_y", dim_y), ("degrees", degrees)):
-        if number < 1 or number != int(number):
-            raise ValueError(f"{what} must be a positive integer, given {number}")
+    check_counts(dim_x=dim_x, dim_y=dim_y, degrees=degrees)
 
     def sample(key: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
         key_normal, key_scale = jax.random.split(key)
@@ -247,8 +257,9 @@ def additive(epsilon: float) -> Task:
     References:
       Czyz et al., Beyond Normal, NeurIPS 2023, the additive-noise task.
     """
-    if not epsilon > 0:
-        raise ValueError(f"epsilon must be > 0, given {epsilon}")
+    check_scalar("epsilon", epsilon)
+    if not 0 < epsilon < math.inf:
+        raise ValueError(f"epsilon must be > 0 and finite, given {epsilon}")
 
     def sample(key: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
         key_x, key_noise = jax.random.split(key)

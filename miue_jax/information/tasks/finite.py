@@ -9,6 +9,9 @@ import numpy as np
 from jax.scipy.special import entr
 from jax.typing import ArrayLike
 
+from miue_jax._arguments import check_real, check_scalar
+from miue_jax._checks import shown
+from miue_jax.information._core import check_counts, check_key, is_traced
 from miue_jax.information.tasks.task import Task
 
 # Below 1/2, so that a feature identifies its label without doubt.
@@ -102,6 +105,9 @@ def random_pmf(
     Returns:
       Probabilities of that shape.
 
+    Raises:
+      ValueError: for a shape that is none, or a spread that is negative or not finite.
+
     Example:
       >>> import jax
       >>> from miue_jax.information import tasks
@@ -109,6 +115,14 @@ def random_pmf(
       >>> pmf.shape, round(float(pmf.sum()), 4)
       ((3, 4), 1.0)
     """
+    check_key(key)
+    if not isinstance(shape, Sequence) or isinstance(shape, str) or not shape:
+        raise ValueError(f"shape is {shown(shape)}; it must hold whole numbers >= 1")
+    for size in shape:
+        check_counts(shape=size)
+    check_scalar("spread", spread)
+    if not is_traced(spread) and not 0 <= float(np.asarray(spread)) < math.inf:
+        raise ValueError(f"spread is {spread}; it must be finite and >= 0")
     logits = spread * jax.random.normal(key, (int(np.prod(shape)),))
     return jax.nn.softmax(logits).reshape(tuple(shape))
 
@@ -132,13 +146,14 @@ def finite(name: str, pmf: ArrayLike) -> Task:
       >>> round(task.information, 4)  # log 2
       0.6931
     """
+    check_real("pmf", pmf)
     table = np.asarray(pmf, np.float64)
     if table.ndim != 2:
         raise ValueError(f"pmf has shape {table.shape}; it must be (n_x, n_y)")
-    if not (table.min() >= 0 and abs(table.sum() - 1) < 1e-6):
+    if not (table.size and table.min() >= 0 and abs(table.sum() - 1) < 1e-6):
         raise ValueError(
-            f"pmf sums to {table.sum()} with smallest entry {table.min()}; it must be "
-            "a distribution"
+            f"pmf sums to {table.sum()} with smallest entry "
+            f"{table.min(initial=math.inf)}; it must be a distribution"
         )
     table = table / table.sum()
     product = table.sum(1, keepdims=True) * table.sum(0)
@@ -189,6 +204,8 @@ def label_channel(num_classes: int, error: float, *, dim: int = 16) -> Task:
     References:
       Cover and Thomas, Elements of Information Theory, section 7.2.
     """
+    check_counts(num_classes=num_classes, dim=dim)
+    check_scalar("error", error)
     if num_classes < 2:
         raise ValueError(f"num_classes must be at least 2, given {num_classes}")
     if dim < num_classes:

@@ -9,6 +9,8 @@ from jax import lax
 from jax.scipy.special import logsumexp
 from jax.typing import ArrayLike
 
+from miue_jax._arguments import check_real, check_scalar
+from miue_jax.information._core import check_counts, check_key, check_labels, is_traced
 from miue_jax.information.tasks.task import Task, double_precision
 
 # Quadrature over a standard normal: the density is below 1e-16 outside, and the
@@ -40,6 +42,10 @@ def noisy_information(
     Returns:
       (Q,) nats.
 
+    Raises:
+      ValueError: for shapes that disagree, weights that are no probabilities, or a
+        noise variance that is not positive and finite.
+
     Example:
       >>> import numpy as np
       >>> from miue_jax.information import tasks
@@ -49,7 +55,26 @@ def noisy_information(
       >>> round(float(values @ weights), 4)  # far apart: log 2
       0.6931
     """
-    points, weights = jnp.asarray(points), jnp.asarray(weights)
+    for name, value in (("points", points), ("weights", weights), ("noise", noise)):
+        check_real(name, value)
+    points, weights, noise = map(jnp.asarray, (points, weights, noise))
+    fits = points.ndim == noise.ndim == 2 and points.shape[1] == noise.shape[1]
+    if not fits or weights.shape != points.shape[:1]:
+        raise ValueError(
+            f"points have shape {points.shape}, weights {weights.shape} and noise "
+            f"{noise.shape}; they must be (n, D), (n,) and (Q, D)"
+        )
+    check_scalar("noise_variance", noise_variance)
+    if not is_traced(noise_variance) and not 0 < np.asarray(noise_variance) < np.inf:
+        raise ValueError(
+            f"noise_variance is {noise_variance}; it must be positive and finite"
+        )
+    if not is_traced(weights):
+        total = float(jnp.sum(weights))
+        if not (bool(jnp.all(weights >= 0)) and abs(total - 1) < 1e-4):
+            raise ValueError(
+                f"weights are {weights}, sum {total}; they must be >= 0 and sum to 1"
+            )
     difference = points[:, None] - points
     squared = jnp.sum(difference**2, axis=-1) / (2 * jnp.asarray(noise_variance))
     scaled = difference / jnp.sqrt(noise_variance)
@@ -58,7 +83,7 @@ def noisy_information(
         exponents = -squared - scaled @ u
         return -jnp.sum(weights * logsumexp(exponents, axis=1, b=weights))
 
-    return lax.map(at, jnp.asarray(noise), batch_size=64)
+    return lax.map(at, noise, batch_size=64)
 
 
 def quadrature(dim: int) -> tuple[np.ndarray, np.ndarray]:
@@ -79,6 +104,7 @@ def quadrature(dim: int) -> tuple[np.ndarray, np.ndarray]:
       >>> round(float(weights @ nodes[:, 0] ** 4), 6)  # the fourth moment
       3.0
     """
+    check_counts(dim=dim)
     if dim not in _NODES:
         raise ValueError(f"quadrature is for 1 or 2 dimensions, given {dim}")
     line = np.linspace(-_REACH, _REACH, _NODES[dim])
@@ -119,15 +145,21 @@ def noisy_points(
       >>> round(task.information, 4)  # log 2
       0.6931
     """
+    check_real("points", points)
+    check_scalar("noise_variance", noise_variance)
     points = np.asarray(points, np.float64)
+    if not points.size or not np.all(np.isfinite(points)):
+        raise ValueError(
+            f"points of shape {points.shape} must be finite, and at least one"
+        )
     if points.ndim != 2 or len(np.unique(points, axis=0)) < len(points):
         raise ValueError(f"points of shape {points.shape} must be (n, D), none twice")
-    if not noise_variance > 0:
-        raise ValueError(f"noise_variance must be > 0, given {noise_variance}")
+    if not 0 < noise_variance < np.inf:
+        raise ValueError(
+            f"noise_variance must be > 0 and finite, given {noise_variance}"
+        )
     count, dim = points.shape
-    kinds = None if labels is None else np.asarray(labels, np.int32)
-    if kinds is not None and kinds.shape != (count,):
-        raise ValueError(f"there are {count} points and labels of shape {kinds.shape}")
+    kinds = None if labels is None else np.asarray(check_labels(labels, count))
 
     def sample(key: jax.Array, size: int) -> tuple[jax.Array, ...]:
         key_point, key_noise = jax.random.split(key)
@@ -186,9 +218,9 @@ def sphere_clusters(
       >>> points.shape, round(float((points**2).sum(axis=2).max()), 4)
       ((3, 5, 8), 1.0)
     """
-    for what, number in (("num_classes", num_classes), ("per_class", per_class)):
-        if number < 1:
-            raise ValueError(f"{what} must be at least 1, given {number}")
+    check_key(key)
+    check_counts(num_classes=num_classes, per_class=per_class, dim=dim)
+    _check_spread(spread)
     if dim < 2:
         raise ValueError(f"dim must be at least 2, given {dim}")
     key_mean, key_point = jax.random.split(key)
@@ -229,8 +261,10 @@ def sphere(
       >>> task.num_classes, 0 < task.information < math.log(6)
       (2, True)
     """
-    if not spread > 0:
-        raise ValueError(f"spread must be > 0, given {spread}")
+    _check_spread(spread)
+    if spread == 0:
+        raise ValueError("spread must be > 0, given 0: points of a class coincide")
+    check_counts(dim=dim, num_classes=num_classes, per_class=per_class)
     build = functools.partial(
         sphere_clusters, num_classes=num_classes, per_class=per_class, dim=dim
     )
@@ -241,6 +275,12 @@ def sphere(
         noise_variance=noise_variance,
         labels=np.repeat(np.arange(num_classes), per_class),
     )
+
+
+def _check_spread(spread: ArrayLike) -> None:
+    check_scalar("spread", spread)
+    if not is_traced(spread) and not 0 <= float(np.asarray(spread)) < np.inf:
+        raise ValueError(f"spread is {spread}; it must be finite and >= 0")
 
 
 def _information(points: np.ndarray, noise_variance: float) -> tuple[float, float]:

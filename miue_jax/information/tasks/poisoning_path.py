@@ -19,7 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from miue_jax.information._core import is_traced
+from miue_jax._arguments import check_scalar
+from miue_jax._checks import shown
+from miue_jax.information._core import check_counts, check_key, is_traced
 from miue_jax.information.tasks.task import Task, double_precision
 
 _DRAWS = 20000
@@ -113,7 +115,8 @@ def poisoning_path(
 
     Raises:
       ValueError: if the signal has more coordinates than the features, there are fewer
-        than two classes, the scale is negative or the noise not positive.
+        than two classes, a scale or variance is negative or not finite, or the noise
+        not positive.
 
     Example:
       >>> import jax
@@ -122,12 +125,26 @@ def poisoning_path(
       >>> round(float(model.covariance[8, 8]), 4)  # collapsed: the noise is left
       0.05
     """
+    check_key(key)
+    check_counts(dim=dim, rank=rank, num_classes=num_classes)
+    for name, value, least in (
+        ("scale", scale, 0),
+        ("label_scale", label_scale, -np.inf),
+        ("poison_label_scale", poison_label_scale, -np.inf),
+        ("noise_variance", noise_variance, 0),
+        ("signal_variance", signal_variance, 0),
+        ("residual_variance", residual_variance, 0),
+        ("clean_variance", clean_variance, 0),
+    ):
+        check_scalar(name, value)
+        if is_traced(value):
+            continue
+        if not (np.isfinite(value) and np.asarray(value) >= least):
+            raise ValueError(f"{name} is {value}; it must be finite and >= {least}")
     if not 1 <= rank <= dim:
         raise ValueError(f"rank must be between 1 and dim = {dim}, given {rank}")
     if num_classes < 2:
         raise ValueError(f"num_classes must be at least 2, given {num_classes}")
-    if not is_traced(scale) and not np.asarray(scale) >= 0:
-        raise ValueError(f"scale must be >= 0, given {scale}")
     if not is_traced(noise_variance) and not np.asarray(noise_variance) > 0:
         raise ValueError(f"noise_variance must be > 0, given {noise_variance}")
     means = jax.random.normal(key, (2, num_classes, dim))
@@ -162,7 +179,10 @@ def path_information(
       size: number of samples.
 
     Returns:
-      The values and their standard errors.
+      The values and their standard errors, NaN for one sample.
+
+    Raises:
+      ValueError: for a key, a model or a number of samples that is none.
 
     Example:
       >>> import jax
@@ -175,6 +195,10 @@ def path_information(
     References:
       docs/theory.md, T1 (i).
     """
+    check_key(key)
+    check_counts(size=size)
+    if not isinstance(model, PathModel):
+        raise ValueError(f"model is {shown(model)}; it must be a PathModel")
     model = jax.tree.map(jnp.asarray, model)
     clean, poison, _ = _sample(key, model, size)
     means, both, marginals = _laws(model, clean, poison)

@@ -9,6 +9,9 @@ import numpy as np
 from jax import lax
 from jax.scipy.stats import norm
 
+from miue_jax._arguments import check_callable
+from miue_jax.information._core import check_counts, check_key
+
 Draw = Callable[[jax.Array, int], tuple[jax.Array, ...]]
 Pointwise = Callable[[jax.Array, jax.Array], jax.Array]
 Map = Callable[[jax.Array], jax.Array]
@@ -64,7 +67,10 @@ def mean_pointwise(
       size: number of samples.
 
     Returns:
-      The mean and its standard error, in nats.
+      The mean and its standard error, in nats; the latter NaN for one sample.
+
+    Raises:
+      ValueError: for a key, a function or a number of samples that is none.
 
     Example:
       >>> import jax
@@ -80,6 +86,10 @@ def mean_pointwise(
       Czyz et al., On the Properties and Estimation of Pointwise Mutual Information
       Profiles, 2023.
     """
+    check_key(key)
+    check_callable("sample", sample)
+    check_callable("pointwise", pointwise)
+    check_counts(size=size)
 
     def values(key: jax.Array) -> jax.Array:
         x, y = sample(key, size)[:2]
