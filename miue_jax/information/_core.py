@@ -220,6 +220,17 @@ def check_counts(**counts: int) -> None:
             )
 
 
+def where_finite(value: jax.Array, *samples: ArrayLike) -> jax.Array:
+    """The value, or NaN if traced samples, which nobody could refuse, are not finite.
+
+    Comparisons with NaN are false, so that ranks and counts would hide it.
+    """
+    for each in samples:
+        if is_traced(each):
+            value = jnp.where(jnp.all(jnp.isfinite(each)), value, jnp.nan)
+    return value
+
+
 def check_key(key: Any, name: str = "key") -> None:
     """Raises a ValueError for what is not one random key."""
     dtype = getattr(key, "dtype", None)
@@ -320,7 +331,8 @@ def center_unrounded(
         values = np.asarray(given, np.float64) if wide is None else wide
     values = values.reshape(len(values), -1)
     # A rounded mean would leave a constant column at a constant other than 0.
-    varies = xp.max(values, axis=0) > xp.min(values, axis=0)
+    # NaN, where it cannot be refused, is not constant.
+    varies = ~(xp.max(values, axis=0) <= xp.min(values, axis=0))
     if labels is None:
         values = values - xp.mean(values, axis=0)
     else:

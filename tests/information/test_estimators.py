@@ -105,3 +105,17 @@ def test_known_arrays_are_checked_inside_jit_too():
         jax.jit(lambda z: check_samples("x", x) + z)(0.0)
     with pytest.raises(ValueError, match="labels run from 0 to 2"):
         jax.jit(lambda z: check_labels(labels, SIZE, num_classes=2) + z)(0)
+
+
+def test_traced_nan_stays_nan():
+    # Ranks and counts would hide it.
+    rng = np.random.default_rng(0)
+    x, noise = rng.standard_normal((2, 60, 2)).astype(np.float32)
+    labels, key = np.arange(60) % 3, jax.random.key(0)
+    x[3, 1] = np.nan
+    with_all = {"key": key, "labels": labels, "num_classes": 3}
+    for name in ("ksg", "ksg_conditional", "ross", "gaussian", "copula", "renyi"):
+        found = jax.jit(lambda x, n=name: estimators.estimate(n, x, noise, **with_all))
+        assert np.isnan(found(x).value), name
+    found = jax.jit(lambda x: estimators.sliced(key, x, noise, num_slices=3).value)
+    assert np.isnan(found(x))

@@ -38,6 +38,7 @@ from miue_jax.information._core import (
     is_traced,
     known_pair,
     round_together,
+    where_finite,
     whole_digamma,
 )
 from miue_jax.information.estimators import neighbors as nearest
@@ -231,6 +232,7 @@ def ksg_conditional(
         lambda *stage: _ksg(*spaces, checked, order, *static, *stage),
         traced=is_traced(*spaces, checked),
     )
+    value = where_finite(value, x, y)
     diagnostics["constant_columns"] = constant
     return Estimate(value, jnp.full_like(value, jnp.nan), "estimate", diagnostics)
 

@@ -12,7 +12,13 @@ from jax.typing import ArrayLike
 from miue_jax._arguments import check_scalar
 from miue_jax._checks import shown
 from miue_jax._floats import power_of_two
-from miue_jax.information._core import Estimate, center_unrounded, is_traced, known_pair
+from miue_jax.information._core import (
+    Estimate,
+    center_unrounded,
+    is_traced,
+    known_pair,
+    where_finite,
+)
 from miue_jax.information.estimators import neighbors as nearest
 
 
@@ -86,6 +92,7 @@ def renyi(
         _scaled(z, width, dtype) for z, width in ((x, width_x), (y, width_y))
     )
     value, found_x, found_y = _score(x, y, width_x, width_y, alpha=alpha)
+    value = where_finite(value, x, y)
     for name, width in (("x", found_x), ("y", found_y)):
         if not is_traced(width) and not float(width) > 0:
             raise ValueError(

@@ -18,6 +18,7 @@ from miue_jax.information._core import (
     is_traced,
     known_samples,
     round_together,
+    where_finite,
     whole_digamma,
 )
 from miue_jax.information.estimators import neighbors as nearest
@@ -100,6 +101,7 @@ def ross(
         lambda *stage: _ross(samples, checked, *static, *stage),
         traced=is_traced(samples, checked),
     )
+    value = where_finite(value, x)
     diagnostics["constant_columns"] = jnp.sum(jnp.all(samples == 0, axis=0))
     return Estimate(value, jnp.full_like(value, jnp.nan), "estimate", diagnostics)
 
