@@ -221,9 +221,9 @@ def test_the_smooth_function_becomes_the_codec_where_coefficients_are_rounded(
     for quality in (10, 75):
         rounded = _scale_coefficients(images, quality, subsampled, rounding)
         coded = jpeg(images, quality=quality, subsampled=subsampled)
-        # The codec rounds at every stage.
-        difference = np.abs(255 * (jnp.clip(rounded, 0, 1) - coded))
-        assert np.mean(difference) < 1, quality
+        # The codec rounds at every stage, which tips coefficients near a half.
+        difference = np.mean(np.abs(jnp.clip(rounded, 0, 1) - coded))
+        assert difference < 0.3 * np.mean(np.abs(coded - images)), quality
     kept = _scale_coefficients(images, 50, False, jnp.ones_like)
     np.testing.assert_allclose(kept, images, atol=1e-2)
 
