@@ -13,7 +13,7 @@ columns and one seed of both generator and victim; `--final` names rows that get
 columns, three seeds of the victim, two of the generator and victims of other
 architectures. It takes 40 minutes of one core for a row of the first stage.
 
-The result will be results/robust_cpu.json; the study is not complete yet.
+What is done so far is in results/robust_cpu.json; the study is not complete.
 
 Runs are resumed by the same command; `--rows`, `--columns` and `--seeds` choose cells,
 and several processes may share a directory. summary.json and table.md in it show what

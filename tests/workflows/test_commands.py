@@ -191,16 +191,24 @@ def test_the_demo_shows_both_accuracies_and_a_picture(miue, tmp_path, monkeypatc
         "_SHARED": small,
         "_GENERATOR_EPOCHS": 4,
         "_VICTIM_EPOCHS": 2,
+        "_ROBUST": {**demo._ROBUST, "epochs": 1},
     }.items():
         assert type(getattr(demo, name)) is type(value)
         monkeypatch.setattr(demo, name, value)
     workdir = tmp_path / "demo"
     status, printed, _ = miue("demo", "--workdir", workdir)
     assert status == 0
-    for name in ("clean", "protected"):
+    found = {}
+    for name in ("clean", "protected", "clean-jpeg", "robust-jpeg"):
         results = workdir / f"victim-{name}" / "results.json"
         accuracy = json.loads(results.read_text())["final"]["mean"]
-        assert f"{name:<20}{100 * accuracy:.1f} %" in printed
+        found[name] = f"{100 * accuracy:.1f} %"
+    for name in ("clean", "protected"):
+        assert f"{name:<20}{found[name]}\n" in printed
+    assert (
+        f"JPEGs, quality 50   {found['clean-jpeg']} clean, {found['robust-jpeg']} "
+        "protected through compression\n"
+    ) in printed
     assert (workdir / "protected.png").stat().st_size > 1000
 
 
