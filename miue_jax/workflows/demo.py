@@ -18,8 +18,9 @@ _TRAIN = DataSource("shapes", per_class=200)
 _TEST = DataSource("shapes", split="test", per_class=100)
 _SHARED = {"model": "resnet10", "width": 8, "batch_size": 50, "learning_rate": 0.05}
 _GENERATOR_EPOCHS, _VICTIM_EPOCHS = 18, 12
-# Steps must carry coefficients over the quantizer's thresholds: few long ones will do.
-_ROBUST = {"epochs": 8, "pgd_steps": 3, "step_size": 2.0, "step_size_end": 1.5}
+# Long steps, since they must carry coefficients over the quantizer's thresholds; with
+# fewer of them or fewer epochs, the shapes are learned before the perturbation.
+_ROBUST = {"epochs": 10, "pgd_steps": 4, "step_size": 2.0, "step_size_end": 1.5}
 _VIEWS = {"jpeg": 0.7, "min_quality": 30, "max_quality": 70}
 _QUALITY = 50
 
