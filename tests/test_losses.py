@@ -30,7 +30,9 @@ CLASSES = 5
 
 def paired(features, labels, axis_name=None):
     """The paired similarity, with views that the features determine."""
-    views = jnp.sin(3 * features) + 0.5 * features
+    # Powers of 2, which are exact in every type.
+    weights = 2.0 ** (jnp.arange(jnp.shape(features)[-1]) % 3 - 1)
+    views = features * weights.astype(features.dtype)
     return paired_similarity_loss(
         features, views, labels, temperature=0.3, margin=0.2, axis_name=axis_name
     )

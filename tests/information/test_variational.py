@@ -454,7 +454,7 @@ def test_bad_samples_are_refused():
 
 def test_bad_options_are_refused():
     x, y = normal_pairs(100, 0.5)
-    with pytest.raises(ValueError, match="allowed: infonce, nwj, dv, smile"):
+    with pytest.raises(ValueError, match="llowed: infonce, nwj, dv, smile"):
         variational(jax.random.key(0), x, y, bound="mine")
     with pytest.raises(ValueError, match="embedding is 0"):
         fit_critic(jax.random.key(0), x, y, embedding=0, config=SMALL)
