@@ -269,7 +269,7 @@ _LOG_LINES = (
 
 
 def messages(text: str) -> list[str]:
-    """The lines of standard error that are not of a log."""
+    """The lines of an output that are not of a log."""
     logged = re.compile("|".join(_LOG_LINES))
     return [line for line in text.splitlines() if line and not logged.match(line)]
 
@@ -296,6 +296,6 @@ def refusal(
         return f"status {ended.status}: {last or ended.out.strip()[:200]}"
     if len(lines) != 1:
         return f"{len(lines)} lines instead of one: {' / '.join(every)[:300]}"
-    if ended.out:
-        return f"prints {ended.out[:100]!r} besides: {last}"
+    if printed := messages(ended.out):
+        return f"prints {' / '.join(printed)[:100]!r} besides: {last}"
     return None
