@@ -48,6 +48,8 @@ def demo(
       >>> from miue_jax.workflows.demo import demo
       >>> accuracies = demo("runs/demo", say=print)  # doctest: +SKIP
     """
+    if not os.fspath(workdir):
+        raise ValueError("workdir is empty: name a directory")
     workdir = pathlib.Path(workdir)
     # On shapes, unlike on photographs, a victim's crops undo a perturbation that was
     # made without.

@@ -160,6 +160,29 @@ def test_a_bad_import_makes_no_folder(miue, tmp_path, data, protected):
 
 
 @pytest.mark.slow
+def test_what_is_read_is_not_overwritten(miue, tmp_path, data, protected):
+    delta = tmp_path / "protected.delta.npy"
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for arguments in (
+        ("import", delta, data, "--output", data),
+        ("import", delta, data, "--output", protected),
+        ("export", protected, "--npy", delta),
+        ("detect", protected, data, "--json", protected),
+    ):
+        status, output, errors = miue(*arguments)
+        assert (status, output, errors.count("\n")) == (2, "", 1)
+        assert "is read by this command, and would be overwritten" in errors
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_spans_of_time_are_no_perturbation(miue, tmp_path, data):
+    np.save(tmp_path / "spans.npy", np.zeros((24, 8, 8, 3), "m8[s]"))
+    made = tmp_path / "made.npz"
+    status, _, errors = miue("import", tmp_path / "spans.npy", data, "--output", made)
+    assert (status, made.exists()) == (2, False)
+    assert "a perturbation is float or a signed integer" in errors
+
+
 def test_the_demo_shows_both_accuracies_and_a_picture(miue, tmp_path, monkeypatch):
     small = {"model": "mlp2", "width": 8, "batch_size": 20, "learning_rate": 0.05}
     for name, value in {
