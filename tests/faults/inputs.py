@@ -230,9 +230,7 @@ def _options(base: _Base, place: pathlib.Path) -> list[_Option]:
     """The options of a command, from its help."""
     arguments = base.arguments
     # Wider, the sections of a long help stand side by side.
-    ended = commands.run(
-        (*arguments, "--help"), place, environment={"COLUMNS": "150"}
-    )
+    ended = commands.run((*arguments, "--help"), place, environment={"COLUMNS": "150"})
     text = re.sub(r"\x1b\[[0-9;]*m", "", ended.out)
     found = {}
     for line in text.splitlines():
