@@ -32,6 +32,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import numpy as np
+from matrix_cifar10_cpu import DEFENSES
 from tyro.conf import Positional, arg
 
 from miue_jax import _checks, _command_line, data, victims
@@ -93,27 +94,6 @@ CHANGES: dict[str, dict[str, Any]] = {
     "no_views": {"views": "none"},
 }
 
-ADVERSARIAL = {
-    "name": "adversarial_training",
-    "num_steps": 3,
-    "protocol": "miue",
-    "eval_steps": 10,
-}
-
-# As in experiments/matrix_cifar10_cpu.py.
-DEFENSES = {
-    "none": "none",
-    "jpeg_10": "jpeg-10",
-    "jpeg_50": "jpeg-50",
-    "grayscale": "grayscale",
-    "bit_depth_2": "bit_depth-2",
-    "cutout": "cutout",
-    "cutmix": "cutmix",
-    "orthogonal_projection": {"name": "orthogonal_projection", "epochs": 200},
-    "ueraser": "ueraser",
-    "at_2": {**ADVERSARIAL, "radius": 2, "step_size": 1.0},
-    "at_8": {**ADVERSARIAL, "radius": 8, "step_size": 4.0},
-}
 FIRST = ("jpeg_10", "none", "jpeg_50", "grayscale")
 
 VICTIM = functools.partial(

@@ -20,7 +20,7 @@ from miue_jax._checks import shown
 from miue_jax.budget import Budget, audit, check_within, quantize
 from miue_jax.data import atomic, npz, public
 from miue_jax.data.dataset import Dataset, file_names, fingerprint, validate
-from miue_jax.image import quality
+from miue_jax.image import quality, ssim_window
 
 FORMAT = 1
 _ARRAYS = ("images", "labels", "class_names", "metadata")
@@ -476,7 +476,7 @@ def _quality(clean: np.ndarray, images: np.ndarray) -> dict[str, float | None]:
     psnr = quality.psnr(clean, images)
     if not math.isfinite(psnr):
         return {"psnr": None, "ssim": None}
-    if min(clean.shape[1:3]) < quality.SSIM_WINDOW:
+    if min(clean.shape[1:3]) < ssim_window.SIZE:
         return {"psnr": psnr, "ssim": None}
     return {"psnr": psnr, "ssim": quality.ssim(clean, images)}
 

@@ -17,14 +17,13 @@ from jax import lax
 
 from miue_jax._checks import check_choice, check_number
 from miue_jax.budget import Budget, to_unit
-from miue_jax.generators import surrogate, transformed
+from miue_jax.generators import perturbation_steps, surrogate, transformed
 from miue_jax.generators.adversary import adversarial_change
 from miue_jax.generators.base import DataSpec, Generator, no_mean
 from miue_jax.generators.surrogate import SurrogateConfig, check_radius
 from miue_jax.generators.transformed import Transformed
 from miue_jax.image.augment import flip_where, random_crop
 from miue_jax.losses import update_class_means
-from miue_jax.projected_gradient import pgd_with_losses
 from miue_jax.train import classifier, sampling
 from miue_jax.train.classifier import Learner
 from miue_jax.train.metrics import Mean, Metrics, mean_of
@@ -741,7 +740,7 @@ def _perturb(
         "redraws": config.views.redraw == "step" or config.adversarial_radius > 0,
     }
     if config.perturbation == "class":
-        delta, losses = move_classes(
+        delta, losses = perturbation_steps.move_classes(
             state.shared.class_delta,
             batch,
             view.carriers,
@@ -751,7 +750,7 @@ def _perturb(
         )
         state = state._replace(shared=state.shared._replace(class_delta=delta))
     else:
-        delta, losses = move_images(
+        delta, losses = perturbation_steps.move_images(
             state.per_example.delta, batch, movable, view.carriers, loss_fn, **options
         )
         state = state._replace(per_example=state.per_example._replace(delta=delta))
@@ -771,145 +770,7 @@ def _perturbed(
 ) -> jax.Array:
     """Adds the perturbations of a batch to its carriers (B, H, W, C)."""
     if config.perturbation == "class":
-        return _add_clipped(carriers, _of_classes(state.shared.class_delta, batch))
-    return carriers + _of_images(state.per_example.delta, batch)
-
-
-def _of_images(delta: jax.Array, batch: Batch) -> jax.Array:
-    """The perturbations (g * b, H, W, C) of a batch, 0 where it is not selected."""
-    taken = jax.vmap(lambda values, rows: values[rows])(delta, batch.rows)
-    taken = taken.reshape(-1, *taken.shape[2:])
-    return jnp.where(batch.selected.reshape(-1, 1, 1, 1), taken, 0)
-
-
-def _of_classes(delta: jax.Array, batch: Batch) -> jax.Array:
-    """`_of_images` of perturbations (K, H, W, C) of classes."""
-    taken = delta[batch.labels.reshape(-1)]
-    return jnp.where(batch.selected.reshape(-1, 1, 1, 1), taken, 0)
-
-
-def _add_clipped(carriers: jax.Array, delta: jax.Array) -> jax.Array:
-    """Adds perturbations of classes, which are not confined to an image's box."""
-    return jnp.clip(carriers + delta, 0, 1)
-
-
-def move_images(
-    delta: jax.Array,
-    batch: Batch,
-    movable: jax.Array,
-    carriers: jax.Array,
-    loss_fn: Callable[..., jax.Array],
-    *,
-    radius: float,
-    step_size: jax.Array | float,
-    num_steps: int,
-    redraws: bool = False,
-) -> tuple[jax.Array, jax.Array]:
-    """Moves the perturbations of a batch of images by projected gradient.
-
-    Args:
-      delta: (g, n, H, W, C), of all images.
-      batch: of g times b images.
-      movable: (g, b) bool; the other images keep their perturbation.
-      carriers: (g * b, H, W, C) in [0, 1], to which the perturbations are added.
-      loss_fn: perturbed carriers -> () loss to minimize; images that are not selected
-        are passed to it unperturbed.
-      radius: of the L-infinity ball, in [0, 1] units.
-      step_size: in [0, 1] units.
-      num_steps: projected-gradient steps.
-      redraws: whether `loss_fn` takes the () int32 number of the step, too.
-
-    Returns:
-      The perturbations (g, n, H, W, C), and (num_steps,) the loss before every step.
-    """
-    selected = batch.selected.reshape(-1, 1, 1, 1)
-    after, losses = _descend(
-        lambda perturbed, *step: loss_fn(
-            jnp.where(selected, perturbed, carriers), *step
-        ),
-        carriers,
-        _of_images(delta, batch),
-        radius=radius,
-        step_size=step_size,
-        num_steps=num_steps,
-        redraws=redraws,
-    )
-    chosen = movable & batch.selected
-    return sampling.store(delta, batch, chosen, after), losses
-
-
-def move_classes(
-    delta: jax.Array,
-    batch: Batch,
-    carriers: jax.Array,
-    loss_fn: Callable[..., jax.Array],
-    *,
-    radius: float,
-    step_size: jax.Array | float,
-    num_steps: int,
-    axis_name: str | None = None,
-    redraws: bool = False,
-) -> tuple[jax.Array, jax.Array]:
-    """Moves the perturbations of classes by projected gradient on a global batch.
-
-    Args:
-      delta: (K, H, W, C), the same on every device.
-      batch: the device's share, g times b images.
-      carriers: (g * b, H, W, C) in [0, 1], to which the perturbations are added.
-      loss_fn: perturbed carriers -> () loss of the global batch to minimize.
-      radius: of the L-infinity ball, in [0, 1] units, below 0.5.
-      step_size: in [0, 1] units.
-      num_steps: projected-gradient steps.
-      axis_name: the mesh axis over which the batch is sharded.
-      redraws: whether `loss_fn` takes the () int32 number of the step, too.
-
-    Returns:
-      The perturbations (K, H, W, C), and (num_steps,) the loss before every step.
-    """
-    # Around mid-gray, since they are not confined to the box of any single image.
-    middle = jnp.full_like(delta, 0.5)
-
-    def class_loss(moved: jax.Array, *step: jax.Array) -> jax.Array:
-        if axis_name is not None:
-            # The identity on replicated values; it averages their gradients.
-            moved = lax.pmean(moved, axis_name)
-        added = _add_clipped(carriers, _of_classes(moved - middle, batch))
-        return loss_fn(added, *step)
-
-    return _descend(
-        class_loss,
-        middle,
-        delta,
-        radius=radius,
-        step_size=step_size,
-        num_steps=num_steps,
-        redraws=redraws,
-    )
-
-
-def _descend(
-    loss_fn: Callable[..., jax.Array],
-    images: jax.Array,
-    delta: jax.Array,
-    *,
-    radius: float,
-    step_size: jax.Array | float,
-    num_steps: int,
-    redraws: bool,
-) -> tuple[jax.Array, jax.Array]:
-    """`pgd_with_losses`, where the loss may know the number of the step."""
-    options = {"radius": radius, "step_size": step_size}
-    if not redraws:
-        return pgd_with_losses(loss_fn, images, delta, num_steps=num_steps, **options)
-
-    def move(delta: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array]:
-        delta, losses = pgd_with_losses(
-            lambda perturbed: loss_fn(perturbed, step),
-            images,
-            delta,
-            num_steps=1,
-            **options,
+        return perturbation_steps.add_clipped(
+            carriers, perturbation_steps.of_classes(state.shared.class_delta, batch)
         )
-        return delta, losses[0]
-
-    return lax.scan(move, delta, jnp.arange(num_steps, dtype=jnp.int32))
+    return carriers + perturbation_steps.of_images(state.per_example.delta, batch)

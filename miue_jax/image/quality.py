@@ -11,12 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from miue_jax.budget import to_unit
+from miue_jax.image import ssim_window
 
 # Values that are worked on at once, some 40 bytes each: 512 images of 32x32 pixels.
 _CHUNK = 512 * 32 * 32 * 3
-# The window of Wang et al.; images must be at least this large for SSIM.
-SSIM_WINDOW = 11
-_SSIM_SIGMA = 1.5
 
 
 def psnr(clean: np.ndarray, images: np.ndarray) -> float:
@@ -76,10 +74,10 @@ def ssim(clean: np.ndarray, images: np.ndarray) -> float:
       to structural similarity", 2004, section III.
     """
     clean, images = _changed(clean, images)
-    if min(clean.shape[1:3]) < SSIM_WINDOW:
+    if min(clean.shape[1:3]) < ssim_window.SIZE:
         raise ValueError(
-            f"SSIM needs images of at least {SSIM_WINDOW}x{SSIM_WINDOW} pixels, got "
-            f"{clean.shape[2]}x{clean.shape[1]}"
+            f"SSIM needs images of at least {ssim_window.SIZE}x{ssim_window.SIZE} "
+            f"pixels, got {clean.shape[2]}x{clean.shape[1]}"
         )
     values = _per_image(_ssim, clean, images)
     return float(np.mean(values, dtype=np.float64)) if values.size else 1.0
@@ -88,7 +86,10 @@ def ssim(clean: np.ndarray, images: np.ndarray) -> float:
 def _ssim(clean: jax.Array, images: jax.Array) -> jax.Array:
     # Two banded matrix products: ten times faster on the CPU than the convolutions
     # that dm_pix.ssim would choose, equal to 2e-7.
-    rows, columns = _blur_matrix(clean.shape[1]), _blur_matrix(clean.shape[2])
+    rows, columns = (
+        ssim_window.blur_matrix(clean.shape[1]),
+        ssim_window.blur_matrix(clean.shape[2]),
+    )
 
     def blur(x: jax.Array) -> jax.Array:
         precision = jax.lax.Precision.HIGHEST
@@ -99,21 +100,11 @@ def _ssim(clean: jax.Array, images: jax.Array) -> jax.Array:
     similarity = dm_pix.ssim(
         clean,
         images,
-        filter_size=SSIM_WINDOW,
-        filter_sigma=_SSIM_SIGMA,
+        filter_size=ssim_window.SIZE,
+        filter_sigma=ssim_window.SIGMA,
         filter_fn=filter_fn,
     )
     return jnp.asarray(similarity)
-
-
-def _blur_matrix(size: int) -> np.ndarray:
-    offsets = np.arange(SSIM_WINDOW) - SSIM_WINDOW // 2
-    window = np.exp(-0.5 * (offsets / _SSIM_SIGMA) ** 2)
-    window /= window.sum()
-    matrix = np.zeros((size - SSIM_WINDOW + 1, size), np.float32)
-    for row in range(len(matrix)):
-        matrix[row, row : row + SSIM_WINDOW] = window
-    return matrix
 
 
 def _changed(clean: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,12 +1,10 @@
 """Structural similarity of large pictures, measured on a sample of them."""
 
-import functools
-
 import numpy as np
 
-# As `miue_jax.image.quality.ssim`, which compiles a program for every size.
-WINDOW = 11
-_SIGMA = 1.5
+from miue_jax.image.ssim_window import SIZE, blur_matrix
+
+# `miue_jax.image.quality.ssim` compiles a program for every size.
 _TILE = 64
 _MOST_TILES = 32
 
@@ -36,7 +34,7 @@ def ssim(before: np.ndarray, after: np.ndarray) -> float | None:
       to structural similarity", 2004, section III.
     """
     height, width, _ = before.shape
-    if min(height, width) < WINDOW:
+    if min(height, width) < SIZE:
         return None
     tall, wide = min(_TILE, height), min(_TILE, width)
     tops, lefts = _starts(height, tall), _starts(width, wide)
@@ -50,7 +48,7 @@ def ssim(before: np.ndarray, after: np.ndarray) -> float | None:
         return np.moveaxis(np.stack(cut), -1, 1).astype(np.float32) / 255
 
     x, y = tiles(before), tiles(after)
-    rows, columns = _blur(tall), _blur(wide).T
+    rows, columns = blur_matrix(tall), blur_matrix(wide).T
 
     def mean(values: np.ndarray) -> np.ndarray:
         return rows @ values @ columns
@@ -65,16 +63,5 @@ def ssim(before: np.ndarray, after: np.ndarray) -> float | None:
 
 
 def _starts(size: int, tile: int) -> list[int]:
-    step = tile - WINDOW + 1
+    step = tile - SIZE + 1
     return [*range(0, size - tile, step), size - tile]
-
-
-@functools.lru_cache(maxsize=64)
-def _blur(size: int) -> np.ndarray:
-    offsets = np.arange(WINDOW) - WINDOW // 2
-    window = np.exp(-0.5 * (offsets / _SIGMA) ** 2)
-    window /= window.sum()
-    matrix = np.zeros((size - WINDOW + 1, size), np.float32)
-    for row in range(len(matrix)):
-        matrix[row, row : row + WINDOW] = window
-    return matrix

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from miue_jax import generators
-from miue_jax.generators import min_min, surrogate
+from miue_jax.generators import min_min, perturbation_steps, surrogate
 from miue_jax.generators.min_min import MinMinConfig
 from miue_jax.train import loop, parallel, sampling
 
@@ -218,7 +218,7 @@ def test_images_that_are_not_selected_stay_clean_for_the_others_too():
     batch = _batch(selected)
     carriers = np.asarray(batch.images).reshape(6, *SHAPE)
     mask = selected[:, None, None, None]
-    found, losses = min_min.move_images(
+    found, losses = perturbation_steps.move_images(
         jnp.zeros((1, 6, *SHAPE)),
         *(batch, jnp.ones((1, 6), bool), jnp.asarray(carriers), _coupled),
         radius=RADIUS,
@@ -247,7 +247,7 @@ def test_a_class_moves_against_the_gradient_of_all_its_images():
         return _smooth(jnp.clip(carriers + mask * classes[labels], 0, 1))
 
     start = np.zeros((CLASSES, *SHAPE), np.float32)
-    found, losses = min_min.move_classes(
+    found, losses = perturbation_steps.move_classes(
         jnp.asarray(start),
         *(batch, jnp.asarray(carriers), _smooth),
         radius=RADIUS,
