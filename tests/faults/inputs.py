@@ -229,9 +229,11 @@ def _small(options: Sequence[_Option]) -> tuple[str, ...]:
 def _options(base: _Base, place: pathlib.Path) -> list[_Option]:
     """The options of a command, from its help."""
     arguments = base.arguments
-    # Wider, the sections of a long help stand side by side.
-    ended = commands.run((*arguments, "--help"), place, environment={"COLUMNS": "150"})
+    ended = commands.run((*arguments, "--help"), place, environment={"COLUMNS": "100"})
     text = re.sub(r"\x1b\[[0-9;]*m", "", ended.out)
+    # As those of a long help do where it is wide: then only some would be found.
+    if any(line.count("╭") > 1 for line in text.splitlines()):
+        raise RuntimeError(f"{commands.shown(arguments)} --help: sections side by side")
     found = {}
     for line in text.splitlines():
         if shown := re.match(
