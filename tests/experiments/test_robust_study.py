@@ -1,0 +1,58 @@
+"""The study of what outlasts compression: its rows, its cells and its summary."""
+
+import robust_study
+
+from miue_jax.data import DataSource
+from miue_jax.workflows.sweep import plan
+
+
+def _flat(settings, prefix=""):
+    found = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{name}.")
+        else:
+            found[prefix + name] = value
+    return found
+
+
+def test_a_row_differs_from_the_base_in_what_its_name_says():
+    rows = {
+        name: _flat(row.generator.to_plain())
+        for name, row in robust_study.rows().items()
+        if row is not None
+    }
+    base = rows.pop("base")
+    changed = {
+        name: {k for k in base if base[k] != row[k]} for name, row in rows.items()
+    }
+    assert changed["gradient_soft"] == {"views.gradient"}
+    assert changed["pgd_steps_4"] == {"pgd_steps"}
+    assert changed["plain_0"] == {"views.jpeg"}
+    assert changed["paired"] == {"entropy_weight", "similarity"}
+    assert all(changed.values())
+
+
+def test_the_most_telling_cells_come_first_and_final_rows_get_all():
+    source = DataSource("shapes")
+    first = plan.cells(robust_study.study(source, source, 0, ()))
+    assert [cell.generator for cell in first[:8]] == ["clean"] * 4 + ["base"] * 4
+    assert {cell.defense for cell in first} == set(robust_study.FIRST)
+    final = plan.cells(robust_study.study(source, source, 1, ("base",)))
+    assert {cell.generator for cell in final} == {"base"}
+    assert {cell.defense for cell in final} == set(robust_study.DEFENSES)
+    assert {cell.victim for cell in final} > set(robust_study.OTHERS)
+
+
+def test_the_summary_joins_the_seeds_of_generator_and_victim():
+    def results(*values):
+        cell = {"generator": "base", "defense": "none", "victim": "resnet10"}
+        seeds, final = list(range(len(values))), {"values": list(values)}
+        cells = [{**cell, "seeds": seeds, "final": final}]
+        return {"cells": cells, "protected": {}, "failed": {}}
+
+    summary = robust_study.summarize({0: results(0.1, 0.2), 1: results(0.3)})
+    (cell,) = summary["cells"]
+    assert cell["seeds"] == [[0, 0], [0, 1], [1, 0]]
+    assert cell["values"] == [0.1, 0.2, 0.3]
+    assert "| base | 20.0 ± 10.0 (3) |" in robust_study.table(summary)
