@@ -224,19 +224,18 @@ def prepare_data(given: str, workdir: pathlib.Path) -> tuple[DataSource, DataSou
     """Keeps the images of the study in one file, which loads at once."""
     path = workdir / "data.npz"
     if not path.exists():
-        workdir.mkdir(parents=True, exist_ok=True)
         train = data.load(given, per_class=500)
         test = data.load(given, "test", per_class=500)
-        part = workdir / "data.part.npz"
-        np.savez(
-            part,
-            x_train=train.images,
-            y_train=train.labels,
-            x_test=test.images,
-            y_test=test.labels,
-            class_names=np.array(train.class_names),
-        )
-        part.replace(path)
+        workdir.mkdir(parents=True, exist_ok=True)
+        with atomic.write_file(path) as file:
+            np.savez(
+                file,
+                x_train=train.images,
+                y_train=train.labels,
+                x_test=test.images,
+                y_test=test.labels,
+                class_names=np.array(train.class_names),
+            )
     name = str(path.resolve())
     return DataSource(name), DataSource(name, split="test")
 

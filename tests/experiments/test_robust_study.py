@@ -44,6 +44,21 @@ def test_the_most_telling_cells_come_first_and_final_rows_get_all():
     assert {cell.victim for cell in final} > set(robust_study.OTHERS)
 
 
+def test_bad_data_leave_nothing(tmp_path):
+    workdir = tmp_path / "run"
+    with pytest.raises(ValueError, match="no such file"):
+        robust_study.prepare_data(str(tmp_path / "none"), workdir)
+    assert not workdir.exists()
+
+
+def test_the_images_are_kept_in_one_file(tmp_path):
+    train, test = robust_study.prepare_data("shapes", tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["data.npz"]
+    for source, split in ((train, "train"), (test, "test")):
+        want = load("shapes", split, per_class=500)
+        np.testing.assert_array_equal(source.load().images, want.images)
+
+
 def test_the_summary_joins_the_seeds_of_generator_and_victim():
     def results(*values):
         cell = {"generator": "base", "defense": "none", "victim": "resnet10"}
