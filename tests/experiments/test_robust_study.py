@@ -1,8 +1,10 @@
 """The study of what outlasts compression: its rows, its cells and its summary."""
 
+import numpy as np
+import pytest
 import robust_study
 
-from miue_jax.data import DataSource
+from miue_jax.data import DataSource, load
 from miue_jax.workflows.sweep import plan
 
 
