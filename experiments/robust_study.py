@@ -11,8 +11,8 @@ through JPEG of quality 5 to 40 and gray, eight steps a visit that fall from 2 t
 levels, 15 epochs. Every other row changes one thing. Rows of the first stage have four
 columns and one seed of both generator and victim; `--final` names rows that get all
 columns, three seeds of the victim, two of the generator and victims of other
-architectures. It takes about an hour of a busy core for a row of the first stage, as the
-first row did.
+architectures. It takes about an hour of a busy core for a row of the first stage, as
+the first row did.
 
 What is done so far is in results/robust_cpu.json; the study is not complete.
 
