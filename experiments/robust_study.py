@@ -248,7 +248,7 @@ def summarize(found: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
       found: what the sweeps returned, by seed of the generator.
 
     Returns:
-      What summary.json holds: "cells" with the accuracies of all pairs of seeds.
+      What summary.json holds: "accuracies" of the cells, of all pairs of seeds.
     """
     joined: dict[tuple[str, str, str], dict[str, Any]] = {}
     for seed, results in found.items():
@@ -277,7 +277,7 @@ def summarize(found: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
             str(seed): results["protected"] for seed, results in found.items()
         },
         "failed": {str(seed): results["failed"] for seed, results in found.items()},
-        "cells": [
+        "accuracies": [
             {
                 "generator": key[0],
                 "defense": key[1],
@@ -295,10 +295,10 @@ def summarize(found: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
 def table(summary: Mapping[str, Any]) -> str:
     """The Markdown tables of a summary, one for each victim."""
     parts = []
-    for victim in dict.fromkeys(cell["victim"] for cell in summary["cells"]):
+    for victim in dict.fromkeys(cell["victim"] for cell in summary["accuracies"]):
         cells = {
             (cell["generator"], cell["defense"]): cell["values"]
-            for cell in summary["cells"]
+            for cell in summary["accuracies"]
             if cell["victim"] == victim
         }
         columns = [name for name in DEFENSES if any(key[1] == name for key in cells)]

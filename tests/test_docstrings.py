@@ -39,6 +39,7 @@ MODULES = (
     "miue_jax.image.mixing",
     "miue_jax.image.quality",
     "miue_jax.image.resize",
+    "miue_jax.image.ssim_window",
     "miue_jax.image.views",
     "miue_jax.information",
     "miue_jax.information.bounds",

@@ -69,7 +69,7 @@ def test_the_summary_joins_the_seeds_of_generator_and_victim():
         return {"cells": cells, "protected": {}, "failed": {}}
 
     summary = robust_study.summarize({0: results(0.1, 0.2), 1: results(0.3)})
-    (cell,) = summary["cells"]
+    (cell,) = summary["accuracies"]
     assert cell["seeds"] == [[0, 0], [0, 1], [1, 0]]
     assert cell["values"] == [0.1, 0.2, 0.3]
     assert "| base | 20.0 ± 10.0 (3) |" in robust_study.table(summary)
