@@ -1,0 +1,1 @@
+"""The protection of a folder of pictures, and the report on it."""
