@@ -21,6 +21,8 @@ HOSTILE = (
     "  Bild 1\u202fPM \u00fc\u0308 \U0001f468\u200d\U0001f469.jpg",
     "long" * 60 + ".jpg",
     "]]>&#0;&lt;.jpg",
+    # Of Unicode 16, and at a place that has no character in any version.
+    "\U0001fae9\ufdd0.jpg",
 )
 
 MEASURED = {

@@ -78,7 +78,7 @@ def test_every_picture_has_a_text_and_every_input_a_label(written):
 def test_the_page_says_what_it_is(written):
     source, page = full_page(written)
     assert source.startswith('<!doctype html>\n<html lang="en">')
-    assert page.text("head") == "12 pictures protected"
+    assert page.text("head") == "13 pictures protected"
     metas = list(page.all("meta"))
     assert {"charset": "utf-8"} in metas
     named = {m.get("name") or m.get("http-equiv"): m.get("content") for m in metas}
@@ -129,7 +129,9 @@ def test_hostile_names_are_only_text(written):
         sorted(a) for _, a in other.elements
     ]
     # What turns a line around, ends it or cannot be seen is not in the page.
-    assert not re.search("[\0\r\x1b\x7f\u2028\u2029\u200f\u202e\u2066\ufffe]", source)
+    assert not re.search(
+        "[\0\r\x1b\x7f\u2028\u2029\u200f\u202e\u2066\ufffe\ufdd0]", source
+    )
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -137,7 +139,7 @@ def test_a_name_is_shown_as_it_is_but_for_what_cannot_be_seen(written, name):
     _, page = written([shown(name)])
     heading = "".join(t for above, t in page.texts if "h3" in above)
     expected = re.sub(
-        "[\0\n\r\x1b\x7f\u2028\u2029\u200f\u202e\u2066\ufffe\udcff\udc80\U000e0001]",
+        "[\0\n\r\x1b\x7f\u2028\u2029\u200f\u202e\u2066\ufffe\ufdd0\udcff\udc80\U000e0001]",
         lambda match: json.dumps(match[0])[1:-1] if match[0] != "\x7f" else "\\u007f",
         name,
     )
@@ -404,7 +406,8 @@ def test_what_was_measured_is_said_in_words_and_as_a_table(written):
     )
     assert (
         "The protection is weakest where the network sees the pictures so: resized, "
-        "JPEG of quality 75. Then it recognizes 37 %." in text
+        "JPEG of quality 75. Trained on the protected ones, it then recognizes 37 %."
+        in text
     )
     for number in ("75.0 %80.0 70.0", "28.0 %30.0 26.0", "70.0 %", "37.0 %40.0 34.0"):
         assert number in text

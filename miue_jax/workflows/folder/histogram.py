@@ -12,7 +12,7 @@ _MOST_BINS = 17
 _FEWEST_BINS = 5
 # Of the drawing, in its own units: those of the letters.
 _WIDTH, _HEIGHT = 440, 190
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 16, 12, 42
+_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 16, 12, 42
 
 
 class Bin(NamedTuple):

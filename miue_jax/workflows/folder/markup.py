@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 # Spaces of every width stay: names have them. So do the joiners of letters and emoji,
 # of which Unicode says that they only format, like the marks that turn a line around.
 _JOINERS = "\u200c\u200d"
-_INVISIBLE = ("Cc", "Cf", "Cn", "Cs", "Zl", "Zp")
+_INVISIBLE = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 def text(value: object, *, lines: bool = False) -> str:
@@ -38,7 +38,10 @@ def text(value: object, *, lines: bool = False) -> str:
 
 
 def _is_invisible(character: str) -> bool:
-    kind = unicodedata.category(character)
+    kind, code = unicodedata.category(character), ord(character)
+    if kind == "Cn":
+        # A later Unicode may have a letter or an emoji there, but not in these places.
+        return code & 0xFFFE == 0xFFFE or 0xFDD0 <= code <= 0xFDEF or code >> 16 == 0xE
     return kind in _INVISIBLE and character not in _JOINERS
 
 

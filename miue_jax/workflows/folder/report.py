@@ -234,8 +234,8 @@ def _head(summary: Summary) -> dict[str, str]:
             summary.left_out,
             "left-out",
             "Not protected",
-            "look like pictures and were left out. They are not in the output folder.",
-            "looks like a picture and was left out. It is not in the output folder.",
+            "look like pictures and were left out.",
+            "looks like a picture and was left out.",
         )
         or "<p>Nothing that looks like a picture was left out.</p>",
         "copied": _listed(
@@ -535,8 +535,8 @@ def _cautions(
     if worst:
         yield (
             "The protection is weakest where the network sees the pictures so: "
-            f"{markup.text(rows[worst]['seen'])}. Then it recognizes "
-            f"{markup.percent(means[worst][1])}."
+            f"{markup.text(rows[worst]['seen'])}. Trained on the "
+            f"protected ones, it then recognizes {markup.percent(means[worst][1])}."
         )
 
 
