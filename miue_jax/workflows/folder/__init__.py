@@ -1,1 +1,1 @@
-"""The protection of a folder of pictures, and the report on it."""
+"""Protects a folder of pictures as people have them, see `run.protect_folder`."""
