@@ -245,7 +245,7 @@ def run(
         )
         left_out = sorted({**dict(left_out), **dict(failed)}.items())
         for name, reason in left_out:
-            _LOGGER.warning("not protected: %s: %s", name, reason)
+            _LOGGER.warning("not protected: %s", one_line(f"{name}: {reason}", 500))
         names = {entry.name for entry in entries}
         written = {
             name: entry
@@ -530,7 +530,7 @@ def _write_all(
                 thumb = full_size.thumbnail(pixels, used.settings.size)
                 seen = tiny(full_size.square(thumb, 0.5))
                 code = int(assign(used, seen[None])[0])
-                label = f"cluster {code + 1}"
+                label = f"group {code + 1}"
             else:
                 code = codes.classes[entry.label]
                 label = codes.names[entry.label]
@@ -614,10 +614,14 @@ def _about_labels(
     count = len({entry.label for entry in written.values()})
     if class_names is not None:
         return f"Each of the {count} folders is a class: its pictures go together."
+    if len(used.clusters.centers) < 2:
+        return (
+            "There are no class folders, and too few pictures for groups: all go "
+            "together."
+        )
     return (
-        f"There are no class folders: the pictures are in {count} of "
-        f"{max(1, len(used.clusters.centers))} clusters by their colors and edges, and "
-        "those of a cluster go together."
+        f"There are no class folders: the pictures are in {count} groups by their "
+        "colors and edges, and those of a group go together."
     )
 
 
