@@ -4,11 +4,13 @@
     python experiments/folder_study.py photographs --workdir runs/photographs
     python experiments/folder_study.py /usr/share/datasets/fashion-mnist \
         --workdir runs/fashion
+    python experiments/folder_study.py cifar10 --per-class 500 --workdir runs/cifar10
 
 The first makes a folder of crops of twelve photographs that scikit-image and
 scikit-learn ship, 64x64 pixels, each photograph a class: from its left 70 % to train
 on, from the rest to test. The second makes one of Fashion-MNIST, from its IDX files
-(Debian: dataset-fashion-mnist). The training pictures are protected and read back from
+(Debian: dataset-fashion-mnist), the third takes class folders train/ and test/ of
+pictures of one size as they are. The training pictures are protected and read back from
 their files. Victims, a ResNet-10 of width 16, see clean or protected pictures, as they
 are, and reduced to three quarters and compressed by JPEG of quality 75; the clean test
 pictures are reduced and compressed likewise.
@@ -22,6 +24,7 @@ import importlib.util
 import io
 import pathlib
 import platform
+import shutil
 import statistics
 import sys
 from collections.abc import Callable
@@ -58,7 +61,8 @@ class Options:
     """Studies what a protected folder of pictures does to networks.
 
     Attributes:
-      data: "photographs", or the folder of Fashion-MNIST's IDX files.
+      data: "photographs", the folder of Fashion-MNIST's IDX files, or a folder with
+        class folders in train/ and test/.
       workdir: directory of the study, which can be resumed.
       effort: of the protection.
       per_class: pictures of a class to protect.
@@ -107,6 +111,16 @@ def make_fashion(root: pathlib.Path, source: pathlib.Path, per_class: int) -> No
         images = images.reshape(len(labels), 28, 28)
         for number, label in enumerate(_FASHION):
             _write(root / split / label, images[labels == number][:per_class])
+
+
+def copy_classes(root: pathlib.Path, source: pathlib.Path, per_class: int) -> None:
+    """Copies the first pictures of class folders train/ and test/."""
+    for split in ("train", "test"):
+        for folder in sorted((source / split).iterdir()):
+            to = root / split / folder.name
+            to.mkdir(parents=True)
+            for path in sorted(folder.iterdir())[:per_class]:
+                shutil.copy(path, to / path.name)
 
 
 def _package(name: str) -> pathlib.Path:
@@ -160,6 +174,8 @@ def study(options: Options) -> dict[str, Any]:
         with atomic.write_folder(root) as made:
             if options.data == "photographs":
                 make_photographs(made, options.per_class)
+            elif pathlib.Path(options.data, "train").is_dir():
+                copy_classes(made, pathlib.Path(options.data), options.per_class)
             else:
                 make_fashion(made, pathlib.Path(options.data), options.per_class)
     config = folder.FolderConfig(effort=options.effort, measure=False)
