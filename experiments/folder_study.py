@@ -116,10 +116,10 @@ def make_fashion(root: pathlib.Path, source: pathlib.Path, per_class: int) -> No
 def copy_classes(root: pathlib.Path, source: pathlib.Path, per_class: int) -> None:
     """Copies the first pictures of class folders train/ and test/."""
     for split in ("train", "test"):
-        for folder in sorted((source / split).iterdir()):
-            to = root / split / folder.name
+        for place in sorted((source / split).iterdir()):
+            to = root / split / place.name
             to.mkdir(parents=True)
-            for path in sorted(folder.iterdir())[:per_class]:
+            for path in sorted(place.iterdir())[:per_class]:
                 shutil.copy(path, to / path.name)
 
 
