@@ -46,7 +46,7 @@ class FitConfig:
       model: the classifier, see `miue_jax.models.NAMES`.
       model_width: its width; None for the published one.
       model_learning_rate: of the classifier (Adam).
-      model_steps: after which it starts again.
+      classifiers: how many are trained, one after another.
       random_codes: share of the pictures that get a code at random.
       view_size: pixels of a side of what the classifier sees, at most.
       least_area: of a crop, as a share of the picture.
@@ -59,24 +59,24 @@ class FitConfig:
     Example:
       >>> from miue_jax import protector
       >>> protector.FitConfig(steps=10).batch_size
-      64
+      48
     """
 
-    steps: int = 300
-    batch_size: int = 64
+    steps: int = 400
+    batch_size: int = 48
     learning_rate: float = 2e-3
     model: str = "resnet10"
     model_width: int | None = 16
     model_learning_rate: float = 2e-3
-    model_steps: int = 75
-    random_codes: float = 0.25
-    view_size: int = 48
+    classifiers: int = 4
+    random_codes: float = 0.1
+    view_size: int = 40
     least_area: float = 0.3
     views: ViewsConfig = _VIEWS
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "model_steps", "view_size"):
+        for name in ("steps", "batch_size", "classifiers", "view_size"):
             check_number(name, getattr(self, name), "> 0", whole=True)
         for name in ("learning_rate", "model_learning_rate"):
             check_number(name, getattr(self, name), "> 0")
@@ -173,6 +173,7 @@ def fit(config: FitConfig, settings: Settings, size: int) -> Fit:
     )
     model_optimizer = optax.adam(config.model_learning_rate)
     seen = min(size, config.view_size)
+    turn = -(-config.steps // config.classifiers)
     views.check(config.views, (seen, seen, 3))
 
     def fresh(key: jax.Array) -> tuple[Any, Any]:
@@ -189,7 +190,7 @@ def fit(config: FitConfig, settings: Settings, size: int) -> Fit:
     ) -> tuple[State, dict[str, jax.Array]]:
         keys = jax.random.split(jax.random.fold_in(key, state.step), 8)
         model, model_state = lax.cond(
-            (state.step % config.model_steps == 0) & (state.step > 0),
+            (state.step % turn == 0) & (state.step > 0),
             lambda: fresh(keys[0]),
             lambda: (state.model, state.model_optimizer),
         )

@@ -46,7 +46,7 @@ _FIT = "fit"
 Effort = Literal["fast", "standard", "strong"]
 
 # Steps of the fit, and pixels of the shorter side at which pictures are seen.
-_STEPS = {"fast": 0, "standard": 300, "strong": 1500}
+_STEPS = {"fast": 0, "standard": 400, "strong": 1600}
 _SIZES = {"fast": 96, "standard": 96, "strong": 128}
 _NUM_CODES = 32
 
