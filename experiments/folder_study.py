@@ -195,7 +195,6 @@ def study(options: Options) -> dict[str, Any]:
                     test=_changed(test, change),
                     victim=victim,
                     seeds=options.seeds,
-                    num_shards=1,
                     evaluate_every=options.epochs,
                 ),
                 options.workdir / f"victim_{kind}_{number}",

@@ -107,7 +107,6 @@ def run(
                 test=test,
                 victim=victim,
                 seeds=_SEEDS,
-                num_shards=1,
                 evaluate_every=_EPOCHS,
             )
             results = evaluate.run(
