@@ -59,7 +59,7 @@ def test_seen_compressed_pictures_have_three_quarters_of_the_size():
 
 
 @pytest.mark.slow
-def test_a_run_on_a_few_pictures(tmp_path, idx_files, monkeypatch):
+def test_a_run_on_a_few_pictures(tmp_path, idx_files, monkeypatch, one_device):
     folder, _, _ = idx_files
     command = ["folder_study.py", str(folder), "--workdir", str(tmp_path / "run")]
     command += ["--effort", "fast", "--per-class", "2", "--epochs", "1", "--seeds", "0"]
