@@ -5,6 +5,7 @@ A descriptor holds the colors of 4x4 fields, how strong edges of eight direction
 together; no network has to be trained for it.
 """
 
+import warnings
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -120,7 +121,10 @@ def find(descriptors: np.ndarray, count: int, *, seed: int) -> Clusters:
     centers = values.mean(0, keepdims=True)
     if count > 1:
         rng = np.random.default_rng(seed)
-        centers, _ = vq.kmeans2(values, count, minit="++", rng=rng, missing="warn")
+        with warnings.catch_warnings():
+            # Clusters that stay empty are left out below.
+            warnings.simplefilter("ignore", UserWarning)
+            centers, _ = vq.kmeans2(values, count, minit="++", rng=rng, missing="warn")
     found, _ = vq.vq(values, centers)
     used = list(dict.fromkeys(found.tolist()))
     return Clusters(
