@@ -4,7 +4,7 @@ import functools
 import os
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
@@ -13,7 +13,7 @@ from PIL import Image
 
 from miue_jax import pictures, protector
 from miue_jax.protector import FitConfig
-from miue_jax.workflows.folder import run
+from miue_jax.workflows.folder import resumable_fit, run
 
 # What a killed writer may leave, and the next run removes.
 TEMPORARY = re.compile(r"\..+\.tmp|.*\.orbax-checkpoint-tmp.*")
@@ -79,14 +79,15 @@ def check_budget(
     return largest
 
 
-def fit_quickly(monkeypatch: pytest.MonkeyPatch, steps: int = 2) -> None:
+def fit_quickly(setattr: Callable[[object, str, object], None], steps: int = 2) -> None:
     """Makes every fit a few steps of a small classifier."""
     small = functools.partial(
         FitConfig, batch_size=2, model="linear", model_width=None, view_size=16
     )
-    monkeypatch.setattr(run, "FitConfig", small)
-    monkeypatch.setattr(run, "_STEPS", dict.fromkeys(run._STEPS, steps))
-    monkeypatch.setattr(run, "_SIZES", dict.fromkeys(run._SIZES, 32))
+    setattr(run, "FitConfig", small)
+    setattr(run, "_STEPS", dict.fromkeys(run._STEPS, steps))
+    setattr(run, "_SIZES", dict.fromkeys(run._SIZES, 32))
+    setattr(resumable_fit, "_EVERY", 5)
 
 
 def not_root() -> None:

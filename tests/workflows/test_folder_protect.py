@@ -256,7 +256,7 @@ def test_the_same_seed_gives_the_same_bytes_with_any_threads(
 
 
 def test_another_seed_gives_another_protector(tmp_path, monkeypatch):
-    folders.fit_quickly(monkeypatch)
+    folders.fit_quickly(monkeypatch.setattr)
     for number in range(4):
         folders.photo(tmp_path / "in" / f"{number}.png", seed=number)
     found = []
@@ -268,7 +268,7 @@ def test_another_seed_gives_another_protector(tmp_path, monkeypatch):
 
 
 def test_a_folder_of_the_smallest_pictures_can_be_fitted_on(tmp_path, monkeypatch):
-    folders.fit_quickly(monkeypatch)
+    folders.fit_quickly(monkeypatch.setattr)
     for number in range(3):
         folders.photo(tmp_path / "in" / f"{number}.png", seed=number, size=(16, 16))
     found = mj.protect_folder(tmp_path / "in", tmp_path / "out")

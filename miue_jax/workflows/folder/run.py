@@ -507,6 +507,8 @@ def _protector(
     """The protector of this folder: of an earlier run, given, or fitted now."""
     file = workdir / PROTECTOR
     if file.exists():
+        # A kill may have come before they were removed.
+        resumable_fit.forget(workdir / _FIT)
         return protector.load(file)
     start = given
     if start is None and config.effort == "fast":
