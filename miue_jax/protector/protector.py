@@ -15,7 +15,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from miue_jax import _json, _settings
-from miue_jax._checks import check_number, one_line
+from miue_jax._checks import check_number, one_line, shown
 from miue_jax.budget import to_unit
 from miue_jax.data import atomic, memory
 from miue_jax.protector import clusters, full_size
@@ -76,6 +76,11 @@ class Settings:
             value = getattr(self, name)
             if not least <= value <= most:
                 raise ValueError(f"{name} is {value}; allowed: {least} to {most}")
+        names = self.class_names
+        if not all(isinstance(name, str) for name in names) or (
+            len(set(names)) < len(names)
+        ):
+            raise ValueError(f"class_names are {shown(names)}; allowed: distinct texts")
 
 
 @jax.tree_util.register_dataclass
