@@ -269,10 +269,14 @@ def load(path: str | os.PathLike[str]) -> Protector:
       OSError: if it cannot be read.
 
     Example:
+      >>> import pathlib, tempfile
       >>> from miue_jax import protector
-      >>> protector.load("setup.cfg")
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     path = pathlib.Path(folder, "text")
+      ...     _ = path.write_text("This is a text.")
+      ...     protector.load(path)
       Traceback (most recent call last):
-      ValueError: setup.cfg: is no protector (...)
+      ValueError: .../text: is no protector (it is not of the format safetensors)
     """
     path = pathlib.Path(path)
     atomic.check_file(path)

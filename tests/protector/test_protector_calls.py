@@ -15,7 +15,8 @@ def made(tmp_path_factory):
     settings = Settings(strength=6.0, num_codes=3, width=8, size=32)
     values = np.random.default_rng(0).normal(size=(30, clusters.SIZE))
     groups = clusters.find(values.astype(np.float32), 3, seed=0)
-    found = protector.untrained(jax.random.key(0), settings)
+    make = jax.jit(lambda key: protector.untrained(key, settings))
+    found = make(jax.random.key(0))
     path = tmp_path_factory.mktemp("mine") / "mine.safetensors"
     protector.save(path, protector.Protector(found.params, groups, settings))
     return mj.Protector.load(path)

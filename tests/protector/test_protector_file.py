@@ -34,7 +34,8 @@ SETTINGS = Settings(
 def made():
     values = np.random.default_rng(0).normal(size=(20, clusters.SIZE))
     groups = clusters.find(values.astype(np.float32), 3, seed=0)
-    found = protector.untrained(jax.random.key(0), SETTINGS)
+    make = jax.jit(lambda key: protector.untrained(key, SETTINGS))
+    found = make(jax.random.key(0))
     return protector.Protector(found.params, groups, SETTINGS)
 
 

@@ -22,7 +22,8 @@ TEMPORARY = re.compile(r"\..+\.tmp|.*\.orbax-checkpoint-tmp.*")
 def save_protector(path: pathlib.Path, seed: int = 0) -> pathlib.Path:
     """Writes a small protector with random weights: its change is large, not useful."""
     settings = protector.Settings(num_codes=4, width=8, size=32)
-    protector.save(path, protector.untrained(jax.random.key(seed), settings))
+    make = jax.jit(lambda key: protector.untrained(key, settings))
+    protector.save(path, make(jax.random.key(seed)))
     return path
 
 

@@ -255,6 +255,7 @@ def test_the_same_seed_gives_the_same_bytes_with_any_threads(
     assert folders.files(tmp_path / "alone") == found[1]
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_protector(tmp_path, monkeypatch):
     folders.fit_quickly(monkeypatch.setattr)
     for number in range(4):

@@ -130,6 +130,12 @@ def tiny(square: np.ndarray) -> np.ndarray:
 
     Returns:
       (32, 32, 3) uint8.
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax.workflows.folder import fit_protector
+      >>> fit_protector.tiny(np.zeros((96, 96, 3), np.uint8)).shape
+      (32, 32, 3)
     """
     return full_size.exactly(square, clusters.SIDE)
 
@@ -142,6 +148,15 @@ def describe(made: Protector) -> str:
 
     Returns:
       The sentence.
+
+    Example:
+      >>> from miue_jax import protector
+      >>> from miue_jax.workflows.folder import fit_protector
+      >>> settings = protector.Settings(num_codes=4, about="not fitted")
+      >>> fit_protector.describe(
+      ...     protector.Protector({}, protector.clusters.none(), settings)
+      ... ).partition(",")[0]
+      '4 kinds of perturbation'
     """
     settings = made.settings
     kinds = f"{settings.num_codes} kinds of perturbation"

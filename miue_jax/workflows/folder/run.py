@@ -216,6 +216,14 @@ def run(
       ValueError: if an input is bad or a picture cannot be read; nothing is written
         then.
       OSError: naming the file, if one cannot be written.
+
+    Example:
+      >>> import pathlib
+      >>> from miue_jax.workflows.folder import run
+      >>> places = [pathlib.Path(name) for name in ("none", "out", "out.miue")]
+      >>> run.run(run.FolderConfig(), *places)
+      Traceback (most recent call last):
+      ValueError: none: no such file or folder
     """
     _check_places(source, output, workdir)
     given = None if config.protector is None else protector.load(config.protector)

@@ -155,6 +155,17 @@ def thumbnail(picture: pictures.Picture, size: int) -> np.ndarray:
 
     Raises:
       ValueError: if a side has fewer than 16 pixels.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> from PIL import Image
+      >>> from miue_jax import pictures
+      >>> from miue_jax.workflows.folder import squares
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     path = pathlib.Path(folder, "a.png")
+      ...     Image.new("L", (64, 48)).save(path)
+      ...     squares.thumbnail(pictures.read(path), 32).shape
+      (32, 43, 3)
     """
     pixels = pictures.upright(picture.pixels, picture.orientation)
     return full_size.thumbnail(np.ascontiguousarray(pixels), size)
