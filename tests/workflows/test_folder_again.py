@@ -212,7 +212,7 @@ def test_classes_stay_when_a_picture_comes_that_has_none(tmp_path, protect):
     found = protect()
     labels = {name: entry.label for name, entry in found.written.items()}
     assert labels["dogs/f.png"] == "dogs"
-    assert labels["stray.png"] == "cluster 1"
+    assert labels["stray.png"] == "group 1"
     page = (tmp_path / "out" / run.REPORT).read_text()
     assert "2 folders are classes" in page
     # As if it had not come.

@@ -268,6 +268,7 @@ def test_another_seed_gives_another_protector(tmp_path, monkeypatch):
     assert found[0]["0.png"] != found[2]["0.png"]
 
 
+@pytest.mark.slow
 def test_a_folder_of_the_smallest_pictures_can_be_fitted_on(tmp_path, monkeypatch):
     folders.fit_quickly(monkeypatch.setattr)
     for number in range(3):
