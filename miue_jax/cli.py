@@ -163,7 +163,7 @@ def _protect(arguments: Sequence[str]) -> None:
     from miue_jax.workflows import protect
 
     if _names_folders(arguments):
-        return _protect_folder(arguments)
+        return _protect_folder(arguments, "protect")
     defaults, spec = _Protect(), None
     if (file := option(arguments, "--config", None)) is not None:
         defaults, spec = _from_file(file, _protect_defaults)
@@ -290,42 +290,43 @@ class _ProtectFolder:
     quiet: bool = False
 
 
-# Options of `protect IN OUT` alone, and flags of both, which take no value.
-_FOLDER_ONLY = frozenset(
-    f"--{field.name.replace('_', '-')}"
-    for field in dataclasses.fields(_ProtectFolder)
-    if field.name not in ("source", "output", "seed", "workdir", "quiet")
-)
-_FLAGS = ("strip-location", "skip-unreadable", "measure", "quiet", "resume")
-_FLAGS += ("device-invariant",)
+def _option_names(kind: type) -> set[str]:
+    """The options of a command, without what follows a dot."""
+    return {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(kind)}
+
+
+# Flags of both forms of `protect`, which take no value.
+_FLAGS = frozenset(("--quiet", "--no-quiet"))
 
 
 def _names_folders(arguments: Sequence[str]) -> bool:
     """Whether `protect` is asked for a folder of pictures rather than a data set."""
-    flags = {f"--{prefix}{name}" for name in _FLAGS for prefix in ("", "no-")}
-    places, value, many = 0, False, False
+    folder, data = _option_names(_ProtectFolder), _option_names(_Protect)
+    places, value = 0, False
     for argument in arguments:
-        name, equals, _ = argument.partition("=")
-        name = name.replace("_", "-")
-        if name.startswith("--"):
-            if name.replace("--no-", "--") in _FOLDER_ONLY:
-                return True
-            value = not equals and name not in flags
-            # The only option that takes several values.
-            many = value and name == "--classes"
-        elif value:
-            value = many
-        else:
-            places += 1
+        if not argument.startswith("--"):
+            places += not value and argument[:1] != "-"
+            value = False
+            continue
+        name, equals, _ = argument.replace("_", "-").partition("=")
+        known = {name.partition(".")[0], name.replace("--no-", "--", 1)}
+        # An option of one form alone decides; others may take several values.
+        if (known & folder) - data:
+            return True
+        if (known & (data | {"--generator"})) - folder:
+            return False
+        value = not equals and name not in _FLAGS
     return places > 1
 
 
-def _protect_folder(arguments: Sequence[str]) -> None:
+def _protect_folder(arguments: Sequence[str], name: str = "protect-folder") -> None:
     from miue_jax.workflows.folder import run
 
-    given = parse(_ProtectFolder, arguments, prog=f"{PROG} protect")
+    given = parse(_ProtectFolder, arguments, prog=f"{PROG} {name}")
     names = [field.name for field in dataclasses.fields(run.FolderConfig)]
     config = run.FolderConfig(**{name: getattr(given, name) for name in names})
+    if not given.source:
+        raise ValueError("IN is empty: name a folder of pictures")
     if not given.output:
         raise ValueError("OUT is empty: name a folder to create")
     output = pathlib.Path(given.output)

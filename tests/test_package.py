@@ -24,11 +24,11 @@ LOSSES = {
     "mi_ue_loss",
     "similarity_loss",
 }
-FUNCTIONS = {"evaluate", "pgd", "protect", "sweep"}
-CLASSES = {"Budget", "Sweep"}
+FUNCTIONS = {"evaluate", "pgd", "protect", "protect_folder", "sweep"}
+CLASSES = {"Budget", "Protector", "Sweep"}
 PARTS = {
     *("data", "defenses", "features", "generators", "information"),
-    *("models", "testing", "victims"),
+    *("models", "pictures", "protector", "testing", "victims"),
 }
 
 # What a user pays for when it is used, not when the package is imported.

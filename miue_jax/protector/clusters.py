@@ -5,6 +5,7 @@ A descriptor holds the colors of 4x4 fields, how strong edges of eight direction
 together; no network has to be trained for it.
 """
 
+import warnings
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ import numpy as np
 SIDE = 32
 _FIELDS = 4
 _DIRECTIONS = 8
+_STARTS = 10
 SIZE = 3 * _FIELDS**2 + 4 * _DIRECTIONS + 3
 
 
@@ -85,8 +87,8 @@ def describe(images: jax.Array) -> jax.Array:
     votes = votes.reshape(batch, 2, half, 2, half, _DIRECTIONS).mean((2, 4))
     return jnp.concatenate(
         [
-            fields.reshape(batch, -1),
-            jnp.sqrt(votes).reshape(batch, -1),
+            fields.reshape(batch, 3 * _FIELDS**2),
+            jnp.sqrt(votes).reshape(batch, 4 * _DIRECTIONS),
             small.std((1, 2)),
         ],
         axis=1,
@@ -94,7 +96,7 @@ def describe(images: jax.Array) -> jax.Array:
 
 
 def find(descriptors: np.ndarray, count: int, *, seed: int) -> Clusters:
-    """Finds clusters by k-means, started by k-means++.
+    """Finds clusters by k-means, the best of ten starts by k-means++.
 
     Args:
       descriptors: (N, D) float32, from `describe`.
@@ -120,7 +122,15 @@ def find(descriptors: np.ndarray, count: int, *, seed: int) -> Clusters:
     centers = values.mean(0, keepdims=True)
     if count > 1:
         rng = np.random.default_rng(seed)
-        centers, _ = vq.kmeans2(values, count, minit="++", rng=rng, missing="warn")
+        with warnings.catch_warnings():
+            # Clusters that stay empty are left out below.
+            warnings.simplefilter("ignore", UserWarning)
+            tries = [
+                vq.kmeans2(values, count, minit="++", rng=rng, missing="warn")[0]
+                for _ in range(_STARTS)
+            ]
+        # One start may end where two subjects share a cluster.
+        centers = min(tries, key=lambda x: np.sum(vq.vq(values, x)[1] ** 2))
     found, _ = vq.vq(values, centers)
     used = list(dict.fromkeys(found.tolist()))
     return Clusters(

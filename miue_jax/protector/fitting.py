@@ -155,10 +155,11 @@ def fit(config: FitConfig, settings: Settings, size: int) -> Fit:
       ...     protector.Settings(num_codes=2, width=8),
       ...     32,
       ... )
-      >>> state = made.init(jax.random.key(0))
+      >>> state = jax.jit(made.init)(jax.random.key(0))
       >>> images = jnp.zeros((4, 32, 32, 3), jnp.uint8)
       >>> codes = jnp.array([0, 1, 0, 1])
-      >>> state, metrics = made.step(jax.random.key(0), state, images, codes)
+      >>> step = jax.jit(made.step)
+      >>> state, metrics = step(jax.random.key(0), state, images, codes)
       >>> int(state.step), sorted(metrics)
       (1, ['change', 'loss', 'right'])
     """

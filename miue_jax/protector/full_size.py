@@ -40,9 +40,7 @@ def thumbnail(pixels: np.ndarray, size: int) -> np.ndarray:
     height, width, channels = pixels.shape
     short = min(height, width)
     if short < SMALLEST:
-        raise ValueError(
-            f"is {width}x{height}: pictures have at least {SMALLEST} pixels a side"
-        )
+        raise ValueError(too_small(width, height))
     small = min(short, size) // _STEP * _STEP
     shape = [max(small, round(side * small / short)) for side in (width, height)]
     image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
@@ -50,6 +48,27 @@ def thumbnail(pixels: np.ndarray, size: int) -> np.ndarray:
         (shape[0], shape[1]), Image.Resampling.BILINEAR, reducing_gap=2.0
     )
     return np.asarray(resized.convert("RGB"))
+
+
+def too_small(width: int, height: int) -> str:
+    """Says why a picture is too small.
+
+    Args:
+      width: its pixels in a row.
+      height: its rows.
+
+    Returns:
+      What it is.
+
+    Example:
+      >>> from miue_jax.protector import full_size
+      >>> full_size.too_small(8, 9)
+      'is 8x9: only pictures of at least 16 pixels a side can be protected'
+    """
+    return (
+        f"is {width}x{height}: only pictures of at least {SMALLEST} pixels a side can "
+        "be protected"
+    )
 
 
 def square(thumb: np.ndarray, place: float) -> np.ndarray:

@@ -21,6 +21,16 @@ class UNet(nn.Module):
     Attributes:
       num_codes: K.
       width: channels of the finer scale; the coarser one has twice as many.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from miue_jax import protector
+      >>> net = protector.UNet(num_codes=4, width=8)
+      >>> images, codes = jnp.zeros((2, 32, 48, 3)), jnp.array([0, 3])
+      >>> jax.eval_shape(net.init, jax.random.key(0), images, codes)["params"][
+      ...     "Embed_0"
+      ... ]["embedding"].shape
+      (4, 8)
     """
 
     num_codes: int

@@ -15,10 +15,10 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from miue_jax import _json, _settings
-from miue_jax._checks import check_number, one_line
+from miue_jax._checks import check_number, one_line, shown
 from miue_jax.budget import to_unit
 from miue_jax.data import atomic, memory
-from miue_jax.protector import clusters
+from miue_jax.protector import clusters, full_size
 from miue_jax.protector.clusters import Clusters
 from miue_jax.protector.network import UNet
 
@@ -26,6 +26,12 @@ from miue_jax.protector.network import UNet
 _LARGEST = 64 * 2**20
 _HEADER = 2**20
 _ABOUT = "miue_jax"
+# A file of someone else must not ask for more memory than there is.
+_BOUNDS = (
+    ("num_codes", 1, 2**16),
+    ("width", 8, 2**10),
+    ("size", full_size.SMALLEST, 2**10),
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,6 +72,15 @@ class Settings:
         if self.width % 8:
             raise ValueError(f"width is {self.width}; allowed: multiples of 8")
         check_number("size", self.size, "> 0", whole=True)
+        for name, least, most in _BOUNDS:
+            value = getattr(self, name)
+            if not least <= value <= most:
+                raise ValueError(f"{name} is {value}; allowed: {least} to {most}")
+        names = self.class_names
+        if not all(isinstance(name, str) for name in names) or (
+            len(set(names)) < len(names)
+        ):
+            raise ValueError(f"class_names are {shown(names)}; allowed: distinct texts")
 
 
 @jax.tree_util.register_dataclass
@@ -129,7 +144,9 @@ class Protector:
           ValueError: if the images have another shape.
         """
         images = _unit(images)
-        codes = self.assign(images) if codes is None else jnp.asarray(codes)
+        if codes is None:
+            codes = self.assign(images)
+        codes = _checked(codes, len(images), self.settings.num_codes)
         net = UNet(num_codes=self.settings.num_codes, width=self.settings.width)
         made = jnp.asarray(net.apply({"params": self.params}, images, codes))
         return to_unit(self.settings.strength) * as_gray(made, images)
@@ -252,10 +269,14 @@ def load(path: str | os.PathLike[str]) -> Protector:
       OSError: if it cannot be read.
 
     Example:
+      >>> import pathlib, tempfile
       >>> from miue_jax import protector
-      >>> protector.load("setup.cfg")
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     path = pathlib.Path(folder, "text")
+      ...     _ = path.write_text("This is a text.")
+      ...     protector.load(path)
       Traceback (most recent call last):
-      ValueError: setup.cfg: is no protector (...)
+      ValueError: .../text: is no protector (it is not of the format safetensors)
     """
     path = pathlib.Path(path)
     atomic.check_file(path)
@@ -317,6 +338,22 @@ def _unit(images: ArrayLike) -> jax.Array:
     return images.astype(jnp.float32)
 
 
+def _checked(codes: ArrayLike, count: int, num_codes: int) -> jax.Array:
+    codes = jnp.asarray(codes)
+    if codes.shape != (count,) or not jnp.issubdtype(codes.dtype, jnp.integer):
+        raise ValueError(
+            f"codes must be {count} integers, given {codes.dtype} of shape "
+            f"{codes.shape}"
+        )
+    # Inside of jax.jit nobody knows them.
+    if not isinstance(codes, jax.core.Tracer) and count:
+        wrong = (codes < 0) | (codes >= num_codes)
+        if wrong.any():
+            first = int(codes[wrong.argmax()])
+            raise ValueError(f"a code is {first}; allowed: 0 to {num_codes - 1}")
+    return codes
+
+
 def _tensors(protector: Protector) -> dict[str, np.ndarray]:
     tree = {"params": protector.params, "clusters": protector.clusters._asdict()}
     leaves = jax.tree_util.tree_leaves_with_path(tree)
@@ -376,8 +413,6 @@ def _parsed(data: bytes) -> Protector:
 
 def _check_arrays(settings: Settings, tensors: Mapping[str, np.ndarray]) -> None:
     """Checks names, types and shapes before anything is computed with them."""
-    if settings.num_codes > 2**16 or settings.width > 2**10:
-        raise ValueError("its settings are too large")
     made = jax.eval_shape(lambda key: untrained(key, settings), jax.random.key(0))
     leaves = jax.tree_util.tree_leaves_with_path({"params": made.params})
     expected = {

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from miue_jax import pictures, protector
-from miue_jax.data import Dataset, DataSource, atomic
+from miue_jax.data import Dataset, DataSource, atomic, load
 from miue_jax.protector import FitConfig, Protector, Settings, clusters, full_size
 from miue_jax.workflows.folder import resumable_fit, squares
 
@@ -61,9 +61,14 @@ def fit_protector(
     config = config or FitConfig()
     output = pathlib.Path(output)
     atomic.check_new_file(output)
+    folder = output.with_name(f"{output.name}.fit")
+    resumable_fit.check(folder)
+    # Whatever is wrong with them is found before pictures are read.
+    Settings(strength=float(strength), num_codes=num_codes, size=size)
     seen, names = _read(data, size)
     if not len(seen.images):
-        raise ValueError(f"there are no pictures in {data}")
+        name = data.name if isinstance(data, DataSource) else data
+        raise ValueError(f"{name}: no pictures in it")
     size = seen.images.shape[1]
     codes, groups = seen.labels, clusters.none()
     if any_pictures:
@@ -77,7 +82,6 @@ def fit_protector(
         class_names=names,
         about=f"fitted on {len(seen.images)} squares of pictures, {config.steps} steps",
     )
-    folder = output.with_name(f"{output.name}.fit")
     made = resumable_fit.run(
         *(config, seen.images, codes, settings, groups, folder), progress=progress
     )
@@ -126,6 +130,12 @@ def tiny(square: np.ndarray) -> np.ndarray:
 
     Returns:
       (32, 32, 3) uint8.
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax.workflows.folder import fit_protector
+      >>> fit_protector.tiny(np.zeros((96, 96, 3), np.uint8)).shape
+      (32, 32, 3)
     """
     return full_size.exactly(square, clusters.SIDE)
 
@@ -138,6 +148,15 @@ def describe(made: Protector) -> str:
 
     Returns:
       The sentence.
+
+    Example:
+      >>> from miue_jax import protector
+      >>> from miue_jax.workflows.folder import fit_protector
+      >>> settings = protector.Settings(num_codes=4, about="not fitted")
+      >>> fit_protector.describe(
+      ...     protector.Protector({}, protector.clusters.none(), settings)
+      ... ).partition(",")[0]
+      '4 kinds of perturbation'
     """
     settings = made.settings
     kinds = f"{settings.num_codes} kinds of perturbation"
@@ -155,16 +174,25 @@ def _read(data: Any, size: int) -> tuple[squares.Squares, tuple[str, ...]]:
         found = pictures.scan(name)
         if found.unreadable:
             first = found.unreadable[0]
+            count = len(found.unreadable)
             raise ValueError(
-                f"{name}: {len(found.unreadable)} files cannot be read, such as "
-                f"{first.name}: {first.reason}"
+                f"{name}: {count} {'file' if count == 1 else 'files'} cannot be read: "
+                f"{first.name}: {first.reason}" + (", and others" if count > 1 else "")
             )
+        for entry in found.pictures:
+            width, height = entry.header.width, entry.header.height
+            if min(width, height) < full_size.SMALLEST:
+                raise ValueError(f"{entry.path}: {full_size.too_small(width, height)}")
         entries = squares.sample(found.pictures)
         size = squares.working_size(entries, size) if entries else size
         return squares.read(entries, size), found.class_names or ()
-    from miue_jax import data as data_sets
-
-    given = data if isinstance(data, Dataset) else data_sets.load(data)
+    if isinstance(data, DataSource):
+        given = data.load()
+    else:
+        given = data if isinstance(data, Dataset) else load(data)
+    height, width = given.images.shape[1:3]
+    if min(width, height) < full_size.SMALLEST:
+        raise ValueError(f"an image of the data {full_size.too_small(width, height)}")
     images = np.broadcast_to(given.images, (*given.images.shape[:3], 3))
     small = [
         full_size.exactly(

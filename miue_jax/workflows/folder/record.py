@@ -5,7 +5,7 @@ import json
 import os
 import pathlib
 import threading
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from miue_jax import _json
 from miue_jax.data import atomic
@@ -123,6 +123,8 @@ class Record:
 
     Args:
       path: the file; created with the first line.
+      repair: whether to remove what a kill has left of a last line: nobody else may be
+        writing then. Otherwise it is passed over.
 
     Attributes:
       entries: the last line of each picture, by name.
@@ -141,7 +143,7 @@ class Record:
       ['a.png']
     """
 
-    def __init__(self, path: pathlib.Path):
+    def __init__(self, path: pathlib.Path, *, repair: bool = False):
         self.path = path
         self.entries: dict[str, Written] = {}
         self._lock = threading.Lock()
@@ -155,7 +157,7 @@ class Record:
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(f"{path} is damaged: line {number}") from error
             self.entries[entry.name] = entry
-        if rest:
+        if rest and repair:
             # A kill cut the last line short: what follows must not continue it.
             with atomic.write_file(path) as file:
                 file.write(whole + b"\n" if whole else b"")
@@ -177,11 +179,24 @@ class Record:
         with self._lock:
             self.entries[entry.name] = entry
             try:
-                with self.path.open("a") as file:
-                    file.write(line)
+                with self.path.open("ab", buffering=0) as file:
+                    _append(file, line.encode())
             except OSError as error:
                 reason = f"cannot be written ({error.strerror or error})"
                 raise OSError(error.errno, reason, str(self.path)) from error
+
+
+def _append(file: BinaryIO, line: bytes) -> None:
+    """Appends a whole line or, on a full disk, nothing."""
+    size = os.fstat(file.fileno()).st_size
+    try:
+        while line:
+            line = line[file.write(line) :]
+        # A file must not appear on the disk before the line that announces it.
+        os.fsync(file.fileno())
+    except OSError:
+        os.truncate(file.fileno(), size)
+        raise
 
 
 def _entry(plain: Any) -> Written:

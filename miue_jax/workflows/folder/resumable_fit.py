@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import pathlib
+import re
 import shutil
 from typing import Any
 
@@ -87,6 +88,24 @@ def run(
                 saved.save(number, state)
     params = jax.tree.map(np.asarray, state.network)
     return Protector(params, clusters, settings)
+
+
+def check(folder: pathlib.Path) -> None:
+    """Checks that a folder for checkpoints is none of somebody else.
+
+    Args:
+      folder: of the fit; it may be missing.
+
+    Raises:
+      ValueError: if it holds anything but checkpoints.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir() or not all(
+        path.is_dir() and re.match(r"\d+(\.orbax-checkpoint-tmp|$)", path.name)
+        for path in folder.iterdir()
+    ):
+        raise ValueError(f"{folder}: exists and is not of a fit that was stopped")
 
 
 def forget(folder: pathlib.Path) -> None:

@@ -6,15 +6,12 @@ and what has been written) lies in a folder of its own beside the output, OUT.mi
 it the same command goes on after a stop, and protects pictures that have come later.
 """
 
-import concurrent.futures
-import contextlib
 import dataclasses
 import logging
 import os
 import pathlib
 import shutil
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -23,7 +20,7 @@ import numpy as np
 
 from miue_jax import __version__, _json, _settings, pictures, protector
 from miue_jax._checks import check_choice, check_flag, check_seeds, one_line
-from miue_jax.data import atomic, public
+from miue_jax.data import atomic, picture_kinds, public
 from miue_jax.pictures import Entry, encode
 from miue_jax.protector import FitConfig, Protector, Settings, clusters, full_size
 from miue_jax.train import loop, run_directory
@@ -33,9 +30,10 @@ from miue_jax.workflows.folder import (
     report,
     resumable_fit,
     squares,
+    threads,
 )
 from miue_jax.workflows.folder.fit_protector import find_clusters, tiny
-from miue_jax.workflows.folder.record import Record, Written
+from miue_jax.workflows.folder.record import Record, Stamp, Written
 from miue_jax.workflows.folder.report import Shown, Summary
 
 PROTECTOR = "protector.safetensors"
@@ -49,9 +47,6 @@ Effort = Literal["fast", "standard", "strong"]
 _STEPS = {"fast": 0, "standard": 400, "strong": 1600}
 _SIZES = {"fast": 96, "standard": 96, "strong": 128}
 _NUM_CODES = 32
-
-# Pixels of all pictures that are held at once. One that is larger is alone.
-_PIXELS = 12_000_000
 
 _NAMED = 5
 
@@ -93,7 +88,8 @@ class FolderConfig:
 
     def __post_init__(self) -> None:
         strength = self.strength
-        if not isinstance(strength, int) or not 1 <= strength <= 32:
+        whole = isinstance(strength, int) and not isinstance(strength, bool)
+        if not whole or not 1 <= strength <= 32:
             raise ValueError(
                 f"strength is {strength!r}; allowed: whole gray levels from 1 to 32"
             )
@@ -168,6 +164,10 @@ def protect_folder(
       True
     """
     config = _settings.from_plain(FolderConfig, settings, "settings")
+    for name, path in (("source", source), ("output", output), ("workdir", workdir)):
+        if path is not None and not os.fspath(path):
+            # An empty path would be the current directory.
+            raise ValueError(f"{name} is empty: name a folder")
     output = pathlib.Path(output)
     workdir = workdir_of(output) if workdir is None else pathlib.Path(workdir)
     return run(config, pathlib.Path(source), output, workdir, progress=progress)
@@ -216,51 +216,50 @@ def run(
       ValueError: if an input is bad or a picture cannot be read; nothing is written
         then.
       OSError: naming the file, if one cannot be written.
+
+    Example:
+      >>> import pathlib
+      >>> from miue_jax.workflows.folder import run
+      >>> places = [pathlib.Path(name) for name in ("none", "out", "out.miue")]
+      >>> run.run(run.FolderConfig(), *places)
+      Traceback (most recent call last):
+      ValueError: none: no such file or folder
     """
     _check_places(source, output, workdir)
     given = None if config.protector is None else protector.load(config.protector)
-    kept = Record(workdir / _RECORD)
-    targets = {name: entry.target for name, entry in kept.entries.items()}
-    found = pictures.scan(source, format=config.format, targets=targets)
-    entries, left_out = _protectable(found)
-    if not entries and not left_out:
-        raise ValueError(f"{source}: no pictures in it")
-    _check_output(output, kept)
-    todo = [entry for entry in entries if not _is_done(entry, output, kept)]
-    if not config.skip_unreadable:
-        left_out += _undecodable(todo, progress=progress)
-        if left_out:
-            raise ValueError(_named(source, left_out))
-    if not entries:
-        raise ValueError(_named(source, left_out))
-    with run_directory.open_directory(workdir, _identity(config, given), resume=True):
-        used = _protector(config, given, entries, found.class_names, workdir, progress)
-        codes = _codes(used, found.class_names, workdir)
+    identity = _identity(config, given)
+    _check_earlier(workdir, identity)
+    plan = _plan(config, source, output, workdir, progress)
+    with run_directory.open_directory(workdir, identity, resume=True):
+        kept = Record(workdir / _RECORD, repair=True)
+        if kept.entries != plan.known:
+            # Another process was at work meanwhile.
+            plan = _plan(config, source, output, workdir, progress)
+        entries, left_out = plan.entries, plan.left_out
+        used = _protector(config, given, entries, plan.class_names, workdir, progress)
+        codes = _codes(used, plan.class_names, workdir)
         output.mkdir(parents=True, exist_ok=True)
         atomic.remove_unfinished(output)
         failed = _write_all(
-            todo,
+            plan.todo,
             *(used, codes, config, output, kept),
             progress=progress,
         )
-        left_out = sorted({**dict(left_out), **dict(failed)}.items())
+        if failed and not config.skip_unreadable:
+            raise ValueError(_named(source, failed))
+        left_out = sorted([*left_out, *failed])
         for name, reason in left_out:
             _LOGGER.warning("not protected: %s", one_line(f"{name}: {reason}", 500))
-        names = {entry.name for entry in entries}
-        written = {
-            name: entry
-            for name, entry in kept.entries.items()
-            if entry.done and name in names
-        }
-        if not written:
-            raise ValueError(_named(source, left_out))
-        shown = [entry for entry in entries if entry.name in written]
+        shown = [x for x in entries if x.name not in dict(failed)]
+        if not shown:
+            raise ValueError(_named(source, left_out, skipped=True))
+        written = {entry.name: kept.entries[entry.name] for entry in shown}
         found_out, why = _measured(config, shown, written, output, workdir, progress)
         summary = Summary(
             audits=[(w.target, w.audit or {}) for w in written.values()],
             strength=config.strength,
             effort=config.effort,
-            labels=_about_labels(used, found.class_names, written),
+            labels=_about_labels(used, codes, written),
             left_out=left_out,
             copied=(),
             measured=found_out,
@@ -271,9 +270,8 @@ def run(
                 "fitted protector": protector.digest(used),
             },
         )
-        pages = report.chosen([entry.name for entry in shown])
-        report.write(output / REPORT, _shown(shown, pages, written, output), summary)
-        new = tuple(entry.name for entry in todo if entry.name in written)
+        _report(summary, shown, written, output, workdir)
+        new = tuple(entry.name for entry in plan.todo if entry.name in written)
         return FolderResult(written, new, tuple(left_out), output / REPORT)
 
 
@@ -307,7 +305,7 @@ def _check_places(
     source: pathlib.Path, output: pathlib.Path, workdir: pathlib.Path
 ) -> None:
     """No folder may lie in another: pictures would be read that were just written."""
-    if not os.fspath(source) or not source.exists():
+    if not source.exists():
         raise ValueError(f"{source}: no such file or folder")
     places = {"the pictures": source, "the output": output, "the work folder": workdir}
     real = {name: pathlib.Path(os.path.realpath(p)) for name, p in places.items()}
@@ -323,6 +321,98 @@ def _check_places(
     for name in ("the output", "the work folder"):
         if real[name].exists() and not real[name].is_dir():
             raise ValueError(f"{places[name]}: exists and is not a folder")
+        there = next(x for x in (real[name], *real[name].parents) if x.exists())
+        if not there.is_dir():
+            raise ValueError(f"{places[name]}: {there} is not a folder")
+        # Found before the work is done that could not be written.
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise ValueError(f"{places[name]}: {there} cannot be written to")
+
+
+def _check_earlier(workdir: pathlib.Path, identity: dict[str, Any]) -> None:
+    """All pictures of a folder are protected alike."""
+    file = workdir / "config.json"
+    if not file.exists():
+        return
+    before = run_directory.read_json(file)
+    for name in {**identity, **before}:
+        if before.get(name) != identity.get(name):
+            raise ValueError(
+                f"{workdir}: is of a run of another configuration ({name} is "
+                f"{before.get(name)!r} there and {identity.get(name)!r} here): choose "
+                "another output folder"
+            )
+
+
+class _Plan(NamedTuple):
+    """What there is to do, found without writing anything.
+
+    Attributes:
+      entries: the pictures that can be protected, sorted by name.
+      todo: those of them that are new or have changed.
+      left_out: names of the others, and why.
+      class_names: if every picture lies in one of several folders, their names.
+      known: what the record held.
+    """
+
+    entries: list[Entry]
+    todo: list[Entry]
+    left_out: list[tuple[str, str]]
+    class_names: tuple[str, ...] | None
+    known: dict[str, Written]
+
+
+def _plan(
+    config: FolderConfig,
+    source: pathlib.Path,
+    output: pathlib.Path,
+    workdir: pathlib.Path,
+    progress: bool,
+) -> _Plan:
+    """Looks at all pictures; refuses what must not or cannot be done."""
+    kept = Record(workdir / _RECORD)
+    targets = {name: entry.target for name, entry in kept.entries.items()}
+    # A picture may have the name of the report: its content decides what it is.
+    found = pictures.scan(
+        source, format=config.format, targets={**targets, "\0": REPORT}
+    )
+    entries, left_out = _protectable(found)
+    if not entries and not left_out:
+        raise ValueError(f"{source}: no pictures in it")
+    _check_links(entries, (output, workdir))
+    _check_output(output, kept)
+    todo = [entry for entry in entries if not _is_done(entry, output, kept)]
+    _check_free(todo, output, kept)
+    damaged = _undecodable(todo, progress=progress)
+    left_out = sorted([*left_out, *damaged])
+    entries, todo = (
+        [entry for entry in some if entry.name not in dict(damaged)]
+        for some in (entries, todo)
+    )
+    if left_out and not (entries and config.skip_unreadable):
+        raise ValueError(_named(source, left_out, skipped=config.skip_unreadable))
+    return _Plan(entries, todo, left_out, found.class_names, dict(kept.entries))
+
+
+def _check_links(entries: Sequence[Entry], places: Sequence[pathlib.Path]) -> None:
+    """No link may lead to what is written."""
+    real = [pathlib.Path(os.path.realpath(place)) for place in places]
+    for entry in entries:
+        path = pathlib.Path(os.path.realpath(entry.path))
+        for place, outer in zip(places, real, strict=True):
+            if outer in path.parents:
+                raise ValueError(f"{entry.path}: is reached by a link into {place}")
+
+
+def _check_free(todo: Sequence[Entry], output: pathlib.Path, kept: Record) -> None:
+    """What somebody else has put into the output is not replaced."""
+    for entry in todo:
+        path = output / entry.target
+        if entry.name not in kept.entries and os.path.lexists(path):
+            raise ValueError(
+                f"{path}: exists, and no earlier run wrote it; move it away to have "
+                f"{entry.name} protected"
+            )
 
 
 def _check_output(output: pathlib.Path, kept: Record) -> None:
@@ -350,30 +440,29 @@ def _protectable(found: pictures.Scan) -> tuple[list[Entry], list[tuple[str, str
     for entry in found.pictures:
         header = entry.header
         if min(header.width, header.height) < full_size.SMALLEST:
-            left_out.append((entry.name, _too_small(header.width, header.height)))
+            reason = full_size.too_small(header.width, header.height)
+            left_out.append((entry.name, reason))
         else:
             entries.append(entry)
     return entries, left_out
 
 
-def _too_small(width: int, height: int) -> str:
-    return (
-        f"is {width}x{height}: only pictures of at least {full_size.SMALLEST} pixels a "
-        "side can be protected"
-    )
-
-
-def _named(source: pathlib.Path, left_out: Sequence[tuple[str, str]]) -> str:
+def _named(
+    source: pathlib.Path,
+    left_out: Sequence[tuple[str, str]],
+    *,
+    skipped: bool = False,
+) -> str:
     """The line that refuses a folder."""
     count = len(left_out)
     shown = "; ".join(f"{name}: {reason}" for name, reason in left_out[:_NAMED])
     more = f"; and {count - _NAMED} more" if count > _NAMED else ""
     files, them = ("file", "it") if count == 1 else ("files", "them")
     shown = one_line(shown, 1000)
-    return (
-        f"{source}: {count} {files} cannot be protected: {shown}{more}; remove {them}, "
-        f"or pass skip_unreadable to go on without {them}"
-    )
+    line = f"{source}: {count} {files} cannot be protected: {shown}{more}"
+    if skipped:
+        return f"{line}; there are no others"
+    return f"{line}; remove {them}, or pass skip_unreadable to go on without {them}"
 
 
 def _is_done(entry: Entry, output: pathlib.Path, kept: Record) -> bool:
@@ -397,7 +486,7 @@ def _undecodable(entries: Sequence[Entry], *, progress: bool) -> list[tuple[str,
     bar = loop.progress(len(entries), 0, label="checking", quiet=not progress, delay=2)
     found = []
     with bar:
-        for result in _in_threads(one, entries):
+        for result in threads.unordered(one, entries):
             bar.update()
             found += [result] if result else []
     return sorted(found)
@@ -426,6 +515,8 @@ def _protector(
     """The protector of this folder: of an earlier run, given, or fitted now."""
     file = workdir / PROTECTOR
     if file.exists():
+        # A kill may have come before they were removed.
+        resumable_fit.forget(workdir / _FIT)
         return protector.load(file)
     start = given
     if start is None and config.effort == "fast":
@@ -473,32 +564,47 @@ def _protector(
 
 
 class _Codes(NamedTuple):
-    """How pictures get codes: those of their classes, or None for clusters."""
+    """How pictures get codes: those of their classes; others are in clusters.
 
-    classes: list[int] | None
+    Attributes:
+      known: codes of classes by name.
+      names: the classes of this scan, by their labels.
+    """
+
+    known: dict[str, int]
     names: tuple[str, ...]
+
+    def class_of(self, entry: Entry) -> str | None:
+        """The class of a picture, or None."""
+        if entry.label is not None and self.names:
+            return self.names[entry.label]
+        # Once there is a picture outside all folders, none has a label. The classes of
+        # an earlier run stay.
+        folders = entry.name.split("/")[:-1]
+        return next((name for name in folders[:2] if name in self.known), None)
 
 
 def _codes(
     used: Protector, class_names: tuple[str, ...] | None, workdir: pathlib.Path
 ) -> _Codes:
     """Codes of the classes, which stay the same when others come later."""
-    if class_names is None:
-        return _Codes(None, ())
-    file = workdir / "codes.json"
-    known = {name: code for code, name in enumerate(used.settings.class_names)}
+    file, number = workdir / "codes.json", used.settings.num_codes
+    known = {}
     if file.exists():
         known = run_directory.read_json(file)
-    for name in class_names:
-        known.setdefault(name, len(known))
-    run_directory.write_json(file, known)
-    number = used.settings.num_codes
+    elif class_names is not None:
+        known = {name: code for code, name in enumerate(used.settings.class_names)}
+    if class_names is not None:
+        for name in class_names:
+            known.setdefault(name, len(known))
+        run_directory.write_json(file, known)
     if len(known) > number:
         _LOGGER.warning(
             "there are %s classes, and %s kinds of perturbation: some share one",
             *(len(known), number),
         )
-    return _Codes([known[name] % number for name in class_names], class_names)
+    codes = {name: code % number for name, code in known.items()}
+    return _Codes(codes, class_names or ())
 
 
 def _write_all(
@@ -514,48 +620,63 @@ def _write_all(
     """Writes pictures, several at once; returns those that could not be read."""
     delta = jax.jit(lambda made, images, codes: made.delta(images, codes))
     assign = jax.jit(lambda made, images: made.assign(images))
-    room = _Room(_PIXELS)
+
+    taken = {entry.target for entry in (*todo, *kept.entries.values())}
 
     def one(entry: Entry) -> tuple[str, str] | None:
-        header = entry.header
-        with room.take(header.width * header.height):
-            source = record.stamp(entry.path)
-            try:
-                picture = pictures.read(entry.path, kind=header.format)
-            except ValueError as error:
-                return entry.name, _reason(error, entry.path)
-            pixels = pictures.upright(picture.pixels, picture.orientation)
-            pixels = np.ascontiguousarray(pixels)
-            if codes.classes is None or entry.label is None:
-                thumb = full_size.thumbnail(pixels, used.settings.size)
-                seen = tiny(full_size.square(thumb, 0.5))
-                code = int(assign(used, seen[None])[0])
-                label = f"group {code + 1}"
-            else:
-                code = codes.classes[entry.label]
-                label = codes.names[entry.label]
-            wanted = full_size.lay(
-                pixels,
-                lambda images: delta(used, images, jnp.array([code], jnp.int32)),
-                size=used.settings.size,
-            )
-            wanted = pictures.upright(wanted, picture.orientation, back=True)
-            kept.add(Written(entry.name, entry.target, None, None, label, None))
-            path = output / entry.target
+        source = record.stamp(entry.path)
+        try:
+            picture = pictures.read(entry.path, kind=entry.header.format)
+        except ValueError as error:
+            return entry.name, _reason(error, entry.path)
+        pixels = pictures.upright(picture.pixels, picture.orientation)
+        pixels = np.ascontiguousarray(pixels)
+        label = codes.class_of(entry)
+        if label is not None:
+            code = codes.known[label]
+        else:
+            thumb = full_size.thumbnail(pixels, used.settings.size)
+            seen = tiny(full_size.square(thumb, 0.5))
+            code = int(assign(used, seen[None])[0])
+            label = f"group {code + 1}"
+        wanted = full_size.lay(
+            pixels,
+            lambda images: delta(used, images, jnp.array([code], jnp.int32)),
+            size=used.settings.size,
+        )
+        wanted = pictures.upright(wanted, picture.orientation, back=True)
+        wanted = np.ascontiguousarray(wanted)
+        begun = Written(entry.name, entry.target, None, None, label, None)
+        formats, notes = [config.format, "png"], list(entry.notes)
+        for format in formats:
+            path = output / begun.target
+            kept.add(begun)
             path.parent.mkdir(parents=True, exist_ok=True)
-            audit = pictures.write(
-                path,
-                picture,
-                np.ascontiguousarray(wanted),
-                radius=config.strength,
-                format=config.format,
-                strip_location=config.strip_location,
-                thorough=config.effort == "strong",
-            )
-            notes = [*entry.notes, *audit.notes]
-            plain = {**audit._asdict(), "notes": notes}
-            stamp = record.stamp(path)
-            kept.add(Written(entry.name, entry.target, source, stamp, label, plain))
+            try:
+                audit = pictures.write(
+                    path,
+                    picture,
+                    wanted,
+                    radius=config.strength,
+                    format=format,
+                    strip_location=config.strip_location,
+                    thorough=config.effort == "strong",
+                )
+                break
+            except ValueError as error:
+                reason = _reason(error, path)
+                is_png = picture_kinds.of_suffix(path.suffix) == "PNG"
+                if format is not formats[0] or is_png:
+                    return entry.name, reason
+                # Formats with loss cannot keep every budget, nor hold every size.
+                notes.append(reason.replace("write it as PNG", "written as PNG"))
+                begun = begun._replace(target=_spare(begun.target, taken, output))
+        else:
+            raise AssertionError("unreachable")
+        notes = list(dict.fromkeys((*notes, *audit.notes)))
+        plain = {**audit._asdict(), "notes": notes}
+        stamp = record.stamp(path)
+        kept.add(begun._replace(source=source, result=stamp, audit=plain))
         return None
 
     failed = []
@@ -563,12 +684,21 @@ def _write_all(
         loop.stop_signals() as received,
         loop.progress(len(todo), 0, label="protecting", quiet=not progress) as bar,
     ):
-        for result in _in_threads(one, todo, stop=received):
+        for result in threads.unordered(one, todo, stop=received):
             bar.update()
             failed += [result] if result else []
         if received:
             loop.stop_now(received.pop())
     return failed
+
+
+def _spare(target: str, taken: set[str], output: pathlib.Path) -> str:
+    """A name for a picture that cannot be written in its format."""
+    number, name = 1, f"{target}.png"
+    while name in taken or os.path.lexists(output / name):
+        number += 1
+        name = f"{target}_{number}.png"
+    return name
 
 
 def _measured(
@@ -594,35 +724,68 @@ def _measured(
             return known["measured"], None
         # Of fewer pictures: measured anew.
         shutil.rmtree(folder, ignore_errors=True)
-    found = measured.run(
-        entries,
-        labels,
-        lambda entry: output / written[entry.name].target,
-        folder,
-        progress=progress,
-    )
+    try:
+        found = measured.run(
+            entries,
+            labels,
+            lambda entry: output / written[entry.name].target,
+            folder,
+            progress=progress,
+        )
+    except run_directory.Failed as error:
+        return None, f"It could not be measured: {one_line(str(error))}."
     run_directory.write_json(file, {"of": made_of, "measured": found})
     shutil.rmtree(folder, ignore_errors=True)
     return found, None
 
 
 def _about_labels(
-    used: Protector,
-    class_names: tuple[str, ...] | None,
-    written: Mapping[str, Written],
+    used: Protector, codes: _Codes, written: Mapping[str, Written]
 ) -> str:
-    count = len({entry.label for entry in written.values()})
-    if class_names is not None:
-        return f"Each of the {count} folders is a class: its pictures go together."
-    if len(used.clusters.centers) < 2:
+    labels = {entry.label for entry in written.values()}
+    classes = labels & codes.known.keys()
+    others = len(labels) - len(classes)
+    if classes and not others:
+        return (
+            f"Each of the {len(classes)} folders is a class: its pictures go together."
+        )
+    few = len(used.clusters.centers) < 2
+    if not classes and few:
         return (
             "There are no class folders, and too few pictures for groups: all go "
             "together."
         )
+    if not classes:
+        return (
+            f"There are no class folders: the pictures are in {others} groups by their "
+            "colors and edges, and those of a group go together."
+        )
+    outside = "go together" if few else f"are in {others} groups by colors and edges"
     return (
-        f"There are no class folders: the pictures are in {count} groups by their "
-        "colors and edges, and those of a group go together."
+        f"{len(classes)} folders are classes: their pictures go together. Pictures "
+        f"outside them {outside}."
     )
+
+
+def _report(
+    summary: Summary,
+    entries: Sequence[Entry],
+    written: Mapping[str, Written],
+    output: pathlib.Path,
+    workdir: pathlib.Path,
+) -> None:
+    """Writes the page, unless it is there already."""
+    path, file = output / REPORT, workdir / "report.json"
+    stamps = [(entry.source, entry.result) for entry in written.values()]
+    made_of = _json.digest([_settings.to_plain(summary._asdict()), stamps])
+    if file.exists():
+        known = run_directory.read_json(file)
+        if known["of"] == made_of and record.is_same(path, Stamp(**known["result"])):
+            return
+    names = report.chosen([entry.name for entry in entries])
+    report.write(path, _shown(entries, names, written, output), summary)
+    result = record.stamp(path)._asdict()
+    run_directory.write_json(file, {"of": made_of, "result": result})
 
 
 def _shown(
@@ -644,52 +807,3 @@ def _shown(
 def _upright(picture: pictures.Picture) -> np.ndarray:
     pixels = pictures.upright(picture.pixels, picture.orientation)
     return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
-
-
-def _in_threads(
-    function: Callable[[Entry], Any],
-    entries: Sequence[Entry],
-    stop: Sequence[object] = (),
-) -> Iterator[Any]:
-    """Yields results as they come; few are begun before they are needed."""
-    workers = os.cpu_count() or 1
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        left = iter(entries)
-        waiting: set[concurrent.futures.Future[Any]] = set()
-        while True:
-            while len(waiting) < 2 * workers and not stop:
-                entry = next(left, None)
-                if entry is None:
-                    break
-                waiting.add(pool.submit(function, entry))
-            if not waiting:
-                return
-            done, waiting = concurrent.futures.wait(
-                waiting, return_when=concurrent.futures.FIRST_COMPLETED
-            )
-            for future in done:
-                yield future.result()
-
-
-class _Room:
-    """Lets pictures in while their pixels together are few enough."""
-
-    def __init__(self, pixels: int):
-        self._pixels = pixels
-        self._taken = 0
-        self._changed = threading.Condition()
-
-    @contextlib.contextmanager
-    def take(self, pixels: int) -> Iterator[None]:
-        """Waits for room; one that is larger than all of it waits to be alone."""
-        with self._changed:
-            self._changed.wait_for(
-                lambda: not self._taken or self._taken + pixels <= self._pixels
-            )
-            self._taken += pixels
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._taken -= pixels
-                self._changed.notify_all()

@@ -1,6 +1,5 @@
 """The squares of pictures that a protector is fitted on."""
 
-import concurrent.futures
 import os
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -10,6 +9,7 @@ import numpy as np
 from miue_jax import pictures
 from miue_jax.pictures import Entry
 from miue_jax.protector import full_size
+from miue_jax.workflows.folder import threads
 
 # Pictures that are read, and squares that are kept of them at most.
 _PICTURES = 1024
@@ -136,10 +136,9 @@ def read(
         ]
 
     images, labels = [], []
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        for entry, found in zip(entries, pool.map(one, entries), strict=True):
-            images += found
-            labels += [-1 if entry.label is None else entry.label] * len(found)
+    for entry, found in zip(entries, threads.ordered(one, entries), strict=True):
+        images += found
+        labels += [-1 if entry.label is None else entry.label] * len(found)
     stacked = np.stack(images) if images else np.zeros((0, size, size, 3), np.uint8)
     return Squares(stacked, np.array(labels, np.int32))
 
@@ -156,6 +155,17 @@ def thumbnail(picture: pictures.Picture, size: int) -> np.ndarray:
 
     Raises:
       ValueError: if a side has fewer than 16 pixels.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> from PIL import Image
+      >>> from miue_jax import pictures
+      >>> from miue_jax.workflows.folder import squares
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     path = pathlib.Path(folder, "a.png")
+      ...     Image.new("L", (64, 48)).save(path)
+      ...     squares.thumbnail(pictures.read(path), 32).shape
+      (32, 43, 3)
     """
     pixels = pictures.upright(picture.pixels, picture.orientation)
     return full_size.thumbnail(np.ascontiguousarray(pixels), size)
