@@ -4,9 +4,10 @@
 
 The losses (`mi_ue_loss`, `similarity_loss`, `distance_loss`,
 `conditional_covariance_loss`), projected gradient (`pgd`, `Budget`) and the workflows
-(`protect`, `evaluate`, `sweep`) are functions of this package; `generators`,
-`defenses`, `victims`, `models`, `data`, `features`, `information` and `testing` are its
-parts. Each is imported when it is first used.
+(`protect`, `protect_folder`, `evaluate`, `sweep`) are functions of this package;
+`generators`, `defenses`, `victims`, `models`, `data`, `features`, `information`,
+`pictures`, `protector` and `testing` are its parts. Each is imported when it is first
+used.
 """
 
 import importlib
@@ -17,6 +18,7 @@ __version__ = "0.1.0"
 # Where each public name is defined; None for a module of its own name.
 _PUBLIC = {
     "Budget": "budget",
+    "Protector": "protector.protector",
     "Sweep": "workflows.sweep.plan",
     "conditional_covariance_loss": "losses",
     "data": None,
@@ -29,7 +31,10 @@ _PUBLIC = {
     "mi_ue_loss": "losses",
     "models": None,
     "pgd": "projected_gradient",
+    "pictures": None,
     "protect": "workflows.protect",
+    "protect_folder": "workflows.folder.run",
+    "protector": None,
     "similarity_loss": "losses",
     "sweep": "workflows.sweep.run",
     "testing": None,
@@ -43,6 +48,8 @@ if TYPE_CHECKING:
     from miue_jax import generators as generators
     from miue_jax import information as information
     from miue_jax import models as models
+    from miue_jax import pictures as pictures
+    from miue_jax import protector as protector
     from miue_jax import testing as testing
     from miue_jax import victims as victims
     from miue_jax.budget import Budget as Budget
@@ -53,7 +60,9 @@ if TYPE_CHECKING:
     from miue_jax.losses import mi_ue_loss as mi_ue_loss
     from miue_jax.losses import similarity_loss as similarity_loss
     from miue_jax.projected_gradient import pgd as pgd
+    from miue_jax.protector.protector import Protector as Protector
     from miue_jax.workflows.evaluate import evaluate as evaluate
+    from miue_jax.workflows.folder.run import protect_folder as protect_folder
     from miue_jax.workflows.protect import protect as protect
     from miue_jax.workflows.sweep.plan import Sweep as Sweep
     from miue_jax.workflows.sweep.run import sweep as sweep

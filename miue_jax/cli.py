@@ -121,6 +121,9 @@ def _with_fields(base: type, **values: Any) -> type:
 class _Protect(_Run):
     """Protects a data set: writes images that models do not learn from.
 
+    `miue protect IN OUT` protects a folder of pictures of any sizes and formats; see
+    `miue protect-folder --help`, which is another name for it.
+
     Attributes:
       data: "shapes", a TFDS name, an image folder, an .npz file, a CIFAR archive, or
         module:function.
@@ -159,6 +162,8 @@ def _protect(arguments: Sequence[str]) -> None:
     from miue_jax.data import artifact
     from miue_jax.workflows import protect
 
+    if _names_folders(arguments):
+        return _protect_folder(arguments, "protect")
     defaults, spec = _Protect(), None
     if (file := option(arguments, "--config", None)) is not None:
         defaults, spec = _from_file(file, _protect_defaults)
@@ -246,6 +251,141 @@ def _as(kind: type, config: Any) -> Any:
 
 def _shallow(instance: Any) -> dict[str, Any]:
     return {f.name: getattr(instance, f.name) for f in dataclasses.fields(instance)}
+
+
+# protect IN OUT, fit-protector
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _ProtectFolder:
+    """Protects a folder of pictures as people have them: `miue protect IN OUT`.
+
+    Attributes:
+      source: the folder of pictures, with or without class folders, or one picture.
+      output: the folder to create, or one of an earlier run.
+      strength: largest change of a channel, in gray levels.
+      effort: fast takes a protector that was fitted before; standard and strong fit
+        one on these pictures.
+      protector: file of a protector to use (see `miue fit-protector`).
+      format: of all files; None for the format of each picture.
+      strip_location: remove the place where pictures were taken.
+      skip_unreadable: go on where pictures cannot be read, and name them at the end.
+      measure: train small networks to see what they learn from the pictures.
+      seed: of everything that is drawn.
+      workdir: what the next run needs; None for OUT.miue. Do not publish it.
+      quiet: no progress bars.
+    """
+
+    source: Annotated[Positional[str], arg(metavar="IN")]
+    output: Annotated[Positional[str], arg(metavar="OUT")]
+    strength: int = 8
+    effort: Literal["fast", "standard", "strong"] = "standard"
+    protector: str | None = None
+    format: Literal["png", "webp", "jpeg"] | None = None
+    strip_location: bool = False
+    skip_unreadable: bool = False
+    measure: bool = True
+    seed: int = 0
+    workdir: str | None = None
+    quiet: bool = False
+
+
+def _option_names(kind: type) -> set[str]:
+    """The options of a command, without what follows a dot."""
+    return {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(kind)}
+
+
+# Flags of both forms of `protect`, which take no value.
+_FLAGS = frozenset(("--quiet", "--no-quiet"))
+
+
+def _names_folders(arguments: Sequence[str]) -> bool:
+    """Whether `protect` is asked for a folder of pictures rather than a data set."""
+    folder, data = _option_names(_ProtectFolder), _option_names(_Protect)
+    places, value = 0, False
+    for argument in arguments:
+        if not argument.startswith("--"):
+            places += not value and argument[:1] != "-"
+            value = False
+            continue
+        name, equals, _ = argument.replace("_", "-").partition("=")
+        known = {name.partition(".")[0], name.replace("--no-", "--", 1)}
+        # An option of one form alone decides; others may take several values.
+        if (known & folder) - data:
+            return True
+        if (known & (data | {"--generator"})) - folder:
+            return False
+        value = not equals and name not in _FLAGS
+    return places > 1
+
+
+def _protect_folder(arguments: Sequence[str], name: str = "protect-folder") -> None:
+    from miue_jax.workflows.folder import run
+
+    given = parse(_ProtectFolder, arguments, prog=f"{PROG} {name}")
+    names = [field.name for field in dataclasses.fields(run.FolderConfig)]
+    config = run.FolderConfig(**{name: getattr(given, name) for name in names})
+    if not given.source:
+        raise ValueError("IN is empty: name a folder of pictures")
+    if not given.output:
+        raise ValueError("OUT is empty: name a folder to create")
+    output = pathlib.Path(given.output)
+    workdir = run.workdir_of(output)
+    if given.workdir is not None:
+        workdir = _directory(given.workdir)
+    _start(alone=True)
+    found = run.run(
+        config, pathlib.Path(given.source), output, workdir, progress=not given.quiet
+    )
+    report(f"{output}: {run.describe(found)}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _FitProtector:
+    """Fits a network that protects pictures, also later ones, by one forward pass.
+
+    Attributes:
+      data: a folder of pictures, or a data set (see `miue protect --help`).
+      output: the .safetensors file to write; OUTPUT.fit holds what a stopped fit needs.
+      data_options: of a data set.
+      any_pictures: fit it for any pictures rather than for the classes of these.
+      strength: largest change of a channel, in gray levels.
+      size: pixels of the shorter side at which it sees pictures.
+      num_codes: kinds of perturbation.
+      quiet: no progress bars.
+    """
+
+    data: Annotated[Positional[str], arg(metavar="DATA")]
+    output: str
+    data_options: Annotated[_Data, arg(name="data")] = _Data()
+    any_pictures: bool = False
+    strength: int = 8
+    size: int = 96
+    num_codes: int = 32
+    quiet: bool = False
+
+
+def _fit_protector(arguments: Sequence[str]) -> None:
+    from miue_jax.data import atomic
+    from miue_jax.protector import FitConfig
+    from miue_jax.workflows.folder import fit_protector
+
+    kind = _with_fields(_FitProtector, fit=FitConfig())
+    given: Any = parse(kind, arguments, prog=f"{PROG} fit-protector")
+    atomic.check_new_file(given.output)
+    atomic.check_not_read(given.output, (given.data,))
+    _start(alone=True)
+    made = fit_protector.fit_protector(
+        _source(given.data, given.data_options),
+        given.output,
+        config=given.fit_settings,
+        any_pictures=given.any_pictures,
+        strength=given.strength,
+        size=given.size,
+        num_codes=given.num_codes,
+        progress=not given.quiet,
+    )
+    report(f"{given.output}: {fit_protector.describe(made)}")
 
 
 # evaluate
@@ -815,6 +955,8 @@ class _Command(NamedTuple):
 
 _COMMANDS = {
     "protect": _Command(_protect, _Protect),
+    "protect-folder": _Command(_protect_folder, _ProtectFolder),
+    "fit-protector": _Command(_fit_protector, _FitProtector),
     "evaluate": _Command(_evaluate, _Evaluate),
     "sweep": _Command(_sweep, _Sweep),
     "measure": _Command(_measure, _Measure),
@@ -900,7 +1042,7 @@ def _start(*, alone: bool = False) -> None:
 
 def _usage() -> str:
     rows = [
-        f"  {name:<10} {(command.options.__doc__ or '').splitlines()[0]}"
+        f"  {name:<14} {(command.options.__doc__ or '').splitlines()[0]}"
         for name, command in _COMMANDS.items()
         if command.options is not None
     ]
@@ -912,7 +1054,7 @@ def _usage() -> str:
             "measure it.",
             "",
             *rows,
-            "  completion Prints the completion script of a shell: bash or zsh.",
+            "  completion     Prints the completion script of a shell: bash or zsh.",
             "",
             f"`{PROG} COMMAND --help` shows the options of a command, "
             f"`{PROG} --version` the version.",

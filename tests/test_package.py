@@ -24,11 +24,11 @@ LOSSES = {
     "mi_ue_loss",
     "similarity_loss",
 }
-FUNCTIONS = {"evaluate", "pgd", "protect", "sweep"}
-CLASSES = {"Budget", "Sweep"}
+FUNCTIONS = {"evaluate", "pgd", "protect", "protect_folder", "sweep"}
+CLASSES = {"Budget", "Protector", "Sweep"}
 PARTS = {
     *("data", "defenses", "features", "generators", "information"),
-    *("models", "testing", "victims"),
+    *("models", "pictures", "protector", "testing", "victims"),
 }
 
 # What a user pays for when it is used, not when the package is imported.
@@ -160,9 +160,9 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     sources = {
         str(path.relative_to(ROOT))
         for path in (ROOT / "miue_jax").rglob("*")
-        if path.suffix == ".py" or path.name == "py.typed"
+        if path.suffix in (".py", ".html") or path.name == "py.typed"
     }
-    assert "miue_jax/py.typed" in sources
+    assert {"miue_jax/py.typed", "miue_jax/workflows/folder/report.html"} < sources
     assert {"miue_jax/workflows/sweep/run.py", "miue_jax/cli.py"} < sources
     assert {name for name in names if ".dist-info/" not in name} == sources
 

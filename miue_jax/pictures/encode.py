@@ -165,6 +165,9 @@ class Details:
         file = io.BytesIO()
         image = self._image(pixels)
         given = {**getattr(self, f"_for_{self.kind.lower()}")(), **options}
+        if given.get("keep_rgb"):
+            # Where JPEG tells the resolution, decoders take its colors for YCbCr.
+            given.pop("dpi", None)
         try:
             try:
                 image.save(file, self.kind, **given)

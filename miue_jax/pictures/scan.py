@@ -251,6 +251,9 @@ def _targets(
     pictures: list[tuple[str, Header]], asked: str | None, earlier: Mapping[str, str]
 ) -> dict[str, tuple[str, tuple[str, ...]]]:
     taken = {_key(target) for target in earlier.values()}
+    # A file cannot have the name of a folder.
+    for name, _ in pictures:
+        taken |= {_key(str(x)) for x in pathlib.PurePosixPath(name).parents}
     chosen: dict[str, tuple[str, tuple[str, ...]]] = {}
     later = []
     for name, header in pictures:

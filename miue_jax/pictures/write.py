@@ -263,7 +263,9 @@ def _jpeg(
         first = int(np.searchsorted(held, 0.1 if thorough else 0.7))
         found = blocks.aim(pixels, wanted, radius, code, margin=max(1, first))
         if found is not None:
-            return details.encode(found.pixels, **setting), False, []
+            lost = original.dpi is not None and "keep_rgb" in setting
+            note = ["the resolution, unless EXIF has it: left out"] if lost else []
+            return details.encode(found.pixels, **setting), False, note
     raise ValueError(
         f"JPEG cannot keep {radius} gray levels in this picture: write it as PNG"
     )

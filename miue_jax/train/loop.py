@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -287,6 +287,28 @@ def stop_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
+def stop_now(number: int) -> NoReturn:
+    """Says that a run stopped after a signal and can be resumed, and exits.
+
+    Args:
+      number: of the signal.
+
+    Raises:
+      Stopped: always, with the exit status of the signal.
+
+    Example:
+      >>> from miue_jax.train import loop
+      >>> try:
+      ...     loop.stop_now(15)
+      ... except loop.Stopped as stopped:
+      ...     print(stopped.code)
+      143
+    """
+    if sys.stderr is not None:
+        print(_STOPPED, file=_Forgiving(sys.stderr))
+    raise Stopped(128 + number)
+
+
 def progress(
     total: int, done: int, *, label: str = "", quiet: bool = False, delay: float = 0
 ) -> tqdm:
@@ -438,9 +460,7 @@ def run_until(
         if stopping:
             notes = {k: [float(x) for x in mean] for k, mean in (totals or {}).items()}
             saved.save(step, state, notes=notes)
-            if sys.stderr is not None:
-                print(_STOPPED, file=_Forgiving(sys.stderr))
-            raise Stopped(128 + stopping)
+            stop_now(stopping)
         began = time.perf_counter()
         stop = min(mark, step + size)
         state, totals = advance(key, state, data, stop, totals)

@@ -506,3 +506,20 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
         [*map(str, command)], check=True, capture_output=True, text=True, timeout=600
     )
     assert int(done.stdout) < 1.5e9
+
+
+@pytest.mark.parametrize("radius", [1, 2])
+def test_the_smallest_budgets_hold_in_jpeg_that_tells_its_resolution(tmp_path, radius):
+    path, out = tmp_path / "a.jpg", tmp_path / "b.jpg"
+    picture_files.image().save(path, dpi=(240, 240), quality=90)
+    picture = pictures.read(path)
+    change = np.random.default_rng(0).integers(
+        -radius, radius + 1, picture.pixels.shape
+    )
+    wanted = np.clip(picture.pixels + change, 0, 255).astype(np.uint8)
+    audit = pictures.write(out, picture, wanted, radius=radius)
+    assert 0 < audit.max_change <= radius
+    after = pictures.read(out)
+    assert np.abs(after.pixels.astype(int) - picture.pixels).max() <= radius
+    # Either it is told, or it is said that it is not.
+    assert (after.dpi == (240, 240)) != any("resolution" in x for x in audit.notes)

@@ -1,0 +1,1 @@
+"""Protects a folder of pictures as people have them, see `run.protect_folder`."""
