@@ -1,21 +1,24 @@
 """What `miue protect IN OUT` does to networks trained on the pictures.
 
-    pip install scikit-image scikit-learn
     python experiments/folder_study.py photographs --workdir runs/photographs
+
+or, for other pictures,
+
     python experiments/folder_study.py /usr/share/datasets/fashion-mnist \
         --workdir runs/fashion
     python experiments/folder_study.py cifar10 --per-class 500 --workdir runs/cifar10
 
-The first makes a folder of crops of twelve photographs that scikit-image and
-scikit-learn ship, 64x64 pixels, each photograph a class: from its left 70 % to train
-on, from the rest to test. The second makes one of Fashion-MNIST, from its IDX files
-(Debian: dataset-fashion-mnist), the third takes class folders train/ and test/ of
-pictures of one size as they are. The training pictures are protected and read back from
-their files. Victims, a ResNet-10 of width 16, see clean or protected pictures, as they
-are, and reduced to three quarters and compressed by JPEG of quality 75; the clean test
-pictures are reduced and compressed likewise.
+The first (`pip install scikit-image scikit-learn`) makes a folder of crops of twelve
+photographs that these packages ship, 64x64 pixels, each photograph a class: from its
+left 70 % to train on, from the rest to test. The second makes one of Fashion-MNIST,
+from its IDX files (Debian: dataset-fashion-mnist), the third takes class folders train/
+and test/ of pictures of one size as they are. The training pictures are protected and
+read back from their files. Victims, a ResNet-10 of width 16, see clean or protected
+pictures, as they are, and reduced to three quarters and compressed by JPEG of quality
+75; the clean test pictures are reduced and compressed likewise.
 
 Rerun a command to resume it. results.json in the work directory holds the accuracies.
+No result is committed yet, nor its time: twelve victims are trained.
 """
 
 import dataclasses

@@ -7,7 +7,7 @@ DATA is CIFAR-10: `cifar10` (TFDS), an image folder, the original binary archive
 .npz file of its arrays. The result is results/matrix_cpu.json: without a defense
 interleaved MI-UE leaves 10.7 % of 58.4 %, JPEG at quality 10 brings it back to 53.9 %.
 It takes about two minutes of one core per victim without a costly defense, and there
-are 227 of them; the most informative cells run first, and table.md and heat_map.png
+are 243 of them; the most informative cells run first, and table.md and heat_map.png
 show what is done so far.
 
 5,000 training and 5,000 test images, a ResNet-10 of width 16 as surrogate and as
@@ -29,6 +29,7 @@ INTERLEAVED = {**SMALL, "epochs": 15}
 GENERATORS = {
     "clean": None,
     "mi_ue_interleaved": row("mi_ue/interleaved", **INTERLEAVED),
+    "mi_ue_robust": row("mi_ue/robust", **SMALL),
     "em_interleaved": row("error_minimizing/interleaved", **INTERLEAVED),
     # As many batches as published; longer steps of the classifier diverge.
     "pil": row("perturbation_linear", epochs=300),
@@ -100,6 +101,7 @@ DEPTH = (
     *("mi_ue_authors", "mi_ue_interleaved"),
 )
 TRAINED = ("at_2", "ueraser", "at_8")
+PUBLISHED = ("none", "jpeg_10", "jpeg_50", "grayscale")
 BREADTH = ("jpeg_50", "bit_depth_2", "cutout", "cutmix", "orthogonal_projection")
 
 
@@ -123,6 +125,8 @@ def get_config() -> Sweep:
             Block(generators=DEPTH, defenses=("none", "jpeg_10"), seeds=(1, 2)),
             Block(defenses=BREADTH),
             Block(generators=DEPTH, defenses=TRAINED, seeds=(1, 2)),
+            # What happens to pictures that are published.
+            Block(generators=("mi_ue_robust",), defenses=PUBLISHED, seeds=(1, 2)),
         ),
         # The 5,000 test images cost a third of training an epoch.
         evaluate_every=2,

@@ -1,12 +1,12 @@
 """Fits the protector that comes with the package, for any pictures.
 
-    pip install scikit-image
     python experiments/shipped_protector.py --workdir runs/shipped
 
-A hundred crops of each of twelve photographs that scikit-image ships, all in the public
-domain or under CC0 by its documentation; 900 steps with codes at random, 18 minutes on
-a busy core. Rerun it to resume it. The file is `shipped.safetensors` in the work
-directory; a copy of it in miue_jax/protector/ is what `--effort fast` uses.
+A hundred crops of each of twelve photographs that scikit-image ships
+(`pip install scikit-image`), all in the public domain or under CC0 by its
+documentation; 900 steps with codes at random. It takes 18 minutes of a busy core; rerun
+it to resume it. The result is `shipped.safetensors` in the work directory; a copy of it
+in miue_jax/protector/ is what `--effort fast` uses.
 """
 
 import dataclasses

@@ -68,6 +68,8 @@ def test_the_commands_in_the_readme_parse(miue, tmp_path, monkeypatch, command):
         assert errors.endswith("--workdir is missing: name a directory for the run\n")
     elif arguments[0] == "export":
         assert "runs/photos/protected.npz: no such file" in miue(*arguments)[2]
+    elif arguments == ["protect", "photos", "published"]:
+        assert "photos: no such file" in miue(*arguments)[2]
     elif arguments != ["demo"]:
         assert miue(*arguments)[0] == 0
 

@@ -115,7 +115,7 @@ def test_the_matrix_of_the_cpu_has_the_cells_of_its_results():
         for seed in c["seeds"]
     }
     assert {tuple(cell) for cell in cells} == found
-    assert len(cells) == results["planned"] == 227
+    assert len(cells) == results["planned"] == 243
     assert results["defenses"] == sweep.defenses
     for name, made in results["protected"].items():
         plain = sweep.generators[name].generator.to_plain()
