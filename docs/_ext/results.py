@@ -49,7 +49,7 @@ class FaultsTable(rendering.MarkdownDirective):
         self.env.note_dependency(str(path))
         if not path.exists():
             return self.render(["Not measured for this version yet."], "figures")
-        results = run_directory.read_json(path)
+        results = run_directory.read_json(path, own=False)
         header = ["", "cases", "faults", "right bytes", "one line", "failed"]
         keys = ("name", "cases", "faults", "equal", "refused", "failed")
         rows = [[str(part[key]) for key in keys] for part in results["parts"]]
