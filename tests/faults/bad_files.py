@@ -149,6 +149,7 @@ def write(folder: pathlib.Path) -> None:
     _runs(folder)
     _arrays(folder)
     _pictures(folder)
+    _photos(folder)
     _foreign(folder)
     for name, text in _CONFIGS.items():
         (folder / f"config_{name}.py").write_text(text)
@@ -274,6 +275,14 @@ def _zip(path: pathlib.Path, members: dict[str, bytes]) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in members.items():
             archive.writestr(name, content)
+
+
+def _photos(folder: pathlib.Path) -> None:
+    """Pictures that can be protected."""
+    (folder / "photos").mkdir()
+    for number in range(2):
+        pixels = np.full((48, 64, 3), 100 * number, np.uint8)
+        Image.fromarray(pixels).save(folder / "photos" / f"{number}.png")
 
 
 def _pictures(folder: pathlib.Path) -> None:

@@ -61,7 +61,10 @@ _SMALL = {
 _PLACES = {"size": "4", "sigma": "0.1", "radius": "2", "bits": "2", "quality": "50"}
 
 # Commands that are run once as they are, so that only what is appended can be wrong.
-_TRIED = ("protect", "evaluate", "sweep", "measure", "detect", "import")
+_TRIED = (
+    *("protect", "protect-folder", "fit-protector", "evaluate", "sweep"),
+    *("measure", "detect", "import"),
+)
 
 _HUGE = str(2**70)
 _NUMBERS = {
@@ -94,6 +97,9 @@ _TEXTS = {
     "png": ("foreign", "file.txt", "no_such/made"),
     "perturbation": ("no_such", ""),
     "norm": ("l3", ""),
+    "protector": ("no_such.safetensors", "file.txt", "data.npz", "foreign", ""),
+    "format": ("gif", ""),
+    "effort": ("slow", ""),
 }
 # Where more than there will ever be means never, or all, or any number will do.
 _UNLIMITED = re.compile(
@@ -182,6 +188,9 @@ def _bases(place: pathlib.Path) -> Iterator[_Base]:
         # The schedule of the paper does nothing in two epochs.
         name = "mi_ue/interleaved" if name == "mi_ue" else name
         yield _Base(("protect", "data.npz", *run, "--generator", name), "--generator.")
+    quick = ("--effort", "fast", "--no-measure", "--quiet")
+    yield _Base(("protect-folder", "photos", "new", *quick))
+    yield _Base(("fit-protector", "photos", "--output", "made.safetensors"))
     evaluate = ("evaluate", "data.npz", "data.npz", *run, "--seeds", "0")
     yield _Base(evaluate)
     for name in _names("defenses", place):
