@@ -160,7 +160,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     sources = {
         str(path.relative_to(ROOT))
         for path in (ROOT / "miue_jax").rglob("*")
-        if path.suffix in (".py", ".html") or path.name == "py.typed"
+        if path.suffix in (".py", ".html", ".safetensors") or path.name == "py.typed"
     }
     assert {"miue_jax/py.typed", "miue_jax/workflows/folder/report.html"} < sources
     assert {"miue_jax/workflows/sweep/run.py", "miue_jax/cli.py"} < sources
