@@ -24,7 +24,6 @@ No result is committed yet, nor its time: twelve victims are trained.
 import dataclasses
 import gzip
 import importlib.util
-import io
 import pathlib
 import platform
 import shutil
@@ -42,6 +41,7 @@ from miue_jax.data import Dataset, atomic, public
 from miue_jax.train import run_directory
 from miue_jax.workflows import evaluate
 from miue_jax.workflows.folder import run as folder
+from miue_jax.workflows.folder.measured import compressed
 
 PROG = "folder_study.py"
 
@@ -145,22 +145,6 @@ def _write(folder: pathlib.Path, images: Any) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for number, image in enumerate(images):
         Image.fromarray(image).save(folder / f"{number:04d}.png")
-
-
-def compressed(images: np.ndarray) -> np.ndarray:
-    """Images at three quarters of their size, after JPEG of quality 75."""
-    side = round(0.75 * images.shape[1])
-
-    def one(image: np.ndarray) -> np.ndarray:
-        file = io.BytesIO()
-        gray = image.shape[-1] == 1
-        small = Image.fromarray(image[..., 0] if gray else image)
-        small = small.resize((side, side), Image.Resampling.BILINEAR)
-        small.save(file, "JPEG", quality=75)
-        with Image.open(file) as decoded:
-            return np.asarray(decoded).reshape(side, side, -1)
-
-    return np.stack([one(image) for image in images])
 
 
 _SEEN: dict[str, Callable[[np.ndarray], np.ndarray]] = {

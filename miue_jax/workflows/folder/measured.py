@@ -17,7 +17,7 @@ from miue_jax.workflows.folder import squares
 _MODEL = "resnet10"
 _EPOCHS = 15
 _SEEDS = (0, 1)
-# Pixels of a side, pictures, and those of a class that are needed.
+# Pixels of a side, pictures at most, and pictures that are needed.
 _SIZE = 48
 _MOST = 600
 _FEWEST, _FEWEST_OF_CLASS = 40, 10
@@ -134,21 +134,36 @@ def _trained(labels: np.ndarray) -> np.ndarray:
     return result
 
 
-def _compressed(images: np.ndarray) -> np.ndarray:
-    """Images reduced to three quarters, compressed and decoded."""
+def compressed(images: np.ndarray) -> np.ndarray:
+    """Reduces images to three quarters and compresses them by JPEG of quality 75.
+
+    Args:
+      images: (N, s, s, C) uint8, C = 1 or 3.
+
+    Returns:
+      (N, t, t, C) uint8, as they are decoded.
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax.workflows.folder import measured
+      >>> measured.compressed(np.zeros((2, 64, 64, 3), np.uint8)).shape
+      (2, 48, 48, 3)
+    """
     side = round(_SMALLER * images.shape[1])
 
     def one(image: np.ndarray) -> np.ndarray:
         file = io.BytesIO()
-        small = Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR)
+        gray = image.shape[-1] == 1
+        small = Image.fromarray(image[..., 0] if gray else image)
+        small = small.resize((side, side), Image.Resampling.BILINEAR)
         small.save(file, "JPEG", quality=_QUALITY)
         with Image.open(file) as decoded:
-            return np.asarray(decoded)
+            return np.asarray(decoded).reshape(side, side, -1)
 
     return np.stack([one(image) for image in images])
 
 
 _SEEN: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "as they are": lambda images: images,
-    "resized to three quarters, JPEG of quality 75": _compressed,
+    "resized to three quarters, JPEG of quality 75": compressed,
 }

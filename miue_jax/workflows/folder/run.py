@@ -14,25 +14,25 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from miue_jax import __version__, _json, _settings, pictures, protector
 from miue_jax._checks import check_choice, check_flag, check_seeds, one_line
-from miue_jax.data import atomic, picture_kinds, public
+from miue_jax.data import atomic, public
 from miue_jax.pictures import Entry, encode
-from miue_jax.protector import FitConfig, Protector, Settings, clusters, full_size
+from miue_jax.protector import FitConfig, Protector, Settings, clusters
 from miue_jax.train import loop, run_directory
 from miue_jax.workflows.folder import (
     measured,
+    plan,
     record,
     report,
     resumable_fit,
     squares,
-    threads,
+    writing,
 )
-from miue_jax.workflows.folder.fit_protector import find_clusters, tiny
+from miue_jax.workflows.folder.codes import Codes, assign
+from miue_jax.workflows.folder.fit_protector import find_clusters
 from miue_jax.workflows.folder.record import Record, Stamp, Written
 from miue_jax.workflows.folder.report import Shown, Summary
 
@@ -47,8 +47,6 @@ Effort = Literal["fast", "standard", "strong"]
 _STEPS = {"fast": 0, "standard": 400, "strong": 1600}
 _SIZES = {"fast": 96, "standard": 96, "strong": 128}
 _NUM_CODES = 32
-
-_NAMED = 5
 
 _LOGGER = logging.getLogger("miue_jax")
 
@@ -225,34 +223,37 @@ def run(
       Traceback (most recent call last):
       ValueError: none: no such file or folder
     """
-    _check_places(source, output, workdir)
+    plan.check_places(source, output, workdir)
     given = None if config.protector is None else protector.load(config.protector)
     identity = _identity(config, given)
-    _check_earlier(workdir, identity)
-    plan = _plan(config, source, output, workdir, progress)
+    plan.check_earlier(workdir, identity)
+    todo = _plan(config, source, output, workdir, progress)
     with run_directory.open_directory(workdir, identity, resume=True):
         kept = Record(workdir / _RECORD, repair=True)
-        if kept.entries != plan.known:
+        if kept.entries != todo.known:
             # Another process was at work meanwhile.
-            plan = _plan(config, source, output, workdir, progress)
-        entries, left_out = plan.entries, plan.left_out
-        used = _protector(config, given, entries, plan.class_names, workdir, progress)
-        codes = _codes(used, plan.class_names, workdir)
+            todo = _plan(config, source, output, workdir, progress)
+        entries, left_out = todo.entries, todo.left_out
+        used = _protector(config, given, entries, todo.class_names, workdir, progress)
+        codes = assign(used, todo.class_names, workdir)
         output.mkdir(parents=True, exist_ok=True)
         atomic.remove_unfinished(output)
-        failed = _write_all(
-            plan.todo,
-            *(used, codes, config, output, kept),
+        failed = writing.write(
+            *(todo.todo, used, codes, output, kept),
+            radius=config.strength,
+            format=config.format,
+            strip_location=config.strip_location,
+            thorough=config.effort == "strong",
             progress=progress,
         )
         if failed and not config.skip_unreadable:
-            raise ValueError(_named(source, failed))
+            raise ValueError(plan.refusal(source, failed))
         left_out = sorted([*left_out, *failed])
         for name, reason in left_out:
             _LOGGER.warning("not protected: %s", one_line(f"{name}: {reason}", 500))
         shown = [x for x in entries if x.name not in dict(failed)]
         if not shown:
-            raise ValueError(_named(source, left_out, skipped=True))
+            raise ValueError(plan.refusal(source, left_out, skipped=True))
         written = {entry.name: kept.entries[entry.name] for entry in shown}
         found_out, why = _measured(config, shown, written, output, workdir, progress)
         summary = Summary(
@@ -271,7 +272,7 @@ def run(
             },
         )
         _report(summary, shown, written, output, workdir)
-        new = tuple(entry.name for entry in plan.todo if entry.name in written)
+        new = tuple(entry.name for entry in todo.todo if entry.name in written)
         return FolderResult(written, new, tuple(left_out), output / REPORT)
 
 
@@ -301,199 +302,21 @@ def describe(result: FolderResult) -> str:
     )
 
 
-def _check_places(
-    source: pathlib.Path, output: pathlib.Path, workdir: pathlib.Path
-) -> None:
-    """No folder may lie in another: pictures would be read that were just written."""
-    if not source.exists():
-        raise ValueError(f"{source}: no such file or folder")
-    places = {"the pictures": source, "the output": output, "the work folder": workdir}
-    real = {name: pathlib.Path(os.path.realpath(p)) for name, p in places.items()}
-    for name, path in real.items():
-        for other, outer in real.items():
-            if name != other and (path == outer or outer in path.parents):
-                if source.is_file() and other == "the pictures":
-                    continue
-                raise ValueError(
-                    f"{places[name]}: {name} must not be or lie in {other} "
-                    f"({places[other]})"
-                )
-    for name in ("the output", "the work folder"):
-        if real[name].exists() and not real[name].is_dir():
-            raise ValueError(f"{places[name]}: exists and is not a folder")
-        there = next(x for x in (real[name], *real[name].parents) if x.exists())
-        if not there.is_dir():
-            raise ValueError(f"{places[name]}: {there} is not a folder")
-        # Found before the work is done that could not be written.
-        if not os.access(there, os.W_OK | os.X_OK):
-            raise ValueError(f"{places[name]}: {there} cannot be written to")
-
-
-def _check_earlier(workdir: pathlib.Path, identity: dict[str, Any]) -> None:
-    """All pictures of a folder are protected alike."""
-    file = workdir / "config.json"
-    if not file.exists():
-        return
-    before = run_directory.read_json(file)
-    for name in {**identity, **before}:
-        if before.get(name) != identity.get(name):
-            raise ValueError(
-                f"{workdir}: is of a run of another configuration ({name} is "
-                f"{before.get(name)!r} there and {identity.get(name)!r} here): choose "
-                "another output folder"
-            )
-
-
-class _Plan(NamedTuple):
-    """What there is to do, found without writing anything.
-
-    Attributes:
-      entries: the pictures that can be protected, sorted by name.
-      todo: those of them that are new or have changed.
-      left_out: names of the others, and why.
-      class_names: if every picture lies in one of several folders, their names.
-      known: what the record held.
-    """
-
-    entries: list[Entry]
-    todo: list[Entry]
-    left_out: list[tuple[str, str]]
-    class_names: tuple[str, ...] | None
-    known: dict[str, Written]
-
-
 def _plan(
     config: FolderConfig,
     source: pathlib.Path,
     output: pathlib.Path,
     workdir: pathlib.Path,
     progress: bool,
-) -> _Plan:
-    """Looks at all pictures; refuses what must not or cannot be done."""
-    kept = Record(workdir / _RECORD)
-    targets = {name: entry.target for name, entry in kept.entries.items()}
-    # A picture may have the name of the report: its content decides what it is.
-    found = pictures.scan(
-        source, format=config.format, targets={**targets, "\0": REPORT}
+) -> plan.Plan:
+    return plan.find(
+        *(source, output, Record(workdir / _RECORD)),
+        format=config.format,
+        skip_unreadable=config.skip_unreadable,
+        reserved=REPORT,
+        written=(output, workdir),
+        progress=progress,
     )
-    entries, left_out = _protectable(found)
-    if not entries and not left_out:
-        raise ValueError(f"{source}: no pictures in it")
-    _check_links(entries, (output, workdir))
-    _check_output(output, kept)
-    todo = [entry for entry in entries if not _is_done(entry, output, kept)]
-    _check_free(todo, output, kept)
-    damaged = _undecodable(todo, progress=progress)
-    left_out = sorted([*left_out, *damaged])
-    entries, todo = (
-        [entry for entry in some if entry.name not in dict(damaged)]
-        for some in (entries, todo)
-    )
-    if left_out and not (entries and config.skip_unreadable):
-        raise ValueError(_named(source, left_out, skipped=config.skip_unreadable))
-    return _Plan(entries, todo, left_out, found.class_names, dict(kept.entries))
-
-
-def _check_links(entries: Sequence[Entry], places: Sequence[pathlib.Path]) -> None:
-    """No link may lead to what is written."""
-    real = [pathlib.Path(os.path.realpath(place)) for place in places]
-    for entry in entries:
-        path = pathlib.Path(os.path.realpath(entry.path))
-        for place, outer in zip(places, real, strict=True):
-            if outer in path.parents:
-                raise ValueError(f"{entry.path}: is reached by a link into {place}")
-
-
-def _check_free(todo: Sequence[Entry], output: pathlib.Path, kept: Record) -> None:
-    """What somebody else has put into the output is not replaced."""
-    for entry in todo:
-        path = output / entry.target
-        if entry.name not in kept.entries and os.path.lexists(path):
-            raise ValueError(
-                f"{path}: exists, and no earlier run wrote it; move it away to have "
-                f"{entry.name} protected"
-            )
-
-
-def _check_output(output: pathlib.Path, kept: Record) -> None:
-    """Nothing is replaced that was not written by an earlier run."""
-    if not output.exists():
-        return
-    known = {entry.target for entry in kept.entries.values()}
-    if not known and any(output.iterdir()):
-        raise ValueError(
-            f"{output}: is not empty, and no earlier run wrote into it; choose another"
-        )
-    for name, entry in kept.entries.items():
-        path = output / entry.target
-        if entry.result is None or not path.exists():
-            continue
-        if not record.is_same(path, entry.result):
-            raise ValueError(
-                f"{path}: was changed since it was written; move it away to have "
-                f"{name} protected again"
-            )
-
-
-def _protectable(found: pictures.Scan) -> tuple[list[Entry], list[tuple[str, str]]]:
-    entries, left_out = [], [(bad.name, bad.reason) for bad in found.unreadable]
-    for entry in found.pictures:
-        header = entry.header
-        if min(header.width, header.height) < full_size.SMALLEST:
-            reason = full_size.too_small(header.width, header.height)
-            left_out.append((entry.name, reason))
-        else:
-            entries.append(entry)
-    return entries, left_out
-
-
-def _named(
-    source: pathlib.Path,
-    left_out: Sequence[tuple[str, str]],
-    *,
-    skipped: bool = False,
-) -> str:
-    """The line that refuses a folder."""
-    count = len(left_out)
-    shown = "; ".join(f"{name}: {reason}" for name, reason in left_out[:_NAMED])
-    more = f"; and {count - _NAMED} more" if count > _NAMED else ""
-    files, them = ("file", "it") if count == 1 else ("files", "them")
-    shown = one_line(shown, 1000)
-    line = f"{source}: {count} {files} cannot be protected: {shown}{more}"
-    if skipped:
-        return f"{line}; there are no others"
-    return f"{line}; remove {them}, or pass skip_unreadable to go on without {them}"
-
-
-def _is_done(entry: Entry, output: pathlib.Path, kept: Record) -> bool:
-    known = kept.entries.get(entry.name)
-    if known is None or known.source is None or known.result is None:
-        return False
-    path = output / known.target
-    return path.exists() and record.is_same(entry.path, known.source)
-
-
-def _undecodable(entries: Sequence[Entry], *, progress: bool) -> list[tuple[str, str]]:
-    """Reads pictures as they will be read, and tells which are damaged."""
-
-    def one(entry: Entry) -> tuple[str, str] | None:
-        try:
-            pictures.read(entry.path, kind=entry.header.format)
-        except ValueError as error:
-            return entry.name, _reason(error, entry.path)
-        return None
-
-    bar = loop.progress(len(entries), 0, label="checking", quiet=not progress, delay=2)
-    found = []
-    with bar:
-        for result in threads.unordered(one, entries):
-            bar.update()
-            found += [result] if result else []
-    return sorted(found)
-
-
-def _reason(error: Exception, path: pathlib.Path) -> str:
-    return str(error).removeprefix(f"{path}: ")
 
 
 def _identity(config: FolderConfig, given: Protector | None) -> dict[str, Any]:
@@ -563,144 +386,6 @@ def _protector(
     return made
 
 
-class _Codes(NamedTuple):
-    """How pictures get codes: those of their classes; others are in clusters.
-
-    Attributes:
-      known: codes of classes by name.
-      names: the classes of this scan, by their labels.
-    """
-
-    known: dict[str, int]
-    names: tuple[str, ...]
-
-    def class_of(self, entry: Entry) -> str | None:
-        """The class of a picture, or None."""
-        if entry.label is not None and self.names:
-            return self.names[entry.label]
-        # Once there is a picture outside all folders, none has a label. The classes of
-        # an earlier run stay.
-        folders = entry.name.split("/")[:-1]
-        return next((name for name in folders[:2] if name in self.known), None)
-
-
-def _codes(
-    used: Protector, class_names: tuple[str, ...] | None, workdir: pathlib.Path
-) -> _Codes:
-    """Codes of the classes, which stay the same when others come later."""
-    file, number = workdir / "codes.json", used.settings.num_codes
-    known = {}
-    if file.exists():
-        known = run_directory.read_json(file)
-    elif class_names is not None:
-        known = {name: code for code, name in enumerate(used.settings.class_names)}
-    if class_names is not None:
-        for name in class_names:
-            known.setdefault(name, len(known))
-        run_directory.write_json(file, known)
-    if len(known) > number:
-        _LOGGER.warning(
-            "there are %s classes, and %s kinds of perturbation: some share one",
-            *(len(known), number),
-        )
-    codes = {name: code % number for name, code in known.items()}
-    return _Codes(codes, class_names or ())
-
-
-def _write_all(
-    todo: Sequence[Entry],
-    used: Protector,
-    codes: _Codes,
-    config: FolderConfig,
-    output: pathlib.Path,
-    kept: Record,
-    *,
-    progress: bool,
-) -> list[tuple[str, str]]:
-    """Writes pictures, several at once; returns those that could not be read."""
-    delta = jax.jit(lambda made, images, codes: made.delta(images, codes))
-    assign = jax.jit(lambda made, images: made.assign(images))
-
-    taken = {entry.target for entry in (*todo, *kept.entries.values())}
-
-    def one(entry: Entry) -> tuple[str, str] | None:
-        source = record.stamp(entry.path)
-        try:
-            picture = pictures.read(entry.path, kind=entry.header.format)
-        except ValueError as error:
-            return entry.name, _reason(error, entry.path)
-        pixels = pictures.upright(picture.pixels, picture.orientation)
-        pixels = np.ascontiguousarray(pixels)
-        label = codes.class_of(entry)
-        if label is not None:
-            code = codes.known[label]
-        else:
-            thumb = full_size.thumbnail(pixels, used.settings.size)
-            seen = tiny(full_size.square(thumb, 0.5))
-            code = int(assign(used, seen[None])[0])
-            label = f"group {code + 1}"
-        wanted = full_size.lay(
-            pixels,
-            lambda images: delta(used, images, jnp.array([code], jnp.int32)),
-            size=used.settings.size,
-        )
-        wanted = pictures.upright(wanted, picture.orientation, back=True)
-        wanted = np.ascontiguousarray(wanted)
-        begun = Written(entry.name, entry.target, None, None, label, None)
-        formats, notes = [config.format, "png"], list(entry.notes)
-        for format in formats:
-            path = output / begun.target
-            kept.add(begun)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                audit = pictures.write(
-                    path,
-                    picture,
-                    wanted,
-                    radius=config.strength,
-                    format=format,
-                    strip_location=config.strip_location,
-                    thorough=config.effort == "strong",
-                )
-                break
-            except ValueError as error:
-                reason = _reason(error, path)
-                is_png = picture_kinds.of_suffix(path.suffix) == "PNG"
-                if format is not formats[0] or is_png:
-                    return entry.name, reason
-                # Formats with loss cannot keep every budget, nor hold every size.
-                notes.append(reason.replace("write it as PNG", "written as PNG"))
-                begun = begun._replace(target=_spare(begun.target, taken, output))
-        else:
-            raise AssertionError("unreachable")
-        notes = list(dict.fromkeys((*notes, *audit.notes)))
-        plain = {**audit._asdict(), "notes": notes}
-        stamp = record.stamp(path)
-        kept.add(begun._replace(source=source, result=stamp, audit=plain))
-        return None
-
-    failed = []
-    with (
-        loop.stop_signals() as received,
-        loop.progress(len(todo), 0, label="protecting", quiet=not progress) as bar,
-    ):
-        for result in threads.unordered(one, todo, stop=received):
-            bar.update()
-            failed += [result] if result else []
-        if received:
-            loop.stop_now(received.pop())
-    return failed
-
-
-def _spare(target: str, taken: set[str], output: pathlib.Path) -> str:
-    """A name for a picture that cannot be written in its format."""
-    number, name = 1, f"{target}.png"
-    while name in taken or os.path.lexists(output / name):
-        number += 1
-        name = f"{target}_{number}.png"
-    return name
-
-
 def _measured(
     config: FolderConfig,
     entries: Sequence[Entry],
@@ -739,9 +424,7 @@ def _measured(
     return found, None
 
 
-def _about_labels(
-    used: Protector, codes: _Codes, written: Mapping[str, Written]
-) -> str:
+def _about_labels(used: Protector, codes: Codes, written: Mapping[str, Written]) -> str:
     labels = {entry.label for entry in written.values()}
     classes = labels & codes.known.keys()
     others = len(labels) - len(classes)

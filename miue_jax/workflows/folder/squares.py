@@ -11,9 +11,8 @@ from miue_jax.pictures import Entry
 from miue_jax.protector import full_size
 from miue_jax.workflows.folder import threads
 
-# Pictures that are read, and squares that are kept of them at most.
+# Pictures that are read at most.
 _PICTURES = 1024
-_FEWEST = 256
 
 
 class Squares(NamedTuple):
