@@ -301,3 +301,12 @@ def test_squares_are_upright_and_of_one_size(tmp_path):
     assert found.images.shape == (3, 24, 24, 3)
     assert found.labels.tolist() == [-1, -1, -1]
     assert jax.numpy.asarray(found.images).dtype == np.uint8
+
+
+def test_it_does_not_take_the_place_of_a_picture(tmp_path):
+    picture = tmp_path / "sea.png"
+    picture.write_bytes(b"of somebody")
+    with pytest.raises(ValueError, match="named like a picture"):
+        fit_protector(tmp_path, picture)
+    assert picture.read_bytes() == b"of somebody"
+    assert list(tmp_path.iterdir()) == [picture]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from miue_jax import pictures, protector
-from miue_jax.data import Dataset, DataSource, atomic, load
+from miue_jax.data import Dataset, DataSource, atomic, load, picture_kinds
 from miue_jax.protector import FitConfig, Protector, Settings, clusters, full_size
 from miue_jax.workflows.folder import resumable_fit, squares
 
@@ -61,6 +61,9 @@ def fit_protector(
     config = config or FitConfig()
     output = pathlib.Path(output)
     atomic.check_new_file(output)
+    if picture_kinds.looks_like_picture(output.suffix):
+        # A slip must not put it in the place of a picture.
+        raise ValueError(f"{output}: is named like a picture; name a .safetensors file")
     folder = output.with_name(f"{output.name}.fit")
     resumable_fit.check(folder)
     # Whatever is wrong with them is found before pictures are read.
