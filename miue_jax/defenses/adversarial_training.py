@@ -150,14 +150,17 @@ def _start(
     kind: str, keys: jax.Array, images: jax.Array, radius: float, step_size: float
 ) -> jax.Array:
     def draw(key: jax.Array) -> jax.Array:
-        shape, dtype = images.shape[1:], images.dtype
+        shape = images.shape[1:]
+        # Draws in bfloat16 are 128 numbers whose mean is not 0.
+        wide = jnp.promote_types(images.dtype, jnp.float32)
         if kind == "uniform":
-            return jax.random.uniform(key, shape, dtype, -radius, radius)
+            return jax.random.uniform(key, shape, wide, -radius, radius)
         if kind == "gaussian":
-            return step_size * jax.random.normal(key, shape, dtype)
-        return jnp.zeros(shape, dtype)
+            return step_size * jax.random.normal(key, shape, wide)
+        return jnp.zeros(shape, wide)
 
-    delta = projected_gradient.project(jax.vmap(draw)(keys), radius=radius)
+    draws = jax.vmap(draw)(keys).astype(images.dtype)
+    delta = projected_gradient.project(draws, radius=radius)
     return projected_gradient.clip_to_images(images, delta)
 
 

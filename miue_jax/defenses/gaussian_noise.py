@@ -44,7 +44,9 @@ def gaussian_noise(
     def augment(
         key: jax.Array, images: jax.Array, labels: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        noise = jax.random.normal(key, images.shape, images.dtype)
+        # Draws in bfloat16 are 128 numbers whose mean is not 0.
+        wide = jnp.promote_types(images.dtype, jnp.float32)
+        noise = jax.random.normal(key, images.shape, wide).astype(images.dtype)
         return jnp.clip(images + to_unit(float(sigma)) * noise, 0, 1), labels
 
     return Defense(augment=augment)

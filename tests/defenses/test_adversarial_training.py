@@ -112,6 +112,18 @@ def test_protocols_are_those_of_the_publications(protocol):
         assert np.std(along["wide"]) == pytest.approx(spread, abs=0.05)
 
 
+def test_starts_in_bfloat16_are_those_of_float32():
+    """jax 0.12.0.1 draws 128 biased numbers in it (findings/jax_narrow_normal.sh)."""
+    images = jnp.full_like(IMAGES, 0.5, jnp.bfloat16)
+    options = {"images": images, "radius": 100, "num_steps": 1}
+    uniform = _attacked(protocol="miue", step_size=1e-3, **options)[2]
+    assert uniform.dtype == jnp.bfloat16
+    assert len(np.unique(np.asarray(uniform))) > 200, "128 numbers were drawn"
+    gaussian = _attacked(protocol="apbench", step_size=20, **options)[2]
+    start = 255 * (gaussian.astype(jnp.float32) - 0.5) - 20 * UPHILL
+    assert np.max(np.asarray(start)) > 2.6 * 20, "the upper tail is cut off"
+
+
 def test_only_the_authors_step_ignores_the_radius():
     expected = {"miue": 2.0, "rem": 0.8, "hypo": 1.0}
     for protocol, step_size in expected.items():
