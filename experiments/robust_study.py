@@ -6,15 +6,16 @@ DATA is CIFAR-10 as an image folder, the original archive or a .npz file; the 5,
 training and 5,000 test images of results/matrix_cpu.json are taken from it, with the
 same victims: a ResNet-10 of width 16, ten epochs in batches of 32.
 
-A row is `mi_ue/interleaved` with other settings. `base` is the prototype: cross-entropy
-through JPEG of quality 5 to 40 and gray, eight steps a visit that fall from 2 to 1 gray
-levels, 15 epochs. Every other row changes one thing. Rows of the first stage have four
-columns and one seed of both generator and victim; `--final` names rows that get all
-columns, three seeds of the victim, two of the generator and victims of other
-architectures. It takes about an hour of a busy core for a row of the first stage, as
-the first row did.
+A row is `mi_ue/interleaved` with other settings. `base` is `mi_ue/robust`:
+cross-entropy through JPEG of quality 5 to 40 and gray, drawn anew in each of eight
+steps a visit that fall from 2 to 1 gray levels, 15 epochs. Every other row changes one
+thing; `redraw_visit`, one view for all steps of a visit, is the prototype. Rows of the
+first stage have four columns and one seed of both generator and victim; `--final` names
+rows that get all columns, three seeds of the victim, two of the generator and victims
+of other architectures. It takes 15 to 60 minutes of a core to make the perturbations of
+a row, and one to five for a victim without adversarial training.
 
-What is done so far is in results/robust_cpu.json; the study is not complete.
+What is done so far is the result, results/robust_cpu.json; the study is not complete.
 
 Runs are resumed by the same command; `--rows`, `--columns` and `--seeds` choose cells,
 and several processes may share a directory. summary.json and table.md in it show what
@@ -45,7 +46,10 @@ from miue_jax.workflows.sweep.plan import Block, Row, Sweep, row
 
 PROG = "robust_study.py"
 
-VIEWS = {"jpeg": 0.7, "grayscale": 0.15, "min_quality": 5, "max_quality": 40}
+VIEWS = {
+    **{"jpeg": 0.7, "grayscale": 0.15, "min_quality": 5, "max_quality": 40},
+    "redraw": "step",
+}
 BASE = {
     "model": "resnet10",
     "epochs": 15,
@@ -59,7 +63,7 @@ BASE = {
 # The most telling ones first.
 CHANGES: dict[str, dict[str, Any]] = {
     "base": {},
-    "redraw_step": {"views": {"redraw": "step"}},
+    "redraw_visit": {"views": {"redraw": "visit"}},
     "gradient_soft": {"views": {"gradient": "soft"}},
     "gradient_surviving": {"views": {"gradient": "surviving"}},
     "paired": {"entropy_weight": 0.0, "similarity": "paired"},
