@@ -24,6 +24,7 @@ is done.
 
 import dataclasses
 import functools
+import json
 import os
 import pathlib
 import platform
@@ -245,11 +246,36 @@ def prepare_data(given: str, workdir: pathlib.Path) -> tuple[DataSource, DataSou
     return DataSource(name), DataSource(name, split="test")
 
 
-def summarize(found: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+def held(folder: pathlib.Path) -> dict[str, list[list[float]]]:
+    """Whether perturbations still work when their images are visited again.
+
+    Args:
+      folder: of the sweep.
+
+    Returns:
+      For each row its (step, loss): the objective that the surrogate has on images as
+      their last visit left them, before this visit moves them.
+    """
+    found = {}
+    for path in sorted(folder.glob("protected/*/metrics.jsonl")):
+        lines = map(json.loads, path.read_text().splitlines())
+        # A step that is repeated after a stop stands twice, with the same values.
+        by_step = {line["step"]: line["perturbation_loss"] for line in lines}
+        found[path.parent.name] = [
+            [step, round(loss, 3)] for step, loss in sorted(by_step.items())
+        ]
+    return found
+
+
+def summarize(
+    found: Mapping[int, Mapping[str, Any]],
+    losses: Mapping[int, Mapping[str, Sequence[Sequence[float]]]],
+) -> dict[str, Any]:
     """Joins the results of the generator's seeds.
 
     Args:
       found: what the sweeps returned, by seed of the generator.
+      losses: what `held` returned, by the same.
 
     Returns:
       What summary.json holds: "accuracies" of the cells, of all pairs of seeds.
@@ -280,6 +306,7 @@ def summarize(found: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
         "protected": {
             str(seed): results["protected"] for seed, results in found.items()
         },
+        "perturbation_losses": {str(seed): rows for seed, rows in losses.items()},
         "failed": {str(seed): results["failed"] for seed, results in found.items()},
         "accuracies": [
             {
@@ -360,12 +387,14 @@ def run_study(options: Options) -> None:
 
 def report(sweeps: Mapping[int, Sweep], workdir: pathlib.Path) -> None:
     """Writes summary.json and table.md of what is done so far."""
+    folders = {seed: workdir / f"generator_seed_{seed}" for seed in sweeps}
+    folders = {seed: folder for seed, folder in folders.items() if folder.exists()}
     found = {
-        seed: run.report(sweep, folder, plan.cells(sweep), {})
-        for seed, sweep in sweeps.items()
-        if (folder := workdir / f"generator_seed_{seed}").exists()
+        seed: run.report(sweeps[seed], folder, plan.cells(sweeps[seed]), {})
+        for seed, folder in folders.items()
     }
-    summary = summarize(found)
+    losses = {seed: held(folder) for seed, folder in folders.items()}
+    summary = summarize(found, losses)
     run_directory.write_json(workdir / "summary.json", summary)
     text = table(summary)
     with atomic.write_file(workdir / "table.md") as file:
