@@ -6,15 +6,16 @@ DATA is CIFAR-10 as an image folder, the original archive or a .npz file; the 5,
 training and 5,000 test images of results/matrix_cpu.json are taken from it, with the
 same victims: a ResNet-10 of width 16, ten epochs in batches of 32.
 
-A row is `mi_ue/interleaved` with other settings. `base` is the prototype: cross-entropy
-through JPEG of quality 5 to 40 and gray, eight steps a visit that fall from 2 to 1 gray
-levels, 15 epochs. Every other row changes one thing. Rows of the first stage have four
-columns and one seed of both generator and victim; `--final` names rows that get all
-columns, three seeds of the victim, two of the generator and victims of other
-architectures. It takes about an hour of a busy core for a row of the first stage, as
-the first row did.
+A row is `mi_ue/interleaved` with other settings. `base` is `mi_ue/robust`:
+cross-entropy through JPEG of quality 5 to 40 and gray, drawn anew in each of eight
+steps a visit that fall from 2 to 1 gray levels, 15 epochs. Every other row changes one
+thing; `redraw_visit`, one view for all steps of a visit, is the prototype. Rows of the
+first stage have four columns and one seed of both generator and victim; `--final` names
+rows that get all columns, three seeds of the victim, two of the generator and victims
+of other architectures. It takes 15 to 60 minutes of a core to make the perturbations of
+a row, and one to five for a victim without adversarial training.
 
-What is done so far is in results/robust_cpu.json; the study is not complete.
+What is done so far is the result, results/robust_cpu.json; the study is not complete.
 
 Runs are resumed by the same command; `--rows`, `--columns` and `--seeds` choose cells,
 and several processes may share a directory. summary.json and table.md in it show what
@@ -23,6 +24,7 @@ is done.
 
 import dataclasses
 import functools
+import json
 import os
 import pathlib
 import platform
@@ -45,7 +47,10 @@ from miue_jax.workflows.sweep.plan import Block, Row, Sweep, row
 
 PROG = "robust_study.py"
 
-VIEWS = {"jpeg": 0.7, "grayscale": 0.15, "min_quality": 5, "max_quality": 40}
+VIEWS = {
+    **{"jpeg": 0.7, "grayscale": 0.15, "min_quality": 5, "max_quality": 40},
+    "redraw": "step",
+}
 BASE = {
     "model": "resnet10",
     "epochs": 15,
@@ -59,7 +64,7 @@ BASE = {
 # The most telling ones first.
 CHANGES: dict[str, dict[str, Any]] = {
     "base": {},
-    "redraw_step": {"views": {"redraw": "step"}},
+    "redraw_visit": {"views": {"redraw": "visit"}},
     "gradient_soft": {"views": {"gradient": "soft"}},
     "gradient_surviving": {"views": {"gradient": "surviving"}},
     "paired": {"entropy_weight": 0.0, "similarity": "paired"},
@@ -241,11 +246,36 @@ def prepare_data(given: str, workdir: pathlib.Path) -> tuple[DataSource, DataSou
     return DataSource(name), DataSource(name, split="test")
 
 
-def summarize(found: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+def held(folder: pathlib.Path) -> dict[str, list[list[float]]]:
+    """Whether perturbations still work when their images are visited again.
+
+    Args:
+      folder: of the sweep.
+
+    Returns:
+      For each row its (step, loss): the objective that the surrogate has on images as
+      their last visit left them, before this visit moves them.
+    """
+    found = {}
+    for path in sorted(folder.glob("protected/*/metrics.jsonl")):
+        lines = map(json.loads, path.read_text().splitlines())
+        # A step that is repeated after a stop stands twice, with the same values.
+        by_step = {line["step"]: line["perturbation_loss"] for line in lines}
+        found[path.parent.name] = [
+            [step, round(loss, 3)] for step, loss in sorted(by_step.items())
+        ]
+    return found
+
+
+def summarize(
+    found: Mapping[int, Mapping[str, Any]],
+    losses: Mapping[int, Mapping[str, Sequence[Sequence[float]]]],
+) -> dict[str, Any]:
     """Joins the results of the generator's seeds.
 
     Args:
       found: what the sweeps returned, by seed of the generator.
+      losses: what `held` returned, by the same.
 
     Returns:
       What summary.json holds: "accuracies" of the cells, of all pairs of seeds.
@@ -276,6 +306,7 @@ def summarize(found: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
         "protected": {
             str(seed): results["protected"] for seed, results in found.items()
         },
+        "perturbation_losses": {str(seed): rows for seed, rows in losses.items()},
         "failed": {str(seed): results["failed"] for seed, results in found.items()},
         "accuracies": [
             {
@@ -356,12 +387,14 @@ def run_study(options: Options) -> None:
 
 def report(sweeps: Mapping[int, Sweep], workdir: pathlib.Path) -> None:
     """Writes summary.json and table.md of what is done so far."""
+    folders = {seed: workdir / f"generator_seed_{seed}" for seed in sweeps}
+    folders = {seed: folder for seed, folder in folders.items() if folder.exists()}
     found = {
-        seed: run.report(sweep, folder, plan.cells(sweep), {})
-        for seed, sweep in sweeps.items()
-        if (folder := workdir / f"generator_seed_{seed}").exists()
+        seed: run.report(sweeps[seed], folder, plan.cells(sweeps[seed]), {})
+        for seed, folder in folders.items()
     }
-    summary = summarize(found)
+    losses = {seed: held(folder) for seed, folder in folders.items()}
+    summary = summarize(found, losses)
     run_directory.write_json(workdir / "summary.json", summary)
     text = table(summary)
     with atomic.write_file(workdir / "table.md") as file:

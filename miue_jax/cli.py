@@ -633,6 +633,8 @@ class _Measure(_Run):
         trained on clean ones.
       layers: which layers; None for the inner ones and the features.
       per_class: pairs of each class at most.
+      defended: whether images are measured as the victim's defense prepares them (JPEG,
+        grayscale, bit depth), not as they are.
       noise_variances: of the bracket, on the scale of features of unit norm.
       confidence: of the limits.
       seed: of all draws.
@@ -644,6 +646,7 @@ class _Measure(_Run):
     protected: str | None = None
     layers: tuple[str, ...] | None = None
     per_class: int = 250
+    defended: bool = False
     noise_variances: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
     confidence: float = 0.95
     seed: int = 0
@@ -684,7 +687,8 @@ def _measure(arguments: Sequence[str]) -> None:
 
 
 _MEASURE = (
-    *("protected", "layers", "per_class", "noise_variances", "confidence", "seed"),
+    *("protected", "layers", "per_class", "defended"),
+    *("noise_variances", "confidence", "seed"),
 )
 
 

@@ -19,7 +19,7 @@ from jax.typing import ArrayLike
 from optax import projections
 
 from miue_jax import _checks
-from miue_jax._arguments import check_callable, check_real, check_scalar
+from miue_jax._arguments import check_callable, check_real
 from miue_jax._floats import is_narrow, power_of_two, toward_zero
 from miue_jax.budget import Budget, to_unit
 
@@ -60,7 +60,8 @@ def project(
 
     Args:
       delta: (B, ...) perturbations, one per image, in [0, 1] units.
-      radius: > 0, a scalar in [0, 1] units (8/255, not 8); may be traced.
+      radius: > 0, a scalar in [0, 1] units (8/255, not 8); may be traced. For "linf"
+        also an array with 1 or all in each axis of ``delta``: a radius for each value.
       norm: "linf" bounds every value; "l2" the Euclidean norm of the whole image, of
         any size that the type can hold: squares neither overflow nor vanish.
 
@@ -69,7 +70,8 @@ def project(
 
     Raises:
       ValueError: for an unknown norm, a radius that is not positive (or, for "linf",
-        above 1: in gray levels), or a perturbation that is not floating point.
+        above 1: in gray levels) or does not fit, or a perturbation that is not floating
+        point.
 
     Example:
       >>> import jax.numpy as jnp
@@ -79,12 +81,12 @@ def project(
       [[0.25, -0.125, 0.25]]
     """
     _check_name("norm", norm, _NORMS)
-    _check_radius(radius, norm)
     check_real("delta", delta)
     delta = jnp.asarray(delta)
     _check_floating("delta", delta)
     if delta.ndim == 0:
         raise ValueError("delta must have a leading image axis, got a scalar")
+    _check_radius(radius, norm, delta.shape)
     if norm == "linf":
         return projections.projection_linf_ball(delta, _stored(radius, delta.dtype))
     return _project_l2(delta, radius)
@@ -166,8 +168,8 @@ def pgd(
         result belongs to the clipped images.
       delta: perturbations of the same shape to start from, in [0, 1] units; None for 0.
       budget: the ball, "linf" (radius in gray levels) or "l2".
-      radius: of the ball in place of a budget, > 0, a scalar in [0, 1] units; may be
-        traced.
+      radius: of the ball in place of a budget, > 0, in [0, 1] units; may be traced. For
+        "linf" a scalar, or an array with 1 or all in each axis of ``images``.
       norm: of the ball with this radius, see `project`.
       step_size: length of a step in [0, 1] units: of every value for "sign", of the
         Euclidean norm of every image for "normalized". A scalar, or an array that
@@ -280,8 +282,8 @@ def pgd_with_losses(
     assert radius is not None
     _check_name("norm", norm, _NORMS)
     _check_name("step", step, _STEPS)
-    _check_radius(radius, norm)
     images, delta = _check_arrays(images, delta)
+    _check_radius(radius, norm, images.shape)
     images = _into_range(images)
     _check_values("delta", delta, -_LARGEST, _LARGEST, "be finite")
     try:
@@ -494,14 +496,29 @@ def _check_step_size(step_size: ArrayLike, shape: tuple[int, ...]) -> None:
         )
 
 
-def _check_radius(radius: ArrayLike, norm: str) -> None:
-    check_scalar("radius", radius)
+def _check_radius(radius: ArrayLike, norm: str, shape: tuple[int, ...]) -> None:
+    check_real("radius", radius)
+    if isinstance(radius, bool | np.bool_):
+        raise ValueError(f"radius is {radius}; it must be a number")
+    given = np.shape(radius)
+    if norm == "l2" and given != ():
+        raise ValueError(f"radius must be a scalar, got shape {given}")
+    # As many axes: (3,) may be meant for three images, and fits three channels.
+    fits = len(given) == len(shape) and all(
+        size in (1, whole) for size, whole in zip(given, shape, strict=True)
+    )
+    if given and not fits:
+        raise ValueError(
+            f"radius has shape {given}; it must be a scalar, or have 1 or all in each "
+            f"axis of {shape}"
+        )
     if isinstance(radius, jax.core.Tracer):
         return
-    value = float(np.asarray(radius))
-    if not value > 0:
-        raise ValueError(f"radius must be > 0, got {radius}")
-    if norm == "linf" and value > 1:
+    values = np.asarray(radius)
+    wrong = values[~(values > 0)]
+    if wrong.size:
+        raise ValueError(f"radius must be > 0, got {wrong[0]}")
+    if norm == "linf" and np.any(values > 1):
         raise ValueError(
-            f"radius is in [0, 1] units (8 gray levels are 8/255), got {radius}"
+            f"radius is in [0, 1] units (8 gray levels are 8/255), got {values.max()}"
         )

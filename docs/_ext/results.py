@@ -1,8 +1,8 @@
 """Directives that show committed results, made when the site is built.
 
 `results-table FILE` renders results/FILE, and `faults-table FILE` the counts of the
-fault suite; `results-plots` draws the plots of results/matrix_cpu.json and measure.json
-into the build folder; `our-figures KIND NAME` shows the accuracies of one generator or
+fault suite; the plots of results/matrix_cpu.json, measure.json and robust_cpu.json are
+drawn into the build folder; `our-figures KIND NAME` shows the accuracies of one generator or
 one defense in the matrix.
 """
 
@@ -10,6 +10,7 @@ import pathlib
 from typing import Any
 
 import rendering
+import robust_plots
 from docutils import nodes
 
 from miue_jax.train import run_directory
@@ -115,6 +116,9 @@ def _draw(app: Any) -> None:
         measured["entries"],
         measured["correlations"],
         "features",
+    )
+    robust_plots.draw(
+        folder, run_directory.read_json(RESULTS / "robust_cpu.json", own=False)
     )
 
 

@@ -22,6 +22,7 @@ from miue_jax.generators.adversary import adversarial_change
 from miue_jax.generators.base import DataSpec, Generator, no_mean
 from miue_jax.generators.surrogate import SurrogateConfig, check_radius
 from miue_jax.generators.transformed import Transformed
+from miue_jax.image import contrast
 from miue_jax.image.augment import flip_where, random_crop
 from miue_jax.losses import update_class_means
 from miue_jax.train import classifier, sampling
@@ -70,6 +71,9 @@ class MinMinConfig(SurrogateConfig):
 
     Attributes:
       radius: largest change of a channel, in gray levels.
+      smooth_radius: the same where the picture is smooth: there the change is at most
+        the local contrast, see `image.contrast.radius_map`; None for `radius`
+        everywhere.
       step_size: of projected gradient in the first epoch, in gray levels.
       step_size_end: approached linearly from `step_size` over the epochs, in gray
         levels.
@@ -108,6 +112,7 @@ class MinMinConfig(SurrogateConfig):
     """
 
     radius: float = 8.0
+    smooth_radius: float | None = None
     step_size: float = 0.8
     step_size_end: float = 0.8
     pgd_steps: int = 10
@@ -169,6 +174,18 @@ class MinMinConfig(SurrogateConfig):
                 f"radius is {self.radius!r}; allowed with perturbation 'class': whole "
                 "gray levels from 1 to 127"
             )
+        if self.smooth_radius is not None:
+            check_number("smooth_radius", self.smooth_radius, "> 0")
+            if not 1 <= self.smooth_radius <= self.radius:
+                raise ValueError(
+                    f"smooth_radius is {self.smooth_radius!r}; allowed: gray levels "
+                    f"from 1 to radius, {self.radius:g}"
+                )
+            if self.perturbation == "class":
+                raise ValueError(
+                    f"smooth_radius is {self.smooth_radius!r}; allowed with "
+                    "perturbation 'class', which no single picture limits: None"
+                )
         alternating = (self.stop_error, self.batches_per_epoch, self.batches_per_visit)
         if self.schedule == "alternating":
             if self.epochs % self.perturb_every:
@@ -733,8 +750,15 @@ def _perturb(
         losses = [loss_of(number, images, step) for number in range(len(members))]
         return losses[0] if len(losses) == 1 else (losses[0] + losses[1]) / 2
 
+    radius: Any = to_unit(config.radius)
+    if config.smooth_radius is not None:
+        # Of the images as published: those under a perturbation may be mirrored.
+        published = batch.images.reshape(view.carriers.shape)
+        radius = contrast.radius_map(
+            published, radius=radius, smooth_radius=to_unit(config.smooth_radius)
+        )
     options = {
-        "radius": to_unit(config.radius),
+        "radius": radius,
         "step_size": to_unit(step_size),
         "num_steps": config.pgd_steps,
         "redraws": config.views.redraw == "step" or config.adversarial_radius > 0,

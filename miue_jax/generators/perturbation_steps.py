@@ -9,6 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 
 from miue_jax.projected_gradient import pgd_with_losses
 from miue_jax.train import sampling
@@ -64,7 +65,7 @@ def move_images(
     carriers: jax.Array,
     loss_fn: Callable[..., jax.Array],
     *,
-    radius: float,
+    radius: ArrayLike,
     step_size: jax.Array | float,
     num_steps: int,
     redraws: bool = False,
@@ -78,7 +79,8 @@ def move_images(
       carriers: (g * b, H, W, C) in [0, 1], to which the perturbations are added.
       loss_fn: perturbed carriers -> () loss to minimize; images that are not selected
         are passed to it unperturbed.
-      radius: of the L-infinity ball, in [0, 1] units.
+      radius: of the L-infinity ball, in [0, 1] units; a scalar, or one for each pixel
+        that broadcasts against `carriers`.
       step_size: in [0, 1] units.
       num_steps: projected-gradient steps.
       redraws: whether `loss_fn` takes the () int32 number of the step, too.
@@ -156,7 +158,7 @@ def _descend(
     images: jax.Array,
     delta: jax.Array,
     *,
-    radius: float,
+    radius: ArrayLike,
     step_size: jax.Array | float,
     num_steps: int,
     redraws: bool,

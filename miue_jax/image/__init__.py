@@ -1,1 +1,1 @@
-"""TODO."""
+"""Operations on batches of images, on the device."""

@@ -1,4 +1,4 @@
-"""A demonstration: protects the data set `shapes` and trains two victims."""
+"""A demonstration: protects the data set `shapes` and trains victims on it."""
 
 import dataclasses
 import os
@@ -18,6 +18,11 @@ _TRAIN = DataSource("shapes", per_class=200)
 _TEST = DataSource("shapes", split="test", per_class=100)
 _SHARED = {"model": "resnet10", "width": 8, "batch_size": 50, "learning_rate": 0.05}
 _GENERATOR_EPOCHS, _VICTIM_EPOCHS = 18, 12
+# Through the crops and the compression of the victims, each image in another of them in
+# every step.
+_ROBUST_EPOCHS = 8
+_ROBUST_VIEWS = {"jpeg": 0.5, "crop": 0.4, "min_quality": 30, "redraw": "step"}
+_COMPRESSED = "jpeg-50"
 
 
 def demo(
@@ -26,9 +31,10 @@ def demo(
     say: Callable[[str], object] = lambda text: None,
     progress: bool = False,
 ) -> dict[str, float]:
-    """Protects images, trains a victim on clean and one on protected ones, and draws.
+    """Protects images twice, trains victims on clean and protected ones, and draws.
 
-    Rerun it to resume.
+    The second protection is made to outlast compression, and its victim is trained on
+    JPEG files of quality 50. Rerun it to resume.
 
     Args:
       workdir: directory of the demonstration.
@@ -36,8 +42,8 @@ def demo(
       progress: whether to show progress bars.
 
     Returns:
-      The accuracy on clean test images of the victim of each training set, "clean" and
-      "protected".
+      The accuracy on clean test images of the victim of each training set: "clean" and
+      "protected" as they are, "clean_jpeg_50" and "robust_jpeg_50" after compression.
 
     Raises:
       ValueError: if the directory holds something else; nothing is written then.
@@ -53,45 +59,73 @@ def demo(
     workdir = pathlib.Path(workdir)
     # On shapes, unlike on photographs, a victim's crops undo a perturbation that was
     # made without.
-    spec = generators.spec(
-        "mi_ue/interleaved", **_SHARED, epochs=_GENERATOR_EPOCHS, crop=4
-    )
+    specs = {
+        "protected": generators.spec(
+            "mi_ue/interleaved", **_SHARED, epochs=_GENERATOR_EPOCHS, crop=4
+        ),
+        "robust": generators.spec(
+            "mi_ue/robust",
+            **_SHARED,
+            epochs=_ROBUST_EPOCHS,
+            pgd_steps=4,
+            views=_ROBUST_VIEWS,
+        ),
+    }
     victim = victims.preset("quick", **_SHARED, epochs=_VICTIM_EPOCHS)
-    settings = {"generator": spec.to_plain(), "victim": dataclasses.asdict(victim)}
+    settings = {name: spec.to_plain() for name, spec in specs.items()}
+    settings["victim"] = dataclasses.asdict(victim)
     with run_directory.open_directory(workdir, settings, resume=True):
-        return _run(spec, victim, workdir, say, progress=progress)
+        return _run(specs, victim, workdir, say, progress=progress)
 
 
 def _run(
-    spec: generators.GeneratorSpec,
+    specs: dict[str, generators.GeneratorSpec],
     victim: victims.VictimConfig,
     workdir: pathlib.Path,
     say: Callable[[str], object],
     *,
     progress: bool,
 ) -> dict[str, float]:
-    clean = _TRAIN.load()
-    say("1/3 protecting the images")
-    config = protect.ProtectConfig(data=_TRAIN, generator=spec)
-    made = protect.run(config, workdir / "protect", progress=progress)
-    pictures.comparison(workdir / "protected.png", clean, made.dataset)
-    protected = DataSource(str(workdir / "protect" / protect.ARTIFACT))
+    sources, described = {"clean": _TRAIN}, []
+    trainings = {
+        "clean": ("clean", "none"),
+        "protected": ("protected", "none"),
+        "clean_jpeg_50": ("clean", _COMPRESSED),
+        "robust_jpeg_50": ("robust", _COMPRESSED),
+    }
+    steps = len(specs) + len(trainings)
+    for number, (name, spec) in enumerate(specs.items(), start=1):
+        how = "" if name == "protected" else " so that it outlasts compression"
+        say(f"{number}/{steps} protecting the images{how}")
+        config = protect.ProtectConfig(data=_TRAIN, generator=spec)
+        folder = workdir / f"protect-{name}"
+        made = protect.run(config, folder, progress=progress)
+        if name == "protected":
+            pictures.comparison(workdir / "protected.png", _TRAIN.load(), made.dataset)
+        sources[name] = DataSource(str(folder / protect.ARTIFACT))
+        described.append(f"{name}: {artifact.describe(made)}")
     found = {}
-    for number, (name, source) in enumerate(
-        {"clean": _TRAIN, "protected": protected}.items(), start=2
+    for number, (name, (source, defense)) in enumerate(
+        trainings.items(), start=len(specs) + 1
     ):
-        say(f"{number}/3 training a victim on the {name} images")
+        how = "" if defense == "none" else ", compressed"
+        say(f"{number}/{steps} training a victim on the {source} images{how}")
         training = evaluate.EvaluateConfig(
-            train=source,
+            train=sources[source],
             test=_TEST,
             victim=victim,
+            defense=defense,
             seeds=(0,),
         )
         result = evaluate.run(training, workdir / f"victim-{name}", progress=progress)
         found[name] = result["final"]["mean"]
-    say(f"\nprotected: {artifact.describe(made)}")
+    say("\n" + "\n".join(described))
     say(f"picture: {workdir / 'protected.png'}\n")
     say("victim trained on   accuracy on clean test images")
-    for name, accuracy in found.items():
-        say(f"{name:<20}{100 * accuracy:.1f} %")
+    for name in ("clean", "protected"):
+        say(f"{name:<20}{100 * found[name]:.1f} %")
+    say(
+        f"{'robust, JPEG 50':<20}{100 * found['robust_jpeg_50']:.1f} % "
+        f"(clean, JPEG 50: {100 * found['clean_jpeg_50']:.1f} %)"
+    )
     return found

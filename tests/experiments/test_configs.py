@@ -15,6 +15,7 @@ import matrix_cifar10_gpu
 import measure_cifar10
 import numpy as np
 import pytest
+import robust_cifar10_gpu
 
 from miue_jax import _command_line, cli
 from miue_jax.data import DataSource
@@ -96,7 +97,9 @@ def test_a_script_runs_from_any_directory(path, tmp_path):
 # The sweeps -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("module", [matrix_cifar10_cpu, matrix_cifar10_gpu])
+@pytest.mark.parametrize(
+    "module", [matrix_cifar10_cpu, matrix_cifar10_gpu, robust_cifar10_gpu]
+)
 def test_a_matrix_can_be_written_down_and_read_again(module):
     sweep = module.get_config()
     plain = json.loads(json.dumps(sweep.to_plain()))

@@ -1,5 +1,7 @@
 """The study of what outlasts compression: its rows, its cells and its summary."""
 
+import json
+
 import numpy as np
 import pytest
 import robust_study
@@ -68,8 +70,21 @@ def test_the_summary_joins_the_seeds_of_generator_and_victim():
         cells = [{**cell, "seeds": seeds, "final": final}]
         return {"cells": cells, "protected": {}, "failed": {}}
 
-    summary = robust_study.summarize({0: results(0.1, 0.2), 1: results(0.3)})
+    losses = {0: {"base": [[6, 2.3]]}, 1: {}}
+    summary = robust_study.summarize({0: results(0.1, 0.2), 1: results(0.3)}, losses)
     (cell,) = summary["accuracies"]
     assert cell["seeds"] == [[0, 0], [0, 1], [1, 0]]
     assert cell["values"] == [0.1, 0.2, 0.3]
+    assert summary["perturbation_losses"] == {"0": {"base": [[6, 2.3]]}, "1": {}}
     assert "| base | 20.0 ± 10.0 (3) |" in robust_study.table(summary)
+
+
+def test_losses_of_a_row_are_read_once_a_step(tmp_path):
+    lines = [
+        {"step": step, "perturbation_loss": loss}
+        for step, loss in [(6, 2.34567), (12, 3.0), (12, 3.0), (18, 0.5)]
+    ]
+    path = tmp_path / "protected" / "base" / "metrics.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert robust_study.held(tmp_path) == {"base": [[6, 2.346], [12, 3.0], [18, 0.5]]}

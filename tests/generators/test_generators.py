@@ -86,6 +86,7 @@ CASES = {
     "mi_ue/robust": _small(
         "mi_ue", "robust", views=_VIEWS, similarity="paired", entropy_weight=0.5
     ),
+    "mi_ue/smooth": _small("mi_ue", "interleaved", smooth_radius=2.0),
     "mi_ue/class_means": _small(
         "mi_ue",
         "robust",
@@ -175,6 +176,13 @@ def test_views_are_a_setting_by_name_and_survive_json():
         ("mi_ue", {"memory": 1.0}, "memory is 1.0"),
         ("mi_ue", {"second_width": 8}, "allowed without a second_model: None"),
         ("mi_ue", {"adversarial_radius": 300.0}, "gray levels from 0 to 255"),
+        ("mi_ue", {"smooth_radius": 9.0}, "gray levels from 1 to radius, 8"),
+        ("mi_ue", {"smooth_radius": 0.5}, "gray levels from 1 to radius, 8"),
+        (
+            "error_minimizing",
+            {"smooth_radius": 2.0, "perturbation": "class"},
+            "allowed with perturbation 'class', which no single picture limits: None",
+        ),
         ("error_minimizing", {"adversarial_steps": -1}, "adversarial_steps is -1"),
         ("self_ensemble", {"views": {"redraw": "step"}}, "allowed with SEP: 'visit'"),
     ],

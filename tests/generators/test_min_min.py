@@ -26,9 +26,9 @@ def _images() -> np.ndarray:
     return np.random.default_rng(0).integers(64, 192, (SIZE, 8, 8, 3), np.uint8)
 
 
-def _run(**changes):
+def _run(images=None, **changes):
     """The generator and its last state."""
-    images = _images()
+    images = _images() if images is None else images
     config = dataclasses.replace(
         generators.preset("error_minimizing", "plain"),
         model="mlp2",
@@ -259,3 +259,18 @@ def test_a_class_moves_against_the_gradient_of_all_its_images():
     np.testing.assert_allclose(found, want, atol=1e-6)
     assert losses[0] == pytest.approx(float(loss(start)), rel=1e-5)
     assert loss(want) < loss(start)
+
+
+@pytest.mark.parametrize("flip", ["joint", "image_only"])
+def test_smooth_pictures_change_less(flip):
+    # The left half of every picture is smooth.
+    images = _images()
+    images[:, :, :4] = 128
+    generator, config, state = _run(
+        images=images, smooth_radius=2.0, epochs=16, schedule="interleaved", flip=flip
+    )
+    delta = 255 * np.asarray(generator.perturbation(state))[0]
+    smooth = np.abs(delta[:, :, :2])
+    assert smooth.max() == pytest.approx(2, abs=1e-4)
+    assert np.abs(delta[:, :, 6:]).max() > 4
+    assert config.radius == 8

@@ -183,13 +183,14 @@ def test_spans_of_time_are_no_perturbation(miue, tmp_path, data):
     assert "a perturbation is float or a signed integer" in errors
 
 
-def test_the_demo_shows_both_accuracies_and_a_picture(miue, tmp_path, monkeypatch):
+def test_the_demo_shows_all_accuracies_and_a_picture(miue, tmp_path, monkeypatch):
     small = {"model": "mlp2", "width": 8, "batch_size": 20, "learning_rate": 0.05}
     for name, value in {
         "_TRAIN": DataSource("shapes", per_class=4),
         "_TEST": DataSource("shapes", split="test", per_class=4),
         "_SHARED": small,
         "_GENERATOR_EPOCHS": 4,
+        "_ROBUST_EPOCHS": 2,
         "_VICTIM_EPOCHS": 2,
     }.items():
         assert type(getattr(demo, name)) is type(value)
@@ -197,10 +198,20 @@ def test_the_demo_shows_both_accuracies_and_a_picture(miue, tmp_path, monkeypatc
     workdir = tmp_path / "demo"
     status, printed, _ = miue("demo", "--workdir", workdir)
     assert status == 0
-    for name in ("clean", "protected"):
+
+    def percent(name):
         results = workdir / f"victim-{name}" / "results.json"
-        accuracy = json.loads(results.read_text())["final"]["mean"]
-        assert f"{name:<20}{100 * accuracy:.1f} %" in printed
+        return f"{100 * json.loads(results.read_text())['final']['mean']:.1f} %"
+
+    lines = printed.splitlines()
+    assert f"clean               {percent('clean')}" in lines
+    assert f"protected           {percent('protected')}" in lines
+    assert (
+        f"robust, JPEG 50     {percent('robust_jpeg_50')} "
+        f"(clean, JPEG 50: {percent('clean_jpeg_50')})"
+    ) in lines
+    config = json.loads((workdir / "victim-robust_jpeg_50/config.json").read_text())
+    assert config["defense"] == {"name": "jpeg", "quality": 50}
     assert (workdir / "protected.png").stat().st_size > 1000
 
 

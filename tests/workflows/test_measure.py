@@ -57,11 +57,14 @@ def _protect(clean: data.Dataset, path: pathlib.Path, seed: int = 1) -> str:
     return str(path)
 
 
-def _train(train: str, test: str, workdir: pathlib.Path, **changes) -> None:
+def _train(
+    train: str, test: str, workdir: pathlib.Path, defense: str = "none", **changes
+) -> None:
     evaluate.evaluate(
         DataSource(train, **changes),
         DataSource(test, split="test"),
         protocols.preset("quick", model="mlp3", width=16, epochs=1, batch_size=16),
+        defense=defense,
         seeds=(3,),
         num_shards=1,
         workdir=workdir,
@@ -259,6 +262,7 @@ BAD_SETTINGS = {
     "no noise": ({"noise_variances": ()}, "noise_variances is empty"),
     "confidence": ({"confidence": 1.0}, r"confidence is 1\.0"),
     "seed": ({"seed": -1}, "seed holds -1"),
+    "defended": ({"defended": "yes"}, "defended is 'yes'"),
     "neighbors": ({"estimators": {"neighbors": 6}}, "must be below 6"),
     "steps": ({"estimators": {"critic_steps": 0}}, "critic_steps is 0"),
     "estimators": (
@@ -284,6 +288,34 @@ def test_too_few_pairs_name_the_class(root):
     artifact.save(root / "few.npz", built)
     with pytest.raises(ValueError, match=f"class '0' has {FEWEST - 1} pairs"):
         _load(root, protected=str(root / "few.npz"))
+
+
+def test_defended_pairs_are_seen_as_the_victim_saw_its_training_images(root, tmp_path):
+    source, protected = str(root / "data.npz"), str(root / "protected.npz")
+    workdir = tmp_path / "gray"
+    _train(protected, source, workdir, defense="grayscale", per_class=SIZE // 4)
+    _, plain = _load(root, run=str(workdir))
+    config = _config(root, {"run": str(workdir)}, per_class=100, defended=True)
+    _, seen = victims.load(config, "one", 3, config.data.load())
+    weights = np.array([0.299, 0.587, 0.114])
+    for name in ("clean", "protected"):
+        luma = getattr(plain, name) @ weights
+        assert np.abs(getattr(seen, name) - luma[..., None]).max() <= 1
+    np.testing.assert_array_equal(seen.labels, plain.labels)
+    assert seen.held_out
+    # No defense leaves them as they are.
+    config = _config(root, per_class=100, defended=True)
+    _, same = victims.load(config, "one", 3, config.data.load())
+    np.testing.assert_array_equal(same.clean, plain.clean)
+
+
+def test_what_a_defense_does_to_all_images_together_cannot_be_measured(root, tmp_path):
+    protected, workdir = str(root / "protected.npz"), tmp_path / "cutout"
+    _train(protected, str(root / "data.npz"), workdir, defense="cutout-4")
+    config = _config(root, {"run": str(workdir)}, defended=True)
+    with pytest.raises(ValueError, match=r"behind .cutout.*allowed with"):
+        run.run(config, tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
 
 
 # The parts of the report ----------------------------------------------------------

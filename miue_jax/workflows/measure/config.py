@@ -8,7 +8,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from miue_jax import _settings
-from miue_jax._checks import as_tuple, check_number, check_seeds, check_text, shown
+from miue_jax._checks import (
+    as_tuple,
+    check_flag,
+    check_number,
+    check_seeds,
+    check_text,
+    shown,
+)
 from miue_jax.data import DataSource, source
 
 # Fewest pairs per class: every estimator then has its neighbors in each half.
@@ -114,6 +121,9 @@ class MeasureConfig:
         none and was not trained on one.
       layers: which layers; None for the inner ones and the features.
       per_class: pairs of each class at most.
+      defended: whether both images of a pair are measured as the victim's defense
+        prepares images for training, not as they are; for defenses that treat every
+        image alone (JPEG, grayscale, bit depth).
       noise_variances: of the bracket, on the scale of features of unit norm.
       confidence: of the limits.
       estimators: settings of the estimators.
@@ -134,6 +144,7 @@ class MeasureConfig:
     protected: str | None = None
     layers: tuple[str, ...] | None = None
     per_class: int = 250
+    defended: bool = False
     noise_variances: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
     confidence: float = 0.95
     estimators: EstimatorConfig = EstimatorConfig()
@@ -162,6 +173,7 @@ class MeasureConfig:
                 f"estimators are {shown(self.estimators)}; allowed: an EstimatorConfig "
                 "or its fields"
             )
+        check_flag("defended", self.defended)
         check_seeds("seed", (self.seed,))
         check_number("per_class", self.per_class, "> 0", whole=True)
         if self.per_class < FEWEST:

@@ -16,7 +16,8 @@ are measured, and `held_out` is false in the results and the marks are hollow in
 plots. A victim trained on clean images is measured on the pairs of any protected data
 set with the same source. A victim that was trained on an exported folder is not
 recognized as trained on protected images: train on the artifact. Whatever a victim's
-defense did to its training images, images are measured as they are.
+defense did to its training images, images are measured as they are, unless `defended`
+asks for both images of a pair as JPEG, grayscale or fewer bits leave them.
 
 The working directory then holds results.json, a file for each victim and three
 plots. Rerun it to resume, also with more victims.
@@ -49,7 +50,8 @@ PLOTS = ("mi-against-accuracy.png", "mi-per-layer.png", "bracket-over-noise.png"
 
 # What the results of every victim depend on.
 _SETTINGS = (
-    *("layers", "per_class", "noise_variances", "confidence", "estimators", "seed"),
+    *("layers", "per_class", "defended", "noise_variances", "confidence"),
+    *("estimators", "seed"),
 )
 
 _LOGGER = logging.getLogger("miue_jax")

@@ -11,7 +11,7 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import SingleDeviceSharding
 
-from miue_jax import _checks, _settings, data, features, models, victims
+from miue_jax import _checks, _settings, data, defenses, features, models, victims
 from miue_jax.data import DataSource, artifact
 from miue_jax.train import checkpoints, run_directory, sampling
 from miue_jax.workflows import evaluate
@@ -125,6 +125,8 @@ def load(
     trained = _found(measured.dataset.images, train_set.images)
     trained |= _found((seen.dataset if seen else clean).images, train_set.images)
     pairs = _choose(label, clean, measured.dataset, trained, config.per_class)
+    if config.defended:
+        pairs = _defended(label, pairs, results["defense"], len(clean.class_names))
     module, variables = _restore(label, entry.run, results, seed, train_set)
     known = features.layer_names(module, variables, clean.images.shape[1:])
     for layer in config.layers or ():
@@ -226,6 +228,31 @@ def _choose(
     index = np.sort(np.concatenate(chosen))
     labels = clean.labels[index]
     return Pairs(clean.images[index], measured.images[index], labels, held_out)
+
+
+# Others fit themselves to the training set, or to none of its images at all.
+_ALONE = ("none", "jpeg", "grayscale", "bit_depth")
+
+
+def _defended(
+    label: str, pairs: Pairs, defense: Mapping[str, Any], num_classes: int
+) -> Pairs:
+    """Both images of each pair, as the defense of a victim prepares them."""
+    if defense["name"] not in _ALONE:
+        raise ValueError(
+            f"victim {label!r} was trained behind {defense['name']!r}, which does not "
+            f"prepare images one by one; allowed with 'defended': {', '.join(_ALONE)}"
+        )
+    purify = defenses.create(
+        defense, image_shape=pairs.clean.shape[1:], num_classes=num_classes
+    ).purify
+    if purify is None:
+        return pairs
+    clean, protected = (
+        np.asarray(purify(jax.random.key(0), images, pairs.labels))
+        for images in (pairs.clean, pairs.protected)
+    )
+    return pairs._replace(clean=clean, protected=protected)
 
 
 def _restore(
