@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 # Dimensions of X and of Y up to which the largest coordinate is the closer bound.
 _CUBE = 2
@@ -125,7 +125,7 @@ def _candidates(
     widest = max(z.shape[1] for z in spaces)
     cube = widest <= _CUBE
     norm, bound = (np.inf, 1.0) if cube else (2.0, 0.5**0.5)
-    tree = cKDTree(stacked)
+    tree = KDTree(stacked)
     rows = np.arange(size)
     # With itself, and one beyond; in more dimensions twice as many lie within.
     count = k + 2 if widest == 1 else 2 * k + 6
@@ -173,7 +173,7 @@ class _Space:
     def __init__(self, samples: np.ndarray) -> None:
         self.samples = samples
         if samples.shape[1] > 1:
-            self.tree = cKDTree(samples)
+            self.tree = KDTree(samples)
             return
         self.values, counts = np.unique(samples, return_counts=True)
         self.before = np.concatenate([[0], np.cumsum(counts)])
