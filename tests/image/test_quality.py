@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from miue_jax.image import quality
 
@@ -97,20 +98,59 @@ def test_chunks_give_the_value_of_the_whole(monkeypatch):
         np.testing.assert_allclose(chunks, whole, rtol=1e-5)
 
 
-@pytest.mark.parametrize("metric", [quality.psnr, quality.ssim])
-def test_chunks_hold_few_large_images_and_many_small_ones(metric, monkeypatch):
+def _filtered_ssim(a, b):
+    """SSIM of one channel pair by SciPy's filters, in float64."""
+    window = np.exp(-0.5 * ((np.arange(11) - 5) / 1.5) ** 2)
+    window /= window.sum()
+
+    def blur(z):
+        for axis in (0, 1):
+            z = ndimage.correlate1d(z, window, axis)
+        return z[5:-5, 5:-5]
+
+    a, b = a / 255.0, b / 255.0
+    mean_a, mean_b = blur(a), blur(b)
+    var_a, var_b = blur(a * a) - mean_a**2, blur(b * b) - mean_b**2
+    cov = blur(a * b) - mean_a * mean_b
+    top = (2 * mean_a * mean_b + 1e-4) * (2 * cov + 9e-4)
+    return np.mean(top / ((mean_a**2 + mean_b**2 + 1e-4) * (var_a + var_b + 9e-4)))
+
+
+# A tile has 22 windows a side at most: one, two that overlap or not, and many.
+@pytest.mark.parametrize("shape", [(32, 33), (54, 53), (55, 11), (257, 120)])
+@pytest.mark.parametrize("channels", [1, 4])
+def test_tiles_give_the_value_of_the_whole(shape, channels, monkeypatch):
+    rng = np.random.default_rng(0)
+    clean = rng.integers(0, 256, (3, *shape, channels), dtype=np.uint8)
+    # Far more noise on one side, which a window counted twice would show.
+    noise = rng.normal(0, np.linspace(1, 90, shape[1])[:, None], clean.shape)
+    images = np.clip(clean + noise, 0, 255).astype(np.uint8)
+    expected = np.mean(
+        [
+            _filtered_ssim(clean[n, ..., c], images[n, ..., c])
+            for n in range(3)
+            for c in range(channels)
+        ]
+    )
+    assert 0.3 < expected < 0.95
+    assert quality.ssim(clean, images) == pytest.approx(expected, abs=1e-6)
+    monkeypatch.setattr(quality, "_TILES", 64)
+    assert quality.ssim(clean, images) == pytest.approx(expected, abs=1e-6)
+
+
+def test_chunks_hold_few_large_images_and_many_small_ones(monkeypatch):
     counts = []
-    compiled = quality._compiled
+    compiled = quality._psnr
 
-    def counting(metric, clean, images):
+    def counting(clean, images):
         counts.append(len(clean))
-        return compiled(metric, clean, images)
+        return compiled(clean, images)
 
-    monkeypatch.setattr(quality, "_compiled", counting)
+    monkeypatch.setattr(quality, "_psnr", counting)
     for count, size, most in ((3, 512, 2), (3, 300, 3), (600, 32, 512), (20, 11, 20)):
         counts.clear()
         clean = _images(count, size)
-        metric(clean, 255 - clean)
+        quality.psnr(clean, 255 - clean)
         assert sum(counts) >= count
         assert max(counts) == most
 

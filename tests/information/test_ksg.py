@@ -397,6 +397,107 @@ def test_ross_and_classes_count_ties():
     assert float(within.value) == pytest.approx(want, abs=1e-4)
 
 
+# The tree on the host -----------------------------------------------------------------
+
+
+def drawn(kind, size, dims):
+    rng = np.random.default_rng(size + sum(dims))
+    signal = rng.standard_normal((size, 1))
+    spaces = [0.7 * signal + rng.standard_normal((size, dim)) for dim in dims]
+    if kind == "rounded":
+        spaces = [np.round(2 * z) for z in spaces]
+    if kind == "inflated":
+        spaces = [np.where(rng.random((size, 1)) < 0.6, 0, z) for z in spaces]
+    if kind == "doubled":
+        spaces = [z[np.arange(size) // 2] for z in spaces]
+    if kind == "points":
+        spaces = [np.sign(z) for z in spaces]
+    if kind == "constant":
+        spaces[0][:] = 3
+    return spaces
+
+
+KINDS = ["density", "rounded", "inflated", "doubled", "points", "constant"]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dims", [(1, 1), (2, 2), (1, 3), (4, 3), (9, 2)])
+@pytest.mark.parametrize("variant", [1, 2])
+def test_the_tree_counts_as_brute_force_does(kind, dims, variant):
+    x, y = drawn(kind, 400, dims)
+    options = {"variant": variant, "standardize": False, "neighbors": 4}
+    found = ksg(x, y, backend="host", **options)
+    want = ksg(x, y, backend="device", **options)
+    assert found.diagnostics["on_host"]
+    assert not want.diagnostics["on_host"]
+    assert found.value.dtype == want.value.dtype
+    # Above 8 dimensions the device resolves ties to the rounding of products only.
+    close = 1e-5 if max(dims) <= 8 else 3e-3
+    assert float(found.value) == pytest.approx(float(want.value), abs=close)
+    for name in ("tie_fraction", "degenerate_fraction", "undersized_fraction"):
+        one, other = (float(z.diagnostics[name]) for z in (found, want))
+        assert one == pytest.approx(other, abs=1e-6), name
+    exact = brute_force(x, y, 4, variant=variant)
+    assert float(found.value) == pytest.approx(exact, abs=1e-4)
+
+
+@pytest.mark.parametrize("dims", [(1, 1), (2, 3)])
+@pytest.mark.parametrize("kind", ["density", "rounded"])
+def test_the_tree_in_float64(dims, kind):
+    x, y = drawn(kind, 300, dims)
+    with jax.enable_x64(True):
+        found = ksg(x, y, backend="host", standardize=False)
+        want = ksg(x, y, backend="device", standardize=False)
+        assert found.value.dtype == jnp.float64
+        assert float(found.value) == pytest.approx(float(want.value), abs=1e-12)
+    exact = brute_force(x, y, 5)
+    assert float(found.value) == pytest.approx(exact, abs=1e-12)
+
+
+@pytest.mark.parametrize("backend", ["host", "device"])
+def test_few_samples_on_both_backends(backend):
+    x, y = correlated(size=4)
+    for k in (1, 3):
+        options = {"neighbors": k, "standardize": False}
+        found = float(ksg(x, y, backend=backend, **options).value)
+        assert found == pytest.approx(brute_force(x, y, k), abs=1e-5), k
+    with pytest.raises(ValueError, match="holds 4 samples; at least 5"):
+        ksg(x, y, neighbors=4, backend=backend)
+
+
+@pytest.mark.parametrize("variant", [1, 2])
+def test_classes_on_the_host(variant):
+    x, y, labels = clusters(0.5, dim=2)
+    labels = np.where(labels == 3, 0, labels)
+    options = {"num_classes": CLASSES, "variant": variant}
+    found, want = (
+        ksg_conditional(x, y, labels, backend=backend, **options)
+        for backend in ("host", "device")
+    )
+    assert float(found.value) == pytest.approx(float(want.value), abs=1e-5)
+
+
+def test_the_backend_is_chosen_by_size_and_dimension():
+    on_host = lambda *z, **options: bool(ksg(*z, **options).diagnostics["on_host"])  # noqa: E731
+    assert on_host(*correlated(size=1000))
+    assert not on_host(*correlated(size=100))
+    assert not on_host(*correlated(size=1000, dim=9))
+    x, y = correlated(size=1000)
+    assert not on_host(x, y, mesh=data_mesh())
+    assert not jax.jit(ksg)(x, y).diagnostics["on_host"]
+
+
+def test_a_backend_that_cannot_be_had_is_refused():
+    x, y = correlated(size=50)
+    with pytest.raises(ValueError, match=r"backend is 'gpu'.*auto, device, host"):
+        ksg(x, y, backend="gpu")
+    with pytest.raises(ValueError, match=r"no mesh; allowed here: 'auto', 'device'"):
+        ksg(x, y, backend="host", mesh=data_mesh())
+    with pytest.raises(ValueError, match="not traced"):
+        jax.jit(lambda x: ksg(x, y, backend="host").value)(x)
+
+
 # Many tight classes ------------------------------------------------------------------
 
 
