@@ -1,8 +1,9 @@
 r"""Mutual information from distances to nearest neighbors.
 
 Distances are Euclidean within X and within Y; the distance of a pair is the larger of
-the two. Everything is computed by brute force over chunks of query rows (memory
-``chunk_size`` times N), optionally split over the devices of a mesh.
+the two. Neighbors are found by brute force over chunks of query rows (memory
+``chunk_size`` times N), optionally split over the devices of a mesh; in few dimensions,
+on the CPU, by a tree on the host.
 
 Ties, which data of a density do not have, are counted as what they are. Where several
 samples are exactly as far as the k-th neighbor, as in rounded or zero-inflated data, k
