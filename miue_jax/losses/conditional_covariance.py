@@ -10,7 +10,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
 from miue_jax import _checks
-from miue_jax._log_det import weighted_log_det
+from miue_jax._log_det import factor_and_logs
 from miue_jax.losses import _batch
 from miue_jax.losses._pairs import AxisName, matmul
 
@@ -209,19 +209,30 @@ def _log_dets(
     own = place + devices * jnp.arange(-(-most // devices))
     starts = jnp.searchsorted(ranks, own)
     counts = jnp.searchsorted(ranks, own, side="right") - starts
+    # From the smallest class on, those of one height after each other. In a loop for
+    # each height, a gradient is changed in place; a switch of heights would copy it.
+    by_count = jnp.argsort(counts)
+    starts, counts = starts[by_count], counts[by_count]
     heights = _heights(len(ranks))
-    branches = [
-        functools.partial(_class_log_det, height=height, with_gradient=with_gradient)
-        for height in heights
-    ]
+    ends = jnp.searchsorted(counts, jnp.asarray([0, *heights]), side="right")
+    loss_gradient = jnp.zeros_like(features[0, 0]), jnp.zeros_like(ordered)
+    for index, height in enumerate(heights):
 
-    def step(carry: tuple[Any, ...], of_class: tuple[Any, ...]) -> tuple[Any, None]:
-        branch, *place = of_class
-        return lax.switch(branch, branches, carry, ordered, *place, noise), None
+        def add(
+            place: jax.Array, carry: tuple[jax.Array, jax.Array], height: int = height
+        ) -> tuple[jax.Array, jax.Array]:
+            return _add_class(
+                *carry,
+                ordered,
+                starts[place],
+                counts[place],
+                noise,
+                height=height,
+                with_gradient=with_gradient,
+            )
 
-    chosen = jnp.searchsorted(jnp.asarray(heights), counts)
-    carry = jnp.zeros_like(features[0, 0]), jnp.zeros_like(ordered)
-    (loss, gradient), _ = lax.scan(step, carry, (chosen, starts, counts))
+        loss_gradient = lax.fori_loop(ends[index], ends[index + 1], add, loss_gradient)
+    loss, gradient = loss_gradient
     gradient = gradient[jnp.argsort(order)]
     if axis_name is not None:
         loss = lax.psum(loss, axis_name)
@@ -234,8 +245,9 @@ def _heights(size: int) -> list[int]:
     return [*(2**k for k in range(4, (size - 1).bit_length())), size]
 
 
-def _class_log_det(
-    carry: tuple[jax.Array, jax.Array],
+def _add_class(
+    loss: jax.Array,
+    gradient: jax.Array,
     ordered: jax.Array,
     start: jax.Array,
     count: jax.Array,
@@ -245,27 +257,29 @@ def _class_log_det(
     with_gradient: bool,
 ) -> tuple[jax.Array, jax.Array]:
     """Adds a class of at most `height` samples to the loss and to its gradient."""
-    loss, gradient = carry
     size, dimension = ordered.shape
     # These rows hold the class, and others that do not count.
     first = jnp.minimum(start, size - height)
     places = first + jnp.arange(height)
     members = ((places >= start) & (places < start + count))[:, None]
     rows = jnp.where(members, lax.dynamic_slice_in_dim(ordered, first, height), 0)
-    number = jnp.maximum(count, 1).astype(rows.dtype)
+    number = count.astype(rows.dtype)
     centered = jnp.where(members, rows - jnp.sum(rows / number, axis=0), 0)
     unbiased = jnp.where(count > 1, 1 / jnp.maximum(number - 1, 1), 0)
     scale = jnp.sqrt(unbiased / noise)
     # det(I + XX') = det(I + X'X): of the two matrices the smaller.
     wide = height <= dimension
     scaled = centered * scale if wide else (centered * scale).T
-    gram = matmul(scaled, scaled.T)
-    share = count.astype(rows.dtype) / size
-    weights = jnp.full(len(gram), share)
-    loss += weighted_log_det(gram, weights) / 2
+    factor, logs = factor_and_logs(matmul(scaled, scaled.T))
+    share = number / size
+    loss += share * jnp.sum(logs) / 2
     if with_gradient:
-        factor = jnp.linalg.cholesky(gram + jnp.eye(len(gram), dtype=gram.dtype))
-        pull = jax.scipy.linalg.cho_solve((factor, True), scaled)
+        # Products with an inverse are faster than substitution in as many columns.
+        identity = jnp.eye(len(factor), dtype=factor.dtype)
+        inverse = lax.linalg.triangular_solve(
+            factor, identity, left_side=True, lower=True
+        )
+        pull = matmul(matmul(inverse.T, inverse), scaled)
         pull = (pull if wide else pull.T) * (share * scale)
         before = lax.dynamic_slice_in_dim(gradient, first, height)
         after = jnp.where(members, pull, before)
