@@ -47,7 +47,8 @@ def conditional_covariance_loss(
     Classes with one sample in the batch contribute 0, absent classes have no weight.
     A log-determinant comes from a Cholesky factor of the size of its class or of the
     features, whichever is smaller; covariances beyond 1/eps times sigma^2 may make it
-    NaN.
+    NaN. Its gradient can be differentiated in forward mode (`jax.hessian`), not in
+    reverse mode again.
 
     Args:
       features: (B, D), floating point; computed in float32 or wider.
