@@ -48,8 +48,13 @@ of_pairs = pytest.mark.parametrize(
 @pytest.fixture
 def in_blocks(monkeypatch):
     """Blocks of 5 by 5 pairs; 23 samples do not fill them."""
-    monkeypatch.setattr(_pairs, "_PAIRS", 36)
-    monkeypatch.setattr(_pairs, "_BLOCK", 5)
+    set_blocks(monkeypatch, pairs=36, block=5)
+
+
+def set_blocks(monkeypatch, *, pairs, block):
+    monkeypatch.setattr(_pairs, "_PAIRS", pairs)
+    monkeypatch.setattr(_pairs, "_BLOCK", block)
+    jax.clear_caches()  # what was compiled does not know of it
 
 
 def batch(size=SIZE, seed=0):
@@ -131,8 +136,13 @@ def test_gradients_in_blocks_are_differences_of_the_formula(name, in_blocks):
         )
 
 
+@pytest.fixture(autouse=True)
+def forget_blocks():
+    yield
+    jax.clear_caches()
+
+
 def value_and_gradient(name, features, labels):
-    # A function of its own, so that nothing is known of it that was compiled before.
     return jax.jit(jax.value_and_grad(lambda f, y: LOSSES[name](f, y)))(
         features, labels
     )
@@ -145,8 +155,7 @@ def test_blocks_give_what_all_pairs_at_once_give(name, dtype, monkeypatch):
     with jax.enable_x64(dtype == "float64"):
         features = jnp.asarray(features, dtype)
         want, want_gradient = value_and_gradient(name, features, labels)
-        monkeypatch.setattr(_pairs, "_PAIRS", 36)
-        monkeypatch.setattr(_pairs, "_BLOCK", 5)
+        set_blocks(monkeypatch, pairs=36, block=5)
         value, gradient = value_and_gradient(name, features, labels)
     assert gradient.dtype == dtype
     rounding = 1e-14 if dtype == "float64" else 1e-6
@@ -217,12 +226,11 @@ def test_a_ring_of_eight_devices_gives_the_global_batch(name, check_vma, monkeyp
     with jax.enable_x64(True):
         want, want_gradient = value_and_gradient(name, features, labels)
         # Around the ring, 6 samples by 6 in blocks of 4.
-        monkeypatch.setattr(_pairs, "_PAIRS", 20)
-        monkeypatch.setattr(_pairs, "_BLOCK", 4)
+        set_blocks(monkeypatch, pairs=20, block=4)
         sharded = functools.partial(on_devices, name=name, check_vma=check_vma)
         value, gradient = jax.jit(sharded)(features, labels)
     np.testing.assert_allclose(value, want, rtol=1e-12)
-    want_gradient *= 1 if check_vma else 8
+    want_gradient = np.multiply(want_gradient, 1 if check_vma else 8)
     np.testing.assert_allclose(gradient, want_gradient, rtol=1e-9, atol=1e-13)
 
 

@@ -110,7 +110,7 @@ def conditional_covariance_loss(
         most = min(num_classes, _batch.global_size(labels, axis_name))
         if statistic == "trace":
             return _trace(relative, classes, most, axis_name)
-        return _log_det(relative, classes, noise, most, axis_name)
+        return _compiled(relative, classes, noise, most, axis_name)
 
     return _batch.on_devices(loss, (features, labels), (noise,), axis_name)
 
@@ -134,7 +134,8 @@ def _trace_jvp(
     tangents: tuple[Any, ...],
 ) -> tuple[jax.Array, jax.Array]:
     # Deviations from a mean sum up to 0: the mean may be held constant.
-    deviations, roots = _deviations(*primals, most, axis_name)
+    features, classes = primals
+    deviations, roots = _deviations(features, classes, most, axis_name)
     loss = jnp.sum(jnp.square(deviations))
     tangent = 2 * jnp.sum(deviations * roots * tangents[0])
     return _batch.total(loss, axis_name), _batch.total(tangent, axis_name)
@@ -168,6 +169,10 @@ def _log_det(
     return _log_dets(features, classes, noise, most, axis_name, with_gradient=False)[0]
 
 
+# Outside of `jit` too, its loops are compiled once, not at each call.
+_compiled = jax.jit(_log_det, static_argnums=(3, 4))
+
+
 @functools.partial(_log_det.defjvp, symbolic_zeros=True)
 def _log_det_jvp(
     most: int,
@@ -175,8 +180,10 @@ def _log_det_jvp(
     primals: tuple[Any, ...],
     tangents: tuple[Any, ...],
 ) -> tuple[jax.Array, jax.Array]:
-    features, _, noise = primals
-    loss, gradient = _log_dets(*primals, most, axis_name, with_gradient=True)
+    features, classes, noise = primals
+    loss, gradient = _log_dets(
+        features, classes, noise, most, axis_name, with_gradient=True
+    )
     tangent = jnp.zeros_like(features[0, 0])
     if not isinstance(tangents[0], SymbolicZero):
         tangent += jnp.sum(gradient * tangents[0])

@@ -92,7 +92,7 @@ def global_distance(
         first = _batch.classes(labels, axis_name).first
         scaled = features / scale
         relative = scaled - _batch.first_members(scaled, labels, first, axis_name)
-        return _distance(relative, labels, scale, divisor, axis_name)
+        return _compiled(relative, labels, scale, divisor, axis_name)
 
     return _batch.on_devices(loss, (features, labels), (), axis_name)
 
@@ -108,6 +108,10 @@ def _distance(
     """The loss of features relative to a member of their class, in units of `scale`."""
     sums = _sums(_samples(relative, labels, axis_name), axis_name) / divisor
     return _batch.mean(_logarithm(sums, scale), axis_name)
+
+
+# Outside of `jit` too, its loops are compiled once, not at each call.
+_compiled = jax.jit(_distance, static_argnums=(3, 4))
 
 
 @_distance.defjvp

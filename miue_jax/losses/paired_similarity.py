@@ -94,7 +94,7 @@ def paired_similarity_loss(
     dtype = jnp.promote_types(features.dtype, views.dtype)
     rows = (*(_batch.unit(rows.astype(dtype)) for rows in (features, views)), labels)
     settings = (jnp.asarray(temperature, dtype), jnp.asarray(margin, dtype))
-    return _batch.on_devices(_paired, rows, settings, axis_name)
+    return _batch.on_devices(_compiled, rows, settings, axis_name)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(5,))
@@ -112,6 +112,10 @@ def _paired(
         for own, other in (sides, sides[::-1])
     ]
     return _loss(odds, axis_name)
+
+
+# Outside of `jit` too, its loops are compiled once, not at each call.
+_compiled = jax.jit(_paired, static_argnums=(5,))
 
 
 @functools.partial(_paired.defjvp, symbolic_zeros=True)

@@ -86,7 +86,7 @@ def global_similarity(
     """`similarity_loss` of a batch that has been checked."""
     temperature = jnp.asarray(temperature, features.dtype)
     rows = (_batch.unit(features), labels)
-    return _batch.on_devices(_similarity, rows, (temperature,), axis_name)
+    return _batch.on_devices(_compiled, rows, (temperature,), axis_name)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
@@ -98,6 +98,10 @@ def _similarity(
 ) -> jax.Array:
     own = _samples(units, labels, temperature, axis_name)
     return _loss(*_sums(own, temperature, axis_name), axis_name)
+
+
+# Outside of `jit` too, its loops are compiled once, not at each call.
+_compiled = jax.jit(_similarity, static_argnums=(3,))
 
 
 @functools.partial(_similarity.defjvp, symbolic_zeros=True)
