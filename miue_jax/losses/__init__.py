@@ -1,7 +1,7 @@
 """Objectives on features: cosine similarity, distance and covariance within classes.
 
 All are pure functions of ``features`` (B, D) and ``labels`` (B,) that take O(B * D)
-memory beside that of a block: no matrix of all pairs of a large batch is kept. With
+memory beside a row of blocks: no matrix of all pairs of a large batch is kept. With
 ``axis_name`` they are called by every device of a `jax.shard_map` or `jax.pmap` with
 that device's rows, all of one number, and return the loss of the global batch, equal on
 every device.
