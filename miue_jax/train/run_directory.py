@@ -183,12 +183,23 @@ def _visible(workdir: pathlib.Path) -> list[pathlib.Path]:
 
 def _lock(workdir: pathlib.Path, stack: contextlib.ExitStack, *, shared: bool) -> bool:
     """Tries to lock a directory until the stack closes; returns whether it did."""
+    created = not workdir.exists()
     workdir.mkdir(parents=True, exist_ok=True)
-    file = stack.enter_context((workdir / ".lock").open("a+"))
+    path = workdir / ".lock"
+    file = stack.enter_context(path.open("a+"))
     try:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        if created:
+            with contextlib.suppress(OSError):
+                path.unlink()
+                workdir.rmdir()
+        raise ValueError(
+            f"{workdir} is on a file system without locks ({error.strerror}): choose "
+            "another --workdir"
+        ) from error
     return True
 
 

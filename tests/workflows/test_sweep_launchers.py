@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.util
-import json
 import os
 import pathlib
 import signal
@@ -12,10 +11,9 @@ import sys
 import threading
 import time
 
-import numpy as np
 import pytest
+from sweep_results import content, holder, write_data
 
-from miue_jax.train import run_directory
 from miue_jax.workflows.sweep import launch, tasks
 from miue_jax.workflows.sweep.launch import Resources
 from miue_jax.workflows.sweep.launchers import local, ray, slurm, work
@@ -29,46 +27,13 @@ needs_ray = pytest.mark.skipif(
 
 @pytest.fixture
 def sweep(tmp_path):
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (40, 8, 8, 3), np.uint8)
-    labels = np.arange(40) % 2
-    path = tmp_path / "data.npz"
-    np.savez(path, x_train=images, y_train=labels, x_test=images, y_test=labels)
     return Sweep(
-        data=str(path),
+        data=write_data(tmp_path / "data.npz"),
         generators={"clean": None, "noise": "random_noise"},
         victims={"small": {"model": "linear", "epochs": 200, "batch_size": 8}},
         seeds=(0, 1),
         evaluate_every=20,
     )
-
-
-def content(workdir: pathlib.Path) -> dict[str, object]:
-    """The results of all cells; what else there is has times in it."""
-    found: dict[str, object] = {
-        path.relative_to(workdir).as_posix(): path.read_bytes()
-        for path in workdir.glob("protected/*/protected*")
-    }
-    for path in workdir.glob("cells/*/results.json"):
-        results = run_directory.read_json(path)
-        # Of which only the directory's own name differs.
-        name = results["train"]["name"]
-        results["train"]["name"] = name.removeprefix(str(workdir))
-        found[path.parent.name] = json.dumps(results)
-    return found
-
-
-def holder(folder: pathlib.Path) -> int | None:
-    """The process that holds the lock of a run directory."""
-    try:
-        inode = (folder / ".lock").stat().st_ino
-    except FileNotFoundError:
-        return None
-    for line in pathlib.Path("/proc/locks").read_text().splitlines():
-        _, kind, _, mode, pid, place = line.split()[:6]
-        if (kind, mode) == ("FLOCK", "WRITE") and place.endswith(f":{inode}"):
-            return int(pid)
-    return None
 
 
 # What they are given.

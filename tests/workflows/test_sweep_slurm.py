@@ -1,6 +1,5 @@
 """A sweep on Slurm: controller and two nodes on this machine, for `make test-slurm`."""
 
-import json
 import os
 import pathlib
 import shutil
@@ -10,10 +9,9 @@ import threading
 import time
 from collections.abc import Iterator
 
-import numpy as np
 import pytest
+from sweep_results import content, holder, write_data
 
-from miue_jax.train import run_directory
 from miue_jax.workflows.sweep import launch, status
 from miue_jax.workflows.sweep.launch import Resources
 from miue_jax.workflows.sweep.launchers import local, slurm
@@ -102,33 +100,13 @@ def _ask(*command: str) -> str:
 
 
 def _sweep(folder: pathlib.Path, seeds: tuple[int, ...]) -> Sweep:
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (40, 8, 8, 3), np.uint8)
-    labels = np.arange(40) % 2
-    path = folder / "data.npz"
-    np.savez(path, x_train=images, y_train=labels, x_test=images, y_test=labels)
     return Sweep(
-        data=str(path),
+        data=write_data(folder / "data.npz"),
         generators={"clean": None, "noise": "random_noise", "pixel": "one_pixel"},
         victims={"small": {"model": "linear", "epochs": 200, "batch_size": 8}},
         seeds=seeds,
         evaluate_every=20,
     )
-
-
-def content(workdir: pathlib.Path) -> dict[str, object]:
-    """The results of all cells; what else there is has times in it."""
-    found: dict[str, object] = {
-        path.relative_to(workdir).as_posix(): path.read_bytes()
-        for path in workdir.glob("protected/*/protected*")
-    }
-    for path in workdir.glob("cells/*/results.json"):
-        results = run_directory.read_json(path)
-        # Of which only the directory's own name differs.
-        name = results["train"]["name"]
-        results["train"]["name"] = name.removeprefix(str(workdir))
-        found[path.parent.name] = json.dumps(results)
-    return found
 
 
 def test_eight_cells_with_a_job_cancelled_and_a_node_drained(tmp_path, cluster):
@@ -137,23 +115,25 @@ def test_eight_cells_with_a_job_cancelled_and_a_node_drained(tmp_path, cluster):
     cancelled = []
 
     def disturb():
+        folder = workdir / "cells" / "noise-none-small-seed_1"
         while not cancelled:
-            states = status.status(sweep, workdir).states
-            running = [n for n, s in states.items() if s == "running" and "-" in n]
-            ids = _ask("squeue", "-h", "-t", "R", "--format=%i").split()
-            if running and ids:
-                cancelled.append(ids[-1])
-                _ask("scancel", ids[-1])
+            if list(folder.glob("seed_1/checkpoints/*")) and (pid := holder(folder)):
+                text = pathlib.Path(f"/proc/{pid}/environ").read_text()
+                found = dict(x.split("=", 1) for x in text.split("\0") if "=" in x)
+                array, index = (found[f"SLURM_ARRAY_{x}_ID"] for x in ("JOB", "TASK"))
+                cancelled.append(_ask("scancel", f"{array}_{index}"))
                 _ask("scontrol", "update", "nodename=two", "state=drain", "reason=test")
-            time.sleep(0.5)
+            time.sleep(0.01)
 
     thread = threading.Thread(target=disturb, daemon=True)
     thread.start()
     with pytest.raises(ValueError, match="left the queue unfinished; see"):
         launch.launch(sweep, workdir, launcher, progress=False)
     thread.join()
-    done = list(status.status(sweep, workdir).states.values()).count("done")
-    assert 0 < done < 8
+    states = status.status(sweep, workdir).states
+    assert [name for name, state in states.items() if state != "done"] == [
+        "noise-none-small-seed_1"
+    ]
     assert _ask("sinfo", "-h", "-n", "two", "--format=%t") == "drain"
     # What was lost is resumed by the node that is left.
     results = launch.launch(sweep, workdir, launcher, progress=False)

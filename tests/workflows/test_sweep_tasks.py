@@ -4,12 +4,11 @@ import dataclasses
 import fcntl
 import json
 import os
-import pathlib
 import threading
 import time
 
-import numpy as np
 import pytest
+from sweep_results import content, write_data
 
 from miue_jax.train import run_directory
 from miue_jax.workflows import evaluate, protect
@@ -32,27 +31,7 @@ PLANNED = [
 
 @pytest.fixture
 def sweep(tmp_path, one_device):
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (40, 8, 8, 3), np.uint8)
-    labels = np.arange(40) % 2
-    path = tmp_path / "data.npz"
-    np.savez(path, x_train=images, y_train=labels, x_test=images, y_test=labels)
-    return Sweep(data=str(path), **SETTINGS)
-
-
-def content(workdir: pathlib.Path) -> dict[str, object]:
-    """The results of all cells; what else there is has times in it."""
-    found: dict[str, object] = {
-        path.relative_to(workdir).as_posix(): path.read_bytes()
-        for path in workdir.glob("protected/*/protected*")
-    }
-    for path in workdir.glob("cells/*/results.json"):
-        results = run_directory.read_json(path)
-        # Of which only the directory's own name differs.
-        name = results["train"]["name"]
-        results["train"]["name"] = name.removeprefix(str(workdir))
-        found[path.parent.name] = json.dumps(results)
-    return found
+    return Sweep(data=write_data(tmp_path / "data.npz"), **SETTINGS)
 
 
 def test_generators_come_first_and_victims_wait_for_theirs(sweep):

@@ -121,6 +121,8 @@ def _is_locked(folder: pathlib.Path) -> bool:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
+        except OSError:
+            return False  # a file system without locks
     return False
 
 
