@@ -169,6 +169,19 @@ def test_cells_that_ask_for_more_than_there_is_are_refused():
         ray._check_room(nodes, Resources(cpus=2, gpus=1))
 
 
+@pytest.mark.parametrize(
+    ("line", "room"),
+    [
+        ("2 (null)", (2, 0)),
+        ("64 gpu:4", (64, 4)),
+        ("64 gpu:a100:4(S:0-1)", (64, 4)),
+        ("128 gpu:a100:2(S:0),gpu:h100:1,mps:400", (128, 3)),
+    ],
+)
+def test_the_room_of_a_slurm_node(line, room):
+    assert slurm._room(line) == room
+
+
 @pytest.mark.slow
 def test_what_is_wrong_with_a_cell_is_found_before_any_is_launched(tmp_path, sweep):
     bad = dataclasses.replace(sweep, defenses=["none", "jpeg-10"])

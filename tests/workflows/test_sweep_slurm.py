@@ -148,7 +148,7 @@ def test_what_slurm_refuses_is_one_line(tmp_path, cluster):
     sweep = _sweep(tmp_path, (0,))
     for resources, options, message in (
         (Resources(), {"partition": "none"}, "Slurm: .*[Ii]nvalid partition"),
-        (Resources(cpus=64), {}, "Slurm: "),
+        (Resources(cpus=64), {}, "asks for 64 CPUs; no node of Slurm has as many"),
         (Resources(gpus=0.5), {}, "gpus is 0.5; Slurm takes whole numbers"),
         (Resources(tpus=4), {}, "tpus are not Slurm's"),
     ):

@@ -78,6 +78,12 @@ class Submission(NamedTuple):
       check: () -> None: raises a ValueError, or exits with the status of a process, if
         cells were lost.
       close: () -> None: frees what the submission holds.
+
+    Example:
+      >>> from miue_jax.workflows.sweep.launch import Submission
+      >>> nothing = Submission(lambda: True, print, lambda: None, lambda: None)
+      >>> nothing.ended()
+      True
     """
 
     ended: Callable[[], bool]
@@ -94,6 +100,11 @@ class Launcher(NamedTuple):
         they wait for, which may also be done already.
       checks: whether its processes check all input themselves before any begins.
       detached: whether its cells go on when the process that submitted them ends.
+
+    Example:
+      >>> from miue_jax.workflows.sweep.launch import Launcher
+      >>> Launcher(lambda sweep, workdir, tasks: ...).detached
+      False
     """
 
     submit: Callable[[Sweep, pathlib.Path, Sequence[Task]], Submission]

@@ -46,14 +46,14 @@ _FLAT = {4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: 
 _CUBES = {8: "2x2x1", 16: "2x2x2", 32: "2x2x4", 64: "2x4x4", 128: "4x4x4"}
 
 ACCELERATORS = {
-    f"{name}-{size}": Accelerator(
-        *(label, topology, *((1, size) if size <= 8 else (size // 4, 4)), runtime)
-    )
+    f"{name}-{size}": Accelerator(label, topology, hosts, size // hosts, runtime)
     for name, label, runtime in (
         ("v5litepod", "tpu-v5-lite-podslice", "v2-alpha-tpuv5-lite"),
         ("v6e", "tpu-v6e-slice", "v2-alpha-tpuv6e"),
     )
     for size, topology in _FLAT.items()
+    # Up to eight chips are in one machine, more are in machines of four.
+    for hosts in (1 if size <= 8 else size // 4,)
 } | {
     f"{name}-{cores}": Accelerator(label, topology, cores // 8, 4, runtime)
     for name, label, runtime in (

@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import pathlib
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -56,11 +57,11 @@ def _submit(
     for command in ("sbatch", "srun", "squeue", "scancel"):
         if shutil.which(command) is None:
             raise ValueError(f"there is no Slurm on this machine: no {command}")
-    _slurm("squeue", "--noheader")
     if resources.gpus != int(resources.gpus):
         raise ValueError(f"gpus is {resources.gpus}; Slurm takes whole numbers")
     if resources.tpus:
         raise ValueError("tpus are not Slurm's; allowed: cpus and gpus")
+    _check_room(resources, options)
     from submitit.core.utils import FailedJobError
 
     workdir = workdir.absolute()
@@ -107,6 +108,25 @@ class Cell:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, name)
+
+
+def _check_room(resources: Resources, options: Mapping[str, str]) -> None:
+    """Checks that some node has what a cell asks for; jobs would wait for ever."""
+    where = [f"--partition={options['partition']}"] if "partition" in options else []
+    lines = _slurm("sinfo", "--noheader", "--Node", "--format=%c %G", *where)
+    nodes = [_room(line) for line in lines.splitlines()]
+    asked = (resources.cpus, int(resources.gpus))
+    # Without any, the partition is unknown, as sbatch will say.
+    if nodes and not any(n[0] >= asked[0] and n[1] >= asked[1] for n in nodes):
+        text = f"{asked[0]} CPUs" + (f" and {asked[1]} GPUs" if asked[1] else "")
+        raise ValueError(f"a cell asks for {text}; no node of Slurm has as many")
+
+
+def _room(line: str) -> tuple[int, int]:
+    """The CPUs and GPUs of a node, such as "64 gpu:a100:4(S:0-1)" says."""
+    cpus, _, generic = line.strip().partition(" ")
+    gpus = re.findall(r"\bgpu(?::[^:,()]+)?:(\d+)", generic)
+    return int(cpus), sum(map(int, gpus))
 
 
 def _groups(tasks: Sequence[Task]) -> dict[str | None, list[str]]:
