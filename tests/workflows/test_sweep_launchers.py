@@ -252,3 +252,30 @@ def test_ray_that_is_asked_for_too_much_is_one_line(tmp_path, sweep, one_thread)
     assert done.stderr.count("\n") == 1
     assert "a cell asks for 1000 CPUs; the largest machine has" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@needs_ray
+def test_a_stopped_command_stops_the_cells_of_ray(tmp_path, sweep, one_thread):
+    file, run = tmp_path / "long.py", tmp_path / "run"
+    endless = {"small": {"model": "linear", "epochs": 10**6, "batch_size": 8}}
+    plain = dataclasses.replace(sweep, victims=endless, seeds=(0,)).to_plain()
+    file.write_text(f"def get_config():\n    return {plain!r}\n")
+    command = [sys.executable, "-m", "miue_jax", "sweep", "--launcher=ray", "--quiet"]
+    with subprocess.Popen(
+        [*command, "--config", str(file), "--workdir", str(run)],
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        deadline = time.monotonic() + 500
+        while len(list(run.glob("cells/*/seed_0/checkpoints/*"))) < 2:
+            assert time.monotonic() < deadline, "nothing was trained"
+            time.sleep(0.2)
+        process.terminate()
+        _, errors = process.communicate(timeout=200)
+    assert process.returncode == 143
+    assert errors == (
+        "stopping: waiting for the cells to save\n"
+        "stopped by a signal; rerun the same command to resume\n"
+    )
+    assert all(holder(folder) is None for folder in run.glob("cells/*"))

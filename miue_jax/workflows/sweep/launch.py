@@ -200,38 +200,44 @@ def follow(submit: Callable[[], Submission], look: Callable[[], object]) -> None
       ValueError: if cells were lost.
       SystemExit: with status 128 + n after signal n.
     """
-    with _signals() as received:
-        submission, passed = submit(), 0
-        try:
-            while not submission.ended():
-                if received and not passed:
-                    print("stopping: waiting for the cells to save", file=sys.stderr)
-                for number in received[passed:]:
-                    submission.cancel(number)
-                passed = len(received)
-                look()
-                time.sleep(_SECONDS_TO_WAIT)
-            if not received:
-                submission.check()
-        finally:
-            submission.close()
+    received: list[int] = []
+    # Twice, for Ray puts its own handlers in the place of others as it starts.
+    with _signals(received), _closing(submit()) as submission, _signals(received):
+        passed = 0
+        while not submission.ended():
+            if received and not passed:
+                print("stopping: waiting for the cells to save", file=sys.stderr)
+            for number in received[passed:]:
+                submission.cancel(number)
+            passed = len(received)
+            look()
+            time.sleep(_SECONDS_TO_WAIT)
+        if not received:
+            submission.check()
     if received:
         print("stopped by a signal; rerun the same command to resume", file=sys.stderr)
         sys.exit(128 + received[0])
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    received: list[int] = []
+def _signals(received: list[int]) -> Iterator[None]:
     before = {
         number: signal.signal(number, lambda number, _: received.append(number))
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     }
     try:
-        yield received
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _closing(submission: Submission) -> Iterator[Submission]:
+    try:
+        yield submission
+    finally:
+        submission.close()
 
 
 def _check_elsewhere(sweep: Sweep) -> None:

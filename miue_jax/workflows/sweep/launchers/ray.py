@@ -6,10 +6,12 @@ import importlib.util
 import logging
 import os
 import pathlib
+import signal
 import socket
 from collections.abc import Sequence
 from typing import Any
 
+from miue_jax.train import loop
 from miue_jax.workflows.sweep.launch import Launcher, Resources, Submission
 from miue_jax.workflows.sweep.launchers import work
 from miue_jax.workflows.sweep.plan import Sweep
@@ -108,7 +110,13 @@ def _submit(
 def _run(
     settings: dict[str, Any], workdir: str, resources: Resources, name: str, *_: object
 ) -> str | None:
-    return work.run(settings, workdir, resources, name)
+    try:
+        return work.run(settings, workdir, resources, name)
+    except loop.Stopped as stopped:
+        # Ray cancels by this signal. One that ends after another is begun again.
+        if stopped.code != 128 + signal.SIGINT:
+            raise
+        return "cancelled"
 
 
 def _connect(ray: Any, address: str | None) -> None:
