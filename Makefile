@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 WORKDIR ?= runs/demo
 
-.PHONY: demo test test-slow test-faults docs lint format clean
+.PHONY: demo test test-slow test-faults test-slurm docs lint format clean
 
 demo: $(VENV)/installed
 	$(VENV)/bin/miue demo --workdir $(WORKDIR)
@@ -17,6 +17,13 @@ test-slow: $(VENV)/installed
 # Kills, damaged files, full disks, bad input: about half an hour on two cores.
 test-faults: $(VENV)/installed
 	$(VENV)/bin/python -m tests.faults
+
+# A sweep on Slurm, from Debian's packages; needs root, and leaves them installed.
+test-slurm: $(VENV)/installed
+	command -v slurmctld slurmd sbatch || \
+		apt-get install --yes --no-install-recommends slurmctld slurmd slurm-client
+	$(VENV)/bin/python -m pip install --quiet --editable '.[slurm]'
+	MIUE_TEST_SLURM=1 $(VENV)/bin/python -m pytest tests/workflows/test_sweep_slurm.py
 
 docs: $(VENV)/installed
 	$(VENV)/bin/python -m sphinx -W --keep-going -q docs docs/_build/html

@@ -14,89 +14,27 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 import tyro
 from tyro.conf import Positional, arg
 
-from miue_jax import _checks, _command_line, _lost_process, _own
-from miue_jax._command_line import (
-    load_config,
-    option,
-    parse,
-    report,
-    without_option,
+from miue_jax import _checks, _command_line, _sweep_command
+from miue_jax._command_line import option, parse, report, without_option
+from miue_jax._run_options import (
+    PROG,
+    TEST,
+    TRAIN,
+    Data,
+    Run,
+    as_kind,
+    directory_of,
+    from_file,
+    mapping,
+    options_of,
+    shallow,
+    source_of,
+    start,
 )
 
 # JAX and the workflows are imported by the commands, so that the help is quick.
 
-PROG = "miue"
-
 _Export = Literal["round", "truncate", "drop_negative"]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Data:
-    """Options of a data set.
-
-    Attributes:
-      split: train or test.
-      per_class: images of each class, of a balanced subset; None for all.
-      seed: of the subset, and of procedural images.
-      data_dir: where TFDS keeps its prepared data.
-    """
-
-    split: str = "train"
-    per_class: int | None = None
-    seed: int = 0
-    data_dir: str | None = None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Run:
-    """Options of every run.
-
-    Attributes:
-      workdir: directory of the run; rerun the same command to resume.
-      config: a Python file whose get_config() returns the settings; options override
-        them.
-      resume: resume a run that is in the directory.
-      quiet: no progress bars.
-    """
-
-    workdir: str = ""
-    config: str | None = None
-    resume: bool = True
-    quiet: bool = False
-
-
-def _directory(workdir: str) -> pathlib.Path:
-    if not workdir:
-        raise ValueError("--workdir is missing: name a directory for the run")
-    return pathlib.Path(workdir)
-
-
-def _source(name: str, options: _Data, missing: str = "DATA") -> Any:
-    from miue_jax.data import DataSource
-
-    if not name:
-        raise ValueError(f"{missing} is missing: name a data set, such as shapes")
-    return DataSource(name, **dataclasses.asdict(options))
-
-
-def _options(source: Any, default: _Data) -> tuple[str, _Data]:
-    """The name and the options of a data set in a configuration file."""
-    if isinstance(source, str | os.PathLike):
-        source = {"name": os.fspath(source)}
-    elif dataclasses.is_dataclass(source) and not isinstance(source, type):
-        source = dataclasses.asdict(source)
-    elif not isinstance(source, Mapping):
-        raise ValueError(
-            f"data are {_checks.shown(source)}; allowed: a name, a path, or a mapping "
-            "with the name and the options"
-        )
-    settings: dict[str, Any] = {**dataclasses.asdict(default), **source}
-    name = settings.pop("name", "shapes")
-    for field in settings:
-        if field not in _Data.__dataclass_fields__:
-            known = ("name", *_Data.__dataclass_fields__)
-            raise _checks.unknown("setting of data", field, known)
-    return name, _Data(**settings)
 
 
 def _with_fields(base: type, **values: Any) -> type:
@@ -118,7 +56,7 @@ def _with_fields(base: type, **values: Any) -> type:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Protect(_Run):
+class _Protect(Run):
     """Protects a data set: writes images that models do not learn from.
 
     `miue protect IN OUT` protects a folder of pictures of any sizes and formats; see
@@ -141,7 +79,7 @@ class _Protect(_Run):
     """
 
     data: Annotated[Positional[str], arg(metavar="DATA")] = ""
-    data_options: Annotated[_Data, arg(name="data")] = _Data()
+    data_options: Annotated[Data, arg(name="data")] = TRAIN
     generator: str = "mi_ue/interleaved"
     fraction: float = 1.0
     classes: tuple[str, ...] | None = None
@@ -166,7 +104,7 @@ def _protect(arguments: Sequence[str]) -> None:
         return _protect_folder(arguments, "protect")
     defaults, spec = _Protect(), None
     if (file := option(arguments, "--config", None)) is not None:
-        defaults, spec = _from_file(file, _protect_defaults)
+        defaults, spec = from_file(file, _protect_defaults)
     name = option(arguments, "--generator", None)
     if name is not None or spec is None:
         spec = generators.spec(defaults.generator if name is None else name)
@@ -180,11 +118,11 @@ def _protect(arguments: Sequence[str]) -> None:
         kind,
         arguments,
         prog=f"{PROG} protect",
-        default=kind(**_shallow(defaults), generator_settings=spec.config),
+        default=kind(**shallow(defaults), generator_settings=spec.config),
     )
-    workdir = _directory(given.workdir)
+    workdir = directory_of(given.workdir)
     config = protect.ProtectConfig(
-        data=_source(given.data, given.data_options),
+        data=source_of(given.data, given.data_options),
         generator=generators.GeneratorSpec(spec.name, given.generator_settings),
         select=protect.Selection(
             fraction=given.fraction, classes=given.classes, seed=given.select_seed
@@ -197,7 +135,7 @@ def _protect(arguments: Sequence[str]) -> None:
             )
         },
     )
-    _start()
+    start()
     made = protect.run(config, workdir, resume=given.resume, progress=not given.quiet)
     report(f"{workdir / protect.ARTIFACT}: {artifact.describe(made)}")
 
@@ -206,8 +144,8 @@ def _protect_defaults(config: Any) -> tuple[_Protect, Any]:
     from miue_jax import _settings, generators
     from miue_jax.workflows.protect import ProtectConfig, Selection
 
-    plain = _mapping(config, ProtectConfig)
-    name, options = _options(plain.pop("data", ""), _Data())
+    plain = mapping(config, ProtectConfig)
+    name, options = options_of(plain.pop("data", ""), TRAIN)
     spec = generators.spec(plain.pop("generator", "mi_ue/interleaved"))
     select = plain.pop("select", {})
     if not isinstance(select, Selection):
@@ -219,38 +157,6 @@ def _protect_defaults(config: Any) -> tuple[_Protect, Any]:
         "select_seed": select.seed,
     }
     return _Protect(data=name, data_options=options, **plain), spec
-
-
-def _from_file(file: str, convert: Callable[[Any], Any]) -> Any:
-    """Converts what a configuration file returns; whatever is wrong names the file."""
-    config = load_config(file)
-    with _own.calling(file):
-        return convert(config)
-
-
-def _mapping(config: Any, kind: type) -> dict[str, Any]:
-    """The fields of a configuration, which may be a mapping or the dataclass itself."""
-    if isinstance(config, kind):
-        return _shallow(config)
-    if not isinstance(config, Mapping):
-        raise ValueError(
-            f"get_config must return a {kind.__name__} or a mapping of its fields, "
-            f"got {_checks.shown(config)}"
-        )
-    fields = [field.name for field in dataclasses.fields(kind)]
-    for name in config:
-        if name not in fields:
-            raise _checks.unknown("setting", name, fields)
-    return dict(config)
-
-
-def _as(kind: type, config: Any) -> Any:
-    """The configuration as the dataclass, which converts its fields itself."""
-    return config if isinstance(config, kind) else kind(**_mapping(config, kind))
-
-
-def _shallow(instance: Any) -> dict[str, Any]:
-    return {f.name: getattr(instance, f.name) for f in dataclasses.fields(instance)}
 
 
 # protect IN OUT, fit-protector
@@ -332,8 +238,8 @@ def _protect_folder(arguments: Sequence[str], name: str = "protect-folder") -> N
     output = pathlib.Path(given.output)
     workdir = run.workdir_of(output)
     if given.workdir is not None:
-        workdir = _directory(given.workdir)
-    _start(alone=True)
+        workdir = directory_of(given.workdir)
+    start(alone=True)
     found = run.run(
         config, pathlib.Path(given.source), output, workdir, progress=not given.quiet
     )
@@ -357,7 +263,7 @@ class _FitProtector:
 
     data: Annotated[Positional[str], arg(metavar="DATA")]
     output: str
-    data_options: Annotated[_Data, arg(name="data")] = _Data()
+    data_options: Annotated[Data, arg(name="data")] = TRAIN
     any_pictures: bool = False
     strength: int = 8
     size: int = 96
@@ -374,9 +280,9 @@ def _fit_protector(arguments: Sequence[str]) -> None:
     given: Any = parse(kind, arguments, prog=f"{PROG} fit-protector")
     atomic.check_new_file(given.output)
     atomic.check_not_read(given.output, (given.data,))
-    _start(alone=True)
+    start(alone=True)
     made = fit_protector.fit_protector(
-        _source(given.data, given.data_options),
+        source_of(given.data, given.data_options),
         given.output,
         config=given.fit_settings,
         any_pictures=given.any_pictures,
@@ -392,7 +298,7 @@ def _fit_protector(arguments: Sequence[str]) -> None:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Evaluate(_Run):
+class _Evaluate(Run):
     """Trains victims on a data set and reports their accuracy on clean test images.
 
     Attributes:
@@ -414,8 +320,8 @@ class _Evaluate(_Run):
 
     train: Annotated[Positional[str], arg(metavar="TRAIN")] = ""
     test: Annotated[Positional[str], arg(metavar="TEST")] = ""
-    train_options: Annotated[_Data, arg(name="train")] = _Data()
-    test_options: Annotated[_Data, arg(name="test")] = _Data(split="test")
+    train_options: Annotated[Data, arg(name="train")] = TRAIN
+    test_options: Annotated[Data, arg(name="test")] = TEST
     victim: str = "quick"
     defense: str = "none"
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -431,7 +337,7 @@ def _evaluate(arguments: Sequence[str]) -> None:
 
     defaults, victim, defense = _Evaluate(), None, None
     if (file := option(arguments, "--config", None)) is not None:
-        defaults, victim, defense = _from_file(file, _evaluate_defaults)
+        defaults, victim, defense = from_file(file, _evaluate_defaults)
     name = option(arguments, "--victim", None)
     if name is not None or victim is None:
         victim = victims.preset(defaults.victim if name is None else name)
@@ -446,17 +352,17 @@ def _evaluate(arguments: Sequence[str]) -> None:
         arguments,
         prog=f"{PROG} evaluate",
         default=kind(
-            **_shallow(defaults),
+            **shallow(defaults),
             victim_settings=victim,
             defense_settings=(
                 tyro.MISSING_NONPROP if isinstance(settings, type) else settings
             ),
         ),
     )
-    workdir = _directory(given.workdir)
+    workdir = directory_of(given.workdir)
     config = evaluate.EvaluateConfig(
-        train=_source(given.train, given.train_options, "TRAIN"),
-        test=_source(given.test, given.test_options, "TEST"),
+        train=source_of(given.train, given.train_options, "TRAIN"),
+        test=source_of(given.test, given.test_options, "TEST"),
         victim=given.victim_settings,
         defense=(defense_name, given.defense_settings),
         **{
@@ -467,7 +373,7 @@ def _evaluate(arguments: Sequence[str]) -> None:
             )
         },
     )
-    _start()
+    start()
     results = evaluate.run(
         config, workdir, resume=given.resume, progress=not given.quiet
     )
@@ -478,7 +384,7 @@ def _evaluate_defaults(config: Any) -> tuple[_Evaluate, Any, Any]:
     from miue_jax import _settings, defenses, victims
     from miue_jax.workflows.evaluate import EvaluateConfig
 
-    plain = _mapping(config, EvaluateConfig)
+    plain = mapping(config, EvaluateConfig)
     victim = plain.pop("victim", "quick")
     if isinstance(victim, str):
         victim = victims.preset(victim)
@@ -489,8 +395,8 @@ def _evaluate_defaults(config: Any) -> tuple[_Evaluate, Any, Any]:
             f"victim is {_checks.shown(victim)}; allowed: the name of a protocol, or "
             "settings"
         )
-    for part, default in (("train", _Data()), ("test", _Data(split="test"))):
-        named = _options(plain.pop(part, ""), default)
+    for part, default in (("train", TRAIN), ("test", TEST)):
+        named = options_of(plain.pop(part, ""), default)
         plain[part], plain[f"{part}_options"] = named
     defense = plain.pop("defense", "none")
     defenses.parse(defense)
@@ -499,129 +405,11 @@ def _evaluate_defaults(config: Any) -> tuple[_Evaluate, Any, Any]:
     return _Evaluate(**plain), victim, defense
 
 
-# sweep
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Sweep(_Run):
-    """Runs generators x defenses x seeds, cell by cell, and tabulates the accuracies.
-
-    Attributes:
-      data: the training data (see `miue protect --help`).
-      test: clean test images; None for the test split of the data.
-      data_options: of the training data.
-      test_options: of the test data.
-      generators: rows: names and presets, "clean", or names of the configuration.
-      defenses: columns: names, or names of the configuration.
-      victims: protocols of the training, or names of the configuration.
-      seeds: of the victims.
-      generator_seed: of every generator.
-      num_shards: shards of the data; None for one per device.
-      device_invariant: make results equal to the last bit on any number of devices of
-        one kind.
-      evaluate_every: epochs between tests.
-      data_name: what the tables call the data.
-      devices: processes to run at once, each on a device of its own.
-    """
-
-    data: Annotated[Positional[str], arg(metavar="DATA")] = ""
-    test: str | None = None
-    data_options: Annotated[_Data, arg(name="data")] = _Data()
-    test_options: Annotated[_Data, arg(name="test")] = _Data(split="test")
-    generators: tuple[str, ...] = ("clean", "mi_ue/interleaved")
-    defenses: tuple[str, ...] = ("none",)
-    victims: tuple[str, ...] = ("quick",)
-    seeds: tuple[int, ...] = (0,)
-    generator_seed: int = 0
-    num_shards: int | None = None
-    device_invariant: bool = False
-    evaluate_every: int = 1
-    data_name: str | None = None
-    devices: int | None = None
-
-
-def _sweep(arguments: Sequence[str]) -> None:
-    from miue_jax.workflows.sweep import run
-    from miue_jax.workflows.sweep.plan import Sweep, test_split
-
-    file, base = option(arguments, "--config", None), None
-    defaults = _Sweep()
-    if file is not None:
-        base = _from_file(file, functools.partial(_as, Sweep))
-        data, test = _options(base.data, _Data()), _options(base.test, _Data())
-        shown: dict[str, Any] = {axis: tuple(getattr(base, axis)) for axis in _AXES}
-        shown |= {k: getattr(base, k) for k in ("seeds", *_SWEEP)}
-        defaults = _Sweep(
-            data=data[0],
-            test=None if base.test == test_split(base.data) else test[0],
-            data_options=data[1],
-            test_options=test[1],
-            **shown,
-        )
-    given = parse(_Sweep, arguments, prog=f"{PROG} sweep", default=defaults)
-    workdir = _directory(given.workdir)
-    axes = {axis: _chosen(base, axis, getattr(given, axis)) for axis in _AXES}
-    # Blocks name rows and columns of the file: a choice of others replaces them.
-    chosen = any(getattr(given, x) != getattr(defaults, x) for x in (*_AXES, "seeds"))
-    named = given.test is not None or given.test_options != _Data(split="test")
-    sweep = Sweep(
-        data=_source(given.data, given.data_options),
-        test=_source(given.test or given.data, given.test_options) if named else None,
-        **axes,
-        seeds=given.seeds,
-        blocks=() if base is None or chosen else base.blocks,
-        **{k: getattr(given, k) for k in _SWEEP},
-    )
-    options = {"resume": given.resume, "progress": not given.quiet}
-    if given.devices is None:
-        _start()
-        results = run.run(sweep, workdir, **options)
-    else:
-        results = run.run_workers(given.devices, sweep, workdir, **options)
-    failed = f", {len(results['failed'])} failed" if results["failed"] else ""
-    report(
-        f"{workdir}: {results['done']} of {results['planned']} cells are done{failed}; "
-        f"see table.md"
-    )
-
-
-_AXES = ("generators", "defenses", "victims")
-_SWEEP = (
-    *("generator_seed", "num_shards", "device_invariant"),
-    *("evaluate_every", "data_name"),
-)
-
-
-def _chosen(base: Any, axis: str, names: Sequence[str]) -> Any:
-    """Rows or columns by name: those of a configuration, or their own specs."""
-    from miue_jax.workflows.sweep import plan
-
-    known = {} if base is None else getattr(base, axis)
-    labels = [name if name in known else plan.label(name) for name in names]
-    for label in labels:
-        if labels.count(label) > 1:
-            raise ValueError(f"{label!r} is given twice in {axis}")
-    return {k: known.get(name, name) for k, name in zip(labels, names, strict=True)}
-
-
-def _sweep_worker(arguments: Sequence[str]) -> None:
-    """One of the processes that `sweep --devices` starts."""
-    from miue_jax.train import run_directory
-    from miue_jax.workflows.sweep import run, workers
-    from miue_jax.workflows.sweep.plan import Sweep
-
-    settings, workdir, parent = arguments
-    workers.end_with(int(parent))
-    _start(alone=True)
-    sweep = Sweep(**run_directory.read_json(pathlib.Path(settings)))
-    run.run(sweep, pathlib.Path(workdir))
-
-
 # measure
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Measure(_Run):
+class _Measure(Run):
     """Measures the information between features of clean and of protected images.
 
     Attributes:
@@ -642,7 +430,7 @@ class _Measure(_Run):
 
     victims: Annotated[Positional[tuple[str, ...]], arg(metavar="VICTIM")] = ()
     data: str = "shapes"
-    data_options: Annotated[_Data, arg(name="data")] = _Data()
+    data_options: Annotated[Data, arg(name="data")] = TRAIN
     protected: str | None = None
     layers: tuple[str, ...] | None = None
     per_class: int = 250
@@ -658,8 +446,8 @@ def _measure(arguments: Sequence[str]) -> None:
 
     base = MeasureConfig()
     if (file := option(arguments, "--config", None)) is not None:
-        base = _from_file(file, functools.partial(_as, MeasureConfig))
-    name, options = _options(base.data, _Data())
+        base = from_file(file, functools.partial(as_kind, MeasureConfig))
+    name, options = options_of(base.data, TRAIN)
     kind = _with_fields(_Measure, estimators=base.estimators)
     given: Any = parse(
         kind,
@@ -673,15 +461,15 @@ def _measure(arguments: Sequence[str]) -> None:
             **{k: getattr(base, k) for k in _MEASURE},
         ),
     )
-    workdir = _directory(given.workdir)
+    workdir = directory_of(given.workdir)
     known = set(given.victims) <= base.victims.keys()
     config = MeasureConfig(
-        data=_source(given.data, given.data_options),
+        data=source_of(given.data, given.data_options),
         victims={v: base.victims[v] for v in given.victims} if known else given.victims,
         estimators=given.estimators_settings,
         **{k: getattr(given, k) for k in _MEASURE},
     )
-    _start()
+    start()
     results = run.run(config, workdir, resume=given.resume, progress=not given.quiet)
     report(f"{workdir / run.RESULTS}: {run.describe(results)}")
 
@@ -708,7 +496,7 @@ class _Detect:
 
     protected: Annotated[Positional[str], arg(metavar="PROTECTED")]
     data: Annotated[Positional[str], arg(metavar="DATA")]
-    data_options: Annotated[_Data, arg(name="data")] = _Data()
+    data_options: Annotated[Data, arg(name="data")] = TRAIN
     json: str | None = None
 
 
@@ -731,8 +519,8 @@ def _detect(arguments: Sequence[str]) -> None:
             for f in dataclasses.fields(detect.DetectConfig)
         }
     )
-    _start()
-    source = _source(given.data, given.data_options)
+    start()
+    source = source_of(given.data, given.data_options)
     results = detect.detect(given.protected, source, config)
     if given.json is not None:
         run_directory.write_json(pathlib.Path(given.json), results)
@@ -791,7 +579,7 @@ class _Import:
     perturbation: Annotated[Positional[str], arg(metavar="PERTURBATION")]
     data: Annotated[Positional[str], arg(metavar="DATA")]
     output: str
-    data_options: Annotated[_Data, arg(name="data")] = _Data()
+    data_options: Annotated[Data, arg(name="data")] = TRAIN
     norm: Literal["linf", "l2", "l0", "unbounded"] = "linf"
     radius: float = 8.0
     class_wise: bool | None = None
@@ -811,7 +599,7 @@ def _import(arguments: Sequence[str]) -> None:
         radius = int(given.radius)
     made = import_perturbation(
         given.perturbation,
-        _source(given.data, given.data_options),
+        source_of(given.data, given.data_options),
         output=given.output,
         budget=Budget(given.norm, radius),
         class_wise=given.class_wise,
@@ -866,9 +654,9 @@ def _demo(arguments: Sequence[str]) -> None:
     from miue_jax.workflows.demo import demo
 
     given = parse(_Demo, arguments, prog=f"{PROG} demo")
-    _start()
+    start()
     demo(
-        _directory(given.workdir),
+        directory_of(given.workdir),
         say=report,
         progress=not given.quiet,
     )
@@ -962,7 +750,7 @@ _COMMANDS = {
     "protect-folder": _Command(_protect_folder, _ProtectFolder),
     "fit-protector": _Command(_fit_protector, _FitProtector),
     "evaluate": _Command(_evaluate, _Evaluate),
-    "sweep": _Command(_sweep, _Sweep),
+    "sweep": _Command(_sweep_command.run, _sweep_command.SweepOptions),
     "measure": _Command(_measure, _Measure),
     "detect": _Command(_detect, _Detect),
     "export": _Command(_export, _ExportOptions),
@@ -1007,11 +795,11 @@ def _dispatch(name: str, arguments: list[str]) -> int | None:
         return 0
     # A user's own parts are found in the current directory, too, if the command names
     # any: no library may find a module there that it only tries to import.
-    own = any(map(_names_own, arguments)) or name == "sweep-worker"
+    own = any(map(_names_own, arguments)) or name in _sweep_command.INTERNAL
     if own and "" not in sys.path:
         sys.path.append("")
-    if name == "sweep-worker":
-        return _sweep_worker(arguments)
+    if name in _sweep_command.INTERNAL:
+        return _sweep_command.INTERNAL[name](arguments)
     if name not in (*_COMMANDS, "completion"):
         raise _checks.unknown("command", name, (*_COMMANDS, "completion"))
     if name == "completion":
@@ -1027,21 +815,6 @@ def _names_own(argument: str) -> bool:
 
 # A generator may have its preset behind it.
 _OWN = r"[A-Za-z_][\w.]*:[A-Za-z_]\w*(/\w+)?"
-
-
-def _start(*, alone: bool = False) -> None:
-    """Prepares JAX, once the arguments are known to be right."""
-    import jax
-
-    from miue_jax.train import parallel
-
-    _command_line.keep_compiled()
-    if alone:
-        return
-    timeout = _command_line.heartbeat_timeout()
-    parallel.initialize_processes(heartbeat_timeout=timeout)
-    if jax.distributed.is_initialized():
-        _lost_process.watch(PROG)
 
 
 def _usage() -> str:

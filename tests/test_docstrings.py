@@ -86,8 +86,15 @@ MODULES = (
     "miue_jax.workflows.measure.run",
     "miue_jax.workflows.pictures",
     "miue_jax.workflows.protect",
+    "miue_jax.workflows.sweep.launch",
+    "miue_jax.workflows.sweep.launchers.local",
+    "miue_jax.workflows.sweep.launchers.ray",
+    "miue_jax.workflows.sweep.launchers.slurm",
+    "miue_jax.workflows.sweep.manifest",
     "miue_jax.workflows.sweep.plan",
     "miue_jax.workflows.sweep.run",
+    "miue_jax.workflows.sweep.status",
+    "miue_jax.workflows.sweep.tasks",
     "miue_jax.workflows.table",
 )
 

@@ -97,17 +97,13 @@ def open_directory(
     _check_agreement(config)
     # With several hosts, all have checked before the first one writes.
     with parallel.together():
-        # Checked first: another process may write its configuration, the first file of
-        # a run, meanwhile.
-        occupied = workdir.exists() and (not workdir.is_dir() or any(_visible(workdir)))
+        check_place(workdir)
         if file.exists():
             check_same(workdir, read_json(file), config)
             if not resume:
                 raise ValueError(
                     f"{workdir} holds a run already; pass --resume to resume it"
                 )
-        elif occupied:
-            raise ValueError(f"{workdir} is not empty and holds no run: choose another")
     first = jax.process_index() == 0
     created = first and not workdir.exists()
     with contextlib.ExitStack() as stack:
@@ -134,6 +130,27 @@ def open_directory(
             if created and not shared:
                 _forget(workdir)
             raise
+
+
+def check_place(workdir: pathlib.Path) -> None:
+    """Checks that a directory is missing, empty or that of a run.
+
+    Args:
+      workdir: the directory.
+
+    Raises:
+      ValueError: if it holds something else.
+
+    Example:
+      >>> import pathlib
+      >>> from miue_jax.train import run_directory
+      >>> run_directory.check_place(pathlib.Path("no-such-directory"))
+    """
+    # Looked at first: another process may write its configuration, the first file of a
+    # run, meanwhile.
+    occupied = workdir.exists() and (not workdir.is_dir() or any(_visible(workdir)))
+    if occupied and not (workdir / "config.json").exists():
+        raise ValueError(f"{workdir} is not empty and holds no run: choose another")
 
 
 def _forget(workdir: pathlib.Path) -> None:
@@ -166,12 +183,23 @@ def _visible(workdir: pathlib.Path) -> list[pathlib.Path]:
 
 def _lock(workdir: pathlib.Path, stack: contextlib.ExitStack, *, shared: bool) -> bool:
     """Tries to lock a directory until the stack closes; returns whether it did."""
+    created = not workdir.exists()
     workdir.mkdir(parents=True, exist_ok=True)
-    file = stack.enter_context((workdir / ".lock").open("a+"))
+    path = workdir / ".lock"
+    file = stack.enter_context(path.open("a+"))
     try:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        if created:
+            with contextlib.suppress(OSError):
+                path.unlink()
+                workdir.rmdir()
+        raise ValueError(
+            f"{workdir} is on a file system without locks ({error.strerror}): choose "
+            "another --workdir"
+        ) from error
     return True
 
 

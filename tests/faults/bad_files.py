@@ -342,6 +342,7 @@ def commands() -> Iterator[tuple[str, ...]]:
     yield from (("no_such",), ("",), ("--no-such",), ("completion",))
     yield from (("completion", "fish"), ("list", "generator"), ("list", "a", "b"))
     yield from (("export",), ("table",), ("detect",), ("import",), ("sweep-worker",))
+    yield from (("sweep-check",), ("sweep", "status"), ("sweep", "run"))
     yield from (("protect", *noise), ("evaluate",), ("sweep",), ("measure",))
     yield from _data(noise)
     yield from _configurations()

@@ -62,6 +62,21 @@ def test_processes_that_share_a_directory_keep_out_the_others(tmp_path):
         pass
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch, shared):
+    def flock(file, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(run_directory.fcntl, "flock", flock)
+    workdir = tmp_path / "run"
+    with (
+        pytest.raises(ValueError, match=r"without locks \(No locks available\)"),
+        run_directory.open_directory(workdir, {}, resume=True, shared=shared),
+    ):
+        pytest.fail("it was claimed without a lock")
+    assert not workdir.exists()
+
+
 def test_a_damaged_configuration_is_named(tmp_path):
     (tmp_path / "config.json").write_text('{"method": ')
     with (

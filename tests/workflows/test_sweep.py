@@ -20,8 +20,9 @@ from miue_jax import _command_line, defenses, generators, victims
 from miue_jax.data import DataSource
 from miue_jax.train import loop, run_directory
 from miue_jax.workflows import evaluate, protect
-from miue_jax.workflows.sweep import plan, plot, summary, table, workers
+from miue_jax.workflows.sweep import launch, plan, plot, report, summary, table
 from miue_jax.workflows.sweep import run as runs
+from miue_jax.workflows.sweep.launchers import local
 from miue_jax.workflows.sweep.plan import Block, Sweep, row
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -201,7 +202,7 @@ def test_a_larger_sweep_resumes_in_the_same_directory(tmp_path, config, monkeypa
         ),
         (
             {"defenses": {"none": "none", "cutout_4": "cutout-3"}},
-            "defense.size is 4 there and 3",
+            "defenses.cutout_4.size is 4 there and 3",
         ),
         ({"generator_seed": 1}, "generator_seed is 0 there and 1"),
     ],
@@ -637,7 +638,7 @@ def test_a_heat_map_is_drawn_where_little_is_done(tmp_path, results):
 
 def test_without_matplotlib_there_is_no_heat_map(tmp_path, config, monkeypatch):
     config = dataclasses.replace(config, blocks=(FIRST_BLOCK,))
-    monkeypatch.setattr(runs.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(report.importlib.util, "find_spec", lambda name: None)
     assert _run(config, tmp_path / "run")["done"] == 2
     assert (tmp_path / "run" / "table.md").exists()
     assert not (tmp_path / "run" / "heat_map.png").exists()
@@ -677,6 +678,10 @@ def _script(text):
     return [sys.executable, "-c", text]
 
 
+def _work(count, arguments, logs, look=lambda: None):
+    launch.follow(lambda: local.start(count, arguments, logs), look)
+
+
 def test_workers_have_a_device_and_cores_of_their_own(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     script = (
@@ -684,7 +689,7 @@ def test_workers_have_a_device_and_cores_of_their_own(tmp_path, monkeypatch):
         " *sorted(os.sched_getaffinity(0)))"
     )
     sleeping = f"import time; time.sleep(0.5); {script}"
-    workers.run(2, _script(sleeping), tmp_path, lambda: None)
+    _work(2, _script(sleeping), tmp_path)
     told = [(tmp_path / f"worker_{i}.log").read_text().split() for i in range(2)]
     assert [words[0] for words in told] == ["3", "5"]
     cores = [set(words[1:]) for words in told]
@@ -694,10 +699,10 @@ def test_workers_have_a_device_and_cores_of_their_own(tmp_path, monkeypatch):
 def test_no_more_workers_than_devices_that_are_listed(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     with pytest.raises(ValueError, match="CUDA_VISIBLE_DEVICES lists 1: 3"):
-        workers.run(2, _script(""), tmp_path, lambda: None)
+        _work(2, _script(""), tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     script = "import os; print(repr(os.environ['CUDA_VISIBLE_DEVICES']))"
-    workers.run(1, _script(script), tmp_path, lambda: None)
+    _work(1, _script(script), tmp_path)
     assert (tmp_path / "worker_0.log").read_text() == "''\n", "hidden GPUs were shown"
 
 
@@ -705,19 +710,19 @@ def test_no_more_workers_than_gpus(tmp_path, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     for name in ("nvidia0", "nvidiactl", "nvidia-uvm"):
         (tmp_path / name).touch()
-    monkeypatch.setattr(workers, "_DEVICE_FILES", tmp_path)
+    monkeypatch.setattr(local, "_DEVICE_FILES", tmp_path)
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
     with pytest.raises(ValueError, match="devices is 2, and there are 1 GPUs"):
-        workers.run(2, _script(""), tmp_path, lambda: None)
+        _work(2, _script(""), tmp_path)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    workers.run(2, _script(""), tmp_path, lambda: None)
-    workers.run(1, _script(""), tmp_path, lambda: None)
+    _work(2, _script(""), tmp_path)
+    _work(1, _script(""), tmp_path)
 
 
 def test_a_worker_that_fails_is_reported(tmp_path, capsys):
     script = "import sys; print('it is broken', file=sys.stderr); sys.exit(2)"
     with pytest.raises(SystemExit) as ended:
-        workers.run(1, _script(script), tmp_path, lambda: None)
+        _work(1, _script(script), tmp_path)
     assert ended.value.code == 2
     assert "worker_0.log: it is broken" in capsys.readouterr().err
 
@@ -733,7 +738,7 @@ def test_signals_are_passed_on_to_the_workers(tmp_path):
 
     began = time.monotonic()
     with pytest.raises(SystemExit) as ended:
-        workers.run(1, _script(script), tmp_path, stop_once_ready)
+        _work(1, _script(script), tmp_path, stop_once_ready)
     assert ended.value.code == 143
     assert time.monotonic() - began < 50, "the worker was not told to stop"
 
@@ -741,8 +746,8 @@ def test_signals_are_passed_on_to_the_workers(tmp_path):
 def test_workers_end_when_their_parent_is_killed():
     child = (
         "import os, sys, time\n"
-        "from miue_jax.workflows.sweep import workers\n"
-        "workers.end_with(int(sys.argv[1]))\n"
+        "from miue_jax.workflows.sweep.launchers import local\n"
+        "local.end_with(int(sys.argv[1]))\n"
         "print(os.getpid(), flush=True)\n"
         "time.sleep(100)\n"
     )
@@ -766,7 +771,7 @@ def test_workers_end_when_their_parent_is_killed():
 @pytest.mark.parametrize("count", [0, 100_000])
 def test_more_workers_than_cores_are_refused(tmp_path, count):
     with pytest.raises(ValueError, match=f"devices is {count}; allowed: from 1 to"):
-        workers.run(count, _script(""), tmp_path, lambda: None)
+        _work(count, _script(""), tmp_path)
 
 
 @pytest.mark.slow

@@ -259,10 +259,14 @@ class Cell(NamedTuple):
     victim: str
     seed: int
 
+    @property
+    def name(self) -> str:
+        """Its identity in a directory, whatever else the sweep holds."""
+        return f"{self.generator}-{self.defense}-{self.victim}-seed_{self.seed}"
+
     def folder(self, workdir: pathlib.Path) -> pathlib.Path:
         """The cell's folder in the directory of the sweep."""
-        name = f"{self.generator}-{self.defense}-{self.victim}-seed_{self.seed}"
-        return workdir / "cells" / name
+        return workdir / "cells" / self.name
 
 
 def cells(sweep: Sweep) -> list[Cell]:
