@@ -118,7 +118,7 @@ def test_the_matrix_of_the_cpu_has_the_cells_of_its_results():
         for seed in c["seeds"]
     }
     assert {tuple(cell) for cell in cells} == found
-    assert len(cells) == results["planned"] == 243
+    assert len(cells) == results["planned"] == 246
     assert results["defenses"] == sweep.defenses
     for name, made in results["protected"].items():
         plain = sweep.generators[name].generator.to_plain()
