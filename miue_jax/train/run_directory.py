@@ -19,6 +19,8 @@ from miue_jax import _json
 from miue_jax.data import atomic
 from miue_jax.train import parallel
 
+# The file that is locked, in the directory.
+LOCK = ".lock"
 # The entry of a JSON file that tells whether the others changed.
 _DIGEST = "sha256"
 
@@ -136,11 +138,40 @@ def open_directory(
             raise
 
 
+@contextlib.contextmanager
+def locked(workdir: pathlib.Path) -> Iterator[None]:
+    """Keeps other processes out of a directory while the context lasts.
+
+    Args:
+      workdir: the directory; created if missing. It holds the lock, a hidden file.
+
+    Yields:
+      Nothing.
+
+    Raises:
+      Busy: if another process has locked it.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> from miue_jax.train import run_directory
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     workdir = pathlib.Path(folder)
+      ...     with run_directory.locked(workdir), run_directory.locked(workdir):
+      ...         pass
+      Traceback (most recent call last):
+      miue_jax.train.run_directory.Busy: another process is working in ...
+    """
+    with contextlib.ExitStack() as stack:
+        if not _lock(workdir, stack, shared=False):
+            raise Busy(f"another process is working in {workdir}")
+        yield
+
+
 def _forget(workdir: pathlib.Path) -> None:
     """Removes a directory in which a run has made nothing yet."""
     with contextlib.suppress(OSError):
         if [path.name for path in _visible(workdir)] == ["config.json"]:
-            for name in ("config.json", ".config.lock", ".lock"):
+            for name in ("config.json", ".config.lock", LOCK):
                 (workdir / name).unlink()
             workdir.rmdir()
 
@@ -167,7 +198,7 @@ def _visible(workdir: pathlib.Path) -> list[pathlib.Path]:
 def _lock(workdir: pathlib.Path, stack: contextlib.ExitStack, *, shared: bool) -> bool:
     """Tries to lock a directory until the stack closes; returns whether it did."""
     workdir.mkdir(parents=True, exist_ok=True)
-    file = stack.enter_context((workdir / ".lock").open("a+"))
+    file = stack.enter_context((workdir / LOCK).open("a+"))
     try:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:

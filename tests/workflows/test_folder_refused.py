@@ -288,6 +288,23 @@ def test_with_skip_unreadable_all_are_named(protect, site):
     assert set(folders.files(site / "out")) == {"a.png", "b.jpg", run.REPORT}
 
 
+def test_hidden_pictures_are_named(protect, site):
+    folders.photo(site / "in" / ".sea.png")
+    folders.photo(site / "in" / ".thumbs" / "sky.png")
+    status, output, errors = protect()
+    assert status == 0
+    assert "2 of them new, 2 are not" in output
+    why = "is hidden (its name begins with a dot)"
+    assert errors.splitlines() == [
+        f"miue protect: not protected: {name}: {why}"
+        for name in (".sea.png", ".thumbs")
+    ]
+    assert ".sea.png" in (site / "out" / run.REPORT).read_text()
+    for name in ("a.png", "b.jpg"):
+        (site / "in" / name).unlink()
+    _refused(protect("in", "new"), "in: no pictures in it but hidden ones")
+
+
 def test_many_files_are_counted(protect, site):
     for number in range(30):
         (site / "in" / f"{number:02}.jpg").touch()

@@ -248,7 +248,8 @@ def run(
         )
         if failed and not config.skip_unreadable:
             raise ValueError(plan.refusal(source, failed))
-        left_out = sorted([*left_out, *failed])
+        why = "is hidden (its name begins with a dot)"
+        left_out = sorted([*left_out, *failed, *((x, why) for x in todo.hidden)])
         for name, reason in left_out:
             _LOGGER.warning("not protected: %s", one_line(f"{name}: {reason}", 500))
         shown = [x for x in entries if x.name not in dict(failed)]
