@@ -228,6 +228,21 @@ def test_classes_stay_when_a_picture_comes_that_has_none(tmp_path, protect):
     assert (tmp_path / "other" / "dogs" / "f.png").read_bytes() == written
 
 
+def test_the_report_says_why_folders_are_no_classes(tmp_path, protect):
+    folders.photo(tmp_path / "in" / "stray.png", seed=8)
+    protect()
+    page = (tmp_path / "out" / run.REPORT).read_text()
+    why = (
+        "Folders are no classes here, as 1 picture lies outside of them, and there are"
+    )
+    assert f"{why} too few pictures for groups: all go together." in page
+    for name in ("cats", "dogs"):
+        shutil.rmtree(tmp_path / "in" / name)
+    protect(output="flat")
+    page = (tmp_path / "flat" / run.REPORT).read_text()
+    assert "There are no class folders, and there are too few pictures for" in page
+
+
 def test_a_picture_outside_all_classes_shares_no_code_with_them(tmp_path, protect):
     protect()
     one = tmp_path / "in" / "dogs" / "one.png"
