@@ -268,7 +268,7 @@ def test_nothing_is_left_out_unsaid(protect, site, name):
     _refused(
         protect(),
         f"in: 1 file cannot be protected: trips/{name}: {message}",
-        "pass skip_unreadable to go on without it",
+        "remove it, or go on without it by --skip-unreadable",
     )
     assert _content(site) == before
 
@@ -317,7 +317,7 @@ def test_where_all_are_unreadable_nothing_is_written(protect, site):
     folder.mkdir()
     _cut(folder / "cut.jpg")
     before = _content(site)
-    _refused(protect("bad"), "pass skip_unreadable")
+    _refused(protect("bad"), "or go on without it by --skip-unreadable")
     _refused(protect("bad", "out", "--skip-unreadable"), "there are no others")
     assert _content(site) == before
 

@@ -270,7 +270,10 @@ def refusal(
     line = f"{source}: {count} {files} cannot be protected: {shown}{more}"
     if skipped:
         return f"{line}; there are no others"
-    return f"{line}; remove {them}, or pass skip_unreadable to go on without {them}"
+    return (
+        f"{line}; remove {them}, or go on without {them} by --skip-unreadable (from "
+        "Python skip_unreadable=True)"
+    )
 
 
 def _is_done(entry: Entry, output: pathlib.Path, kept: Record) -> bool:
