@@ -2,8 +2,8 @@
 
 `results-table FILE` renders results/FILE, and `faults-table FILE` the counts of the
 fault suite; the plots of results/matrix_cpu.json, measure.json and robust_cpu.json are
-drawn into the build folder; `our-figures KIND NAME` shows the accuracies of one generator or
-one defense in the matrix.
+drawn into the build folder; `our-figures KIND NAME` shows the accuracies of one
+generator or one defense in the matrix.
 """
 
 import pathlib

@@ -78,6 +78,7 @@ class Scan(NamedTuple):
       others: names of plain other files: texts, sidecars.
       ignored: names of hidden files and of those that systems leave behind; of folders
         of this kind only the name.
+      hidden: those of them that are pictures or hold some, and begin with a dot.
       class_names: if every picture lies in one of several folders, their names.
 
     Example:
@@ -93,6 +94,7 @@ class Scan(NamedTuple):
     unreadable: tuple[Unreadable, ...]
     others: tuple[str, ...]
     ignored: tuple[str, ...]
+    hidden: tuple[str, ...]
     class_names: tuple[str, ...] | None
 
 
@@ -140,12 +142,13 @@ def scan(
     unreadable: list[Unreadable] = []
     others: list[str] = []
     ignored: list[str] = []
+    hidden: list[str] = []
     if root.is_dir():
         try:
             os.listdir(root)
         except OSError as error:
             raise ValueError(f"{root}: cannot be listed ({error.strerror})") from error
-        files = _walk(root, "", (os.path.realpath(root),), ignored)
+        files = _walk(root, "", (os.path.realpath(root),), ignored, hidden)
     elif root.exists():
         files = iter([(root.name, root, None)])
     else:
@@ -174,18 +177,25 @@ def scan(
         tuple(sorted(unreadable)),
         tuple(sorted(others)),
         tuple(sorted(ignored)),
+        tuple(sorted(hidden)),
         names,
     )
 
 
 def _walk(
-    folder: pathlib.Path, prefix: str, above: tuple[str, ...], ignored: list[str]
+    folder: pathlib.Path,
+    prefix: str,
+    above: tuple[str, ...],
+    ignored: list[str],
+    hidden: list[str],
 ) -> Iterator[tuple[str, pathlib.Path, str | None]]:
     """Yields names, paths, and what is wrong with what is no regular file."""
     for path in sorted(folder.iterdir()):
         name = prefix + path.name
         if path.name.startswith(".") or path.name.lower() in _JUNK:
             ignored.append(name)
+            if path.name.startswith(".") and _holds_pictures(path):
+                hidden.append(name)
             continue
         try:
             mode = path.stat().st_mode
@@ -202,11 +212,21 @@ def _walk(
             elif not os.access(path, os.R_OK | os.X_OK):
                 yield name, path, "is a folder that cannot be listed"
             else:
-                yield from _walk(path, f"{name}/", (*above, real), ignored)
+                yield from _walk(path, f"{name}/", (*above, real), ignored, hidden)
         elif stat.S_ISREG(mode):
             yield name, path, None
         else:
             yield name, path, "is a pipe or a device, not a file"
+
+
+def _holds_pictures(path: pathlib.Path) -> bool:
+    """Whether a hidden file is a picture, or a hidden folder holds a file named so."""
+    if path.is_file():
+        return _look(path, named=False) is not None
+    suffixes = (
+        os.path.splitext(name)[1] for _, _, names in os.walk(path) for name in names
+    )
+    return any(picture_kinds.looks_like_picture(suffix) for suffix in suffixes)
 
 
 def _look(path: pathlib.Path, named: bool) -> Header | str | None:

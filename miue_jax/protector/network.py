@@ -82,7 +82,20 @@ def _waves(height: int, width: int) -> jax.Array:
 
 
 def space_to_depth(images: jax.Array) -> jax.Array:
-    """Cells of pixels as channels: (B, H, W, C) to (B, H / 4, W / 4, 16 C)."""
+    """Cells of pixels as channels.
+
+    Args:
+      images: (B, H, W, C), H and W multiples of 4.
+
+    Returns:
+      (B, H / 4, W / 4, 16 C).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from miue_jax.protector import network
+      >>> network.space_to_depth(jnp.zeros((1, 32, 48, 3))).shape
+      (1, 8, 12, 48)
+    """
     batch, height, width, channels = images.shape
     x = images.reshape(batch, height // CELL, CELL, width // CELL, CELL, channels)
     return lax.transpose(x, (0, 1, 3, 2, 4, 5)).reshape(
@@ -91,7 +104,22 @@ def space_to_depth(images: jax.Array) -> jax.Array:
 
 
 def depth_to_space(cells: jax.Array) -> jax.Array:
-    """The inverse of `space_to_depth`."""
+    """The inverse of `space_to_depth`.
+
+    Args:
+      cells: (B, h, w, 16 C).
+
+    Returns:
+      (B, 4 h, 4 w, C).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from miue_jax.protector import network
+      >>> images = jnp.arange(64.0).reshape(1, 8, 8, 1)
+      >>> cells = network.space_to_depth(images)
+      >>> bool((network.depth_to_space(cells) == images).all())
+      True
+    """
     batch, height, width, channels = cells.shape
     channels //= CELL**2
     x = cells.reshape(batch, height, width, CELL, CELL, channels)

@@ -315,7 +315,7 @@ def progress(
     """Returns a progress bar with the time left; in a log file, an occasional line.
 
     Args:
-      total: steps in all.
+      total: steps in all; with none, nothing is drawn.
       done: steps before the first update.
       label: text in front of the bar.
       quiet: whether to draw nothing.
@@ -335,7 +335,7 @@ def progress(
         total=total,
         initial=done,
         desc=label or None,
-        disable=quiet or closed,
+        disable=quiet or closed or not total,
         delay=delay,
         file=None if closed else _Forgiving(sys.stderr),
         mininterval=30 if closed or not sys.stderr.isatty() else 0.5,

@@ -19,6 +19,8 @@ from miue_jax import _json
 from miue_jax.data import atomic
 from miue_jax.train import parallel
 
+# The file that is locked, in the directory.
+LOCK = ".lock"
 # The entry of a JSON file that tells whether the others changed.
 _DIGEST = "sha256"
 
@@ -153,11 +155,40 @@ def check_place(workdir: pathlib.Path) -> None:
         raise ValueError(f"{workdir} is not empty and holds no run: choose another")
 
 
+@contextlib.contextmanager
+def locked(workdir: pathlib.Path) -> Iterator[None]:
+    """Keeps other processes out of a directory while the context lasts.
+
+    Args:
+      workdir: the directory; created if missing. It holds the lock, a hidden file.
+
+    Yields:
+      Nothing.
+
+    Raises:
+      Busy: if another process has locked it.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> from miue_jax.train import run_directory
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     workdir = pathlib.Path(folder)
+      ...     with run_directory.locked(workdir), run_directory.locked(workdir):
+      ...         pass
+      Traceback (most recent call last):
+      miue_jax.train.run_directory.Busy: another process is working in ...
+    """
+    with contextlib.ExitStack() as stack:
+        if not _lock(workdir, stack, shared=False):
+            raise Busy(f"another process is working in {workdir}")
+        yield
+
+
 def _forget(workdir: pathlib.Path) -> None:
     """Removes a directory in which a run has made nothing yet."""
     with contextlib.suppress(OSError):
         if [path.name for path in _visible(workdir)] == ["config.json"]:
-            for name in ("config.json", ".config.lock", ".lock"):
+            for name in ("config.json", ".config.lock", LOCK):
                 (workdir / name).unlink()
             workdir.rmdir()
 
@@ -185,7 +216,7 @@ def _lock(workdir: pathlib.Path, stack: contextlib.ExitStack, *, shared: bool) -
     """Tries to lock a directory until the stack closes; returns whether it did."""
     created = not workdir.exists()
     workdir.mkdir(parents=True, exist_ok=True)
-    path = workdir / ".lock"
+    path = workdir / LOCK
     file = stack.enter_context(path.open("a+"))
     try:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)

@@ -7,6 +7,9 @@ import folder_study
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.neighbors import KNeighborsClassifier
+
+from miue_jax.data import Dataset
 
 
 @pytest.fixture
@@ -58,6 +61,25 @@ def test_seen_compressed_pictures_have_three_quarters_of_the_size():
     assert np.abs(seen.astype(int) - 100).max() <= 2
 
 
+def test_the_nearest_neighbor_by_color():
+    rng = np.random.default_rng(0)
+    colors = rng.integers(0, 256, (3, 1, 1, 3))
+    labels = rng.integers(0, 3, 40)
+    images = colors[labels] + rng.normal(0, 60, (40, 1, 1, 3))
+    images = np.clip(images + rng.normal(0, 20, (40, 8, 8, 3)), 0, 255).astype(np.uint8)
+    train, test = (
+        Dataset(images[part], labels[part], ("a", "b", "c"))
+        for part in (slice(25), slice(25, None))
+    )
+    numbers = np.stack(
+        [[f(i[..., c]) for f in (np.mean, np.std) for c in range(3)] for i in images]
+    )
+    nearest = KNeighborsClassifier(1).fit(numbers[:25], labels[:25])
+    expected = nearest.score(numbers[25:], labels[25:])
+    assert 0.4 < expected < 0.95
+    assert folder_study.by_color(train, test) == pytest.approx(expected)
+
+
 @pytest.mark.slow
 def test_a_run_on_a_few_pictures(tmp_path, idx_files, monkeypatch, one_device):
     folder, _, _ = idx_files
@@ -68,5 +90,6 @@ def test_a_run_on_a_few_pictures(tmp_path, idx_files, monkeypatch, one_device):
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["largest_change"] <= 8
     assert [row["trained_on"] for row in results["rows"]] == ["clean", "fast"] * 2
+    assert all(0 <= row["nearest_by_color"] <= 1 for row in results["rows"])
     assert results["data"] == "idx"
     assert str(tmp_path) not in json.dumps(results)

@@ -45,7 +45,7 @@ def test_every_file_is_in_one_list(tmp_path):
         (tmp_path / name).write_text("P2 is no picture here")
     junk = (".DS_Store", "Thumbs.db", "desktop.ini", "._a.jpg", ".hidden.jpg")
     for name in junk:
-        (tmp_path / name).write_bytes(b"\xff\xd8\xff")
+        (tmp_path / name).write_text("no picture")
     put(tmp_path, "__MACOSX/._a.png", ".git/a.png")
     found = pictures.scan(tmp_path)
     # Damage after the beginning is found when the pixels are read.
@@ -57,6 +57,19 @@ def test_every_file_is_in_one_list(tmp_path):
     assert set(found.ignored) == {*junk, "__MACOSX", ".git"}
     assert all(entry.reason and "\n" not in entry.reason for entry in found.unreadable)
     assert not any(str(tmp_path) in entry.reason for entry in found.unreadable)
+
+
+def test_hidden_pictures_are_told_from_what_systems_leave_behind(tmp_path):
+    put(tmp_path, ".a.png", "trip/.thumbs/1/a.png", "trip/b.png", "__MACOSX/.c.png")
+    (tmp_path / ".d.jpg").write_bytes(b"\xff\xd8\xff")
+    (tmp_path / "._b.png").write_bytes(b"\0\5\x16\7")
+    (tmp_path / ".config").mkdir()
+    (tmp_path / ".config" / "notes.txt").touch()
+    found = pictures.scan(tmp_path)
+    assert names(found) == ["trip/b.png"]
+    assert found.hidden == (".a.png", ".d.jpg", "trip/.thumbs")
+    others = ("._b.png", ".config", "__MACOSX")
+    assert found.ignored == tuple(sorted((*found.hidden, *others)))
 
 
 def test_the_content_decides_not_the_suffix(tmp_path):

@@ -16,6 +16,7 @@ import pytest
 import miue_jax as mj
 from miue_jax import data, protector
 from miue_jax.protector import FitConfig
+from miue_jax.train import run_directory
 from miue_jax.workflows.folder import resumable_fit, squares
 from miue_jax.workflows.folder.fit_protector import fit_protector
 
@@ -172,6 +173,20 @@ def test_a_folder_of_somebody_else_is_not_removed(tmp_path, pictures):
     folder.write_text("mine")
     with pytest.raises(ValueError, match="is not of a fit that was stopped"):
         fit_protector(pictures, tmp_path / "mine", config=CONFIG)
+
+
+def test_two_processes_do_not_fit_the_same_file(tmp_path, pictures, fits):
+    folder = tmp_path / "mine.fit"
+    with run_directory.locked(folder):
+        with pytest.raises(ValueError, match=r"another process is working in .*mine"):
+            fit_protector(pictures, tmp_path / "mine", config=CONFIG)
+        # Another file may be fitted meanwhile.
+        fit_protector(pictures, tmp_path / "other", config=CONFIG)
+    assert len(fits) == 1
+    assert set(os.listdir(tmp_path)) == {"in", "mine.fit", "other"}
+    # Who was killed leaves the lock's file.
+    fit_protector(pictures, tmp_path / "mine", config=CONFIG)
+    assert set(os.listdir(tmp_path)) == {"in", "mine", "other"}
 
 
 # Stopped fits.

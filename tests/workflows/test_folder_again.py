@@ -1,16 +1,22 @@
 """A second run protects what is new or has changed, and leaves all else alone."""
 
+import dataclasses
 import hashlib
 import json
 import os
 import pathlib
+import shutil
 import time
 
+import jax
+import jax.numpy as jnp
 import protected_folders as folders
 import pytest
 
 import miue_jax as mj
-from miue_jax.workflows.folder import record, run
+from miue_jax import protector
+from miue_jax.protector import clusters
+from miue_jax.workflows.folder import codes, record, run
 
 
 @pytest.fixture(scope="module")
@@ -190,14 +196,14 @@ def test_what_does_not_change_files_may_differ(tmp_path, protect):
 def test_old_classes_keep_their_codes(tmp_path, protect):
     protect()
     content = folders.files(tmp_path / "out")
-    codes = json.loads((tmp_path / "out.miue" / "codes.json").read_text())
+    before = json.loads((tmp_path / "out.miue" / "codes.json").read_text())
     folders.photo(tmp_path / "in" / "apes" / "e.png", seed=8)
     folders.photo(tmp_path / "in" / "cats" / "f.png", seed=9)
     found = protect()
     assert set(found.new) == {"apes/e.png", "cats/f.png"}
     later = json.loads((tmp_path / "out.miue" / "codes.json").read_text())
     assert {name: later[name] for name in ("cats", "dogs")} == {
-        name: codes[name] for name in ("cats", "dogs")
+        name: before[name] for name in ("cats", "dogs")
     }
     assert later["apes"] == 2
     after = folders.files(tmp_path / "out")
@@ -220,6 +226,47 @@ def test_classes_stay_when_a_picture_comes_that_has_none(tmp_path, protect):
     protect(output="other")
     written = (tmp_path / "out" / "dogs" / "f.png").read_bytes()
     assert (tmp_path / "other" / "dogs" / "f.png").read_bytes() == written
+
+
+def test_the_report_says_why_folders_are_no_classes(tmp_path, protect):
+    folders.photo(tmp_path / "in" / "stray.png", seed=8)
+    protect()
+    page = (tmp_path / "out" / run.REPORT).read_text()
+    why = (
+        "Folders are no classes here, as 1 picture lies outside of them, and there are"
+    )
+    assert f"{why} too few pictures for groups: all go together." in page
+    for name in ("cats", "dogs"):
+        shutil.rmtree(tmp_path / "in" / name)
+    protect(output="flat")
+    page = (tmp_path / "flat" / run.REPORT).read_text()
+    assert "There are no class folders, and there are too few pictures for" in page
+
+
+def test_a_picture_outside_all_classes_shares_no_code_with_them(tmp_path, protect):
+    protect()
+    one = tmp_path / "in" / "dogs" / "one.png"
+    folders.photo(one, seed=9)
+    for place in ("in/cats/one.png", "in/one.png"):
+        shutil.copy(one, tmp_path / place)
+    protect()
+    made = {
+        (tmp_path / "out" / name).read_bytes()
+        for name in ("cats/one.png", "dogs/one.png", "one.png")
+    }
+    assert len(made) == 3
+
+
+def test_classes_that_come_later_share_no_code_with_groups(tmp_path):
+    made = protector.untrained(
+        jax.random.key(0), protector.Settings(width=8, num_codes=5)
+    )
+    groups = clusters.none()._replace(centers=jnp.zeros((3, clusters.SIZE)))
+    made = dataclasses.replace(made, clusters=groups)
+    found = codes.assign(made, ("cats", "dogs"), tmp_path)
+    assert found.known == {"cats": 3, "dogs": 4}
+    assert found.outside is None
+    assert codes.assign(made, ("apes", "cats"), tmp_path).known["cats"] == 3
 
 
 def test_a_folder_and_what_it_needs_may_be_moved(tmp_path, protect):

@@ -268,7 +268,7 @@ def test_nothing_is_left_out_unsaid(protect, site, name):
     _refused(
         protect(),
         f"in: 1 file cannot be protected: trips/{name}: {message}",
-        "pass skip_unreadable to go on without it",
+        "remove it, or go on without it by --skip-unreadable",
     )
     assert _content(site) == before
 
@@ -288,6 +288,23 @@ def test_with_skip_unreadable_all_are_named(protect, site):
     assert set(folders.files(site / "out")) == {"a.png", "b.jpg", run.REPORT}
 
 
+def test_hidden_pictures_are_named(protect, site):
+    folders.photo(site / "in" / ".sea.png")
+    folders.photo(site / "in" / ".thumbs" / "sky.png")
+    status, output, errors = protect()
+    assert status == 0
+    assert "2 of them new, 2 are not" in output
+    why = "is hidden (its name begins with a dot)"
+    assert errors.splitlines() == [
+        f"miue protect: not protected: {name}: {why}"
+        for name in (".sea.png", ".thumbs")
+    ]
+    assert ".sea.png" in (site / "out" / run.REPORT).read_text()
+    for name in ("a.png", "b.jpg"):
+        (site / "in" / name).unlink()
+    _refused(protect("in", "new"), "in: no pictures in it but hidden ones")
+
+
 def test_many_files_are_counted(protect, site):
     for number in range(30):
         (site / "in" / f"{number:02}.jpg").touch()
@@ -300,7 +317,7 @@ def test_where_all_are_unreadable_nothing_is_written(protect, site):
     folder.mkdir()
     _cut(folder / "cut.jpg")
     before = _content(site)
-    _refused(protect("bad"), "pass skip_unreadable")
+    _refused(protect("bad"), "or go on without it by --skip-unreadable")
     _refused(protect("bad", "out", "--skip-unreadable"), "there are no others")
     assert _content(site) == before
 

@@ -17,15 +17,17 @@ class Codes(NamedTuple):
     Attributes:
       known: codes of classes by name.
       names: the classes of this scan, by their labels.
+      outside: code of pictures outside all classes; None for those of their clusters.
 
     Example:
       >>> from miue_jax.workflows.folder import codes
-      >>> codes.Codes({"cat": 0}, ("cat",)).known["cat"]
+      >>> codes.Codes({"cat": 0}, ("cat",), 31).known["cat"]
       0
     """
 
     known: dict[str, int]
     names: tuple[str, ...]
+    outside: int | None
 
     def class_of(self, entry: Entry) -> str | None:
         """The class of a picture.
@@ -35,6 +37,16 @@ class Codes(NamedTuple):
 
         Returns:
           Its name, or None.
+
+        Example:
+          >>> import pathlib
+          >>> from miue_jax import pictures
+          >>> from miue_jax.workflows.folder import codes
+          >>> header = pictures.Header("PNG", 64, 48, False)
+          >>> path = pathlib.Path("cat/a.png")
+          >>> entry = pictures.Entry("cat/a.png", path, header, "cat/a.png", None, ())
+          >>> codes.Codes({"cat": 0}, (), 31).class_of(entry)
+          'cat'
         """
         if entry.label is not None and self.names:
             return self.names[entry.label]
@@ -56,8 +68,19 @@ def assign(
 
     Returns:
       The codes.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> import jax
+      >>> from miue_jax import protector
+      >>> from miue_jax.workflows.folder import codes
+      >>> made = protector.untrained(jax.random.key(0), protector.Settings(width=8))
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     codes.assign(made, ("cat", "dog"), pathlib.Path(folder)).known
+      {'cat': 0, 'dog': 1}
     """
     file, number = workdir / "codes.json", used.settings.num_codes
+    groups = len(used.clusters.centers)
     known = {}
     if file.exists():
         known = run_directory.read_json(file)
@@ -65,12 +88,13 @@ def assign(
         known = {name: code for code, name in enumerate(used.settings.class_names)}
     if class_names is not None:
         for name in class_names:
-            known.setdefault(name, len(known))
+            # The first ones are those of clusters.
+            known.setdefault(name, max(known.values(), default=groups - 1) + 1)
         run_directory.write_json(file, known)
-    if len(known) > number:
+    if groups + len(known) > number:
         _LOGGER.warning(
             "there are %s classes, and %s kinds of perturbation: some share one",
-            *(len(known), number),
+            *(groups + len(known), number),
         )
     codes = {name: code % number for name, code in known.items()}
-    return Codes(codes, class_names or ())
+    return Codes(codes, class_names or (), None if groups else number - 1)

@@ -10,6 +10,7 @@ import numpy as np
 from miue_jax import pictures, protector
 from miue_jax.data import Dataset, DataSource, atomic, load, picture_kinds
 from miue_jax.protector import FitConfig, Protector, Settings, clusters, full_size
+from miue_jax.train import run_directory
 from miue_jax.workflows.folder import resumable_fit, squares
 
 
@@ -43,6 +44,7 @@ def fit_protector(
 
     Raises:
       ValueError: if an input is bad, and nothing is written then.
+      Busy: if another process is fitting the same file.
       OSError: naming the file, if it cannot be written.
 
     Example:
@@ -85,11 +87,12 @@ def fit_protector(
         class_names=names,
         about=f"fitted on {len(seen.images)} squares of pictures, {config.steps} steps",
     )
-    made = resumable_fit.run(
-        *(config, seen.images, codes, settings, groups, folder), progress=progress
-    )
-    protector.save(output, made)
-    resumable_fit.forget(folder)
+    with run_directory.locked(folder):
+        made = resumable_fit.run(
+            *(config, seen.images, codes, settings, groups, folder), progress=progress
+        )
+        protector.save(output, made)
+        resumable_fit.forget(folder)
     return made
 
 

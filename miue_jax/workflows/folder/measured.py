@@ -80,6 +80,20 @@ def run(
 
     Raises:
       ValueError: if a picture cannot be read.
+
+    Example:
+      >>> import pathlib
+      >>> from miue_jax import pictures
+      >>> from miue_jax.workflows.folder import measured
+      >>> header, path = pictures.Header("PNG", 64, 48, False), pathlib.Path("none.png")
+      >>> entry = pictures.Entry("none.png", path, header, "none.png", None, ())
+      >>> measured.run(
+      ...     *([entry] * 40, ["cat"] * 20 + ["dog"] * 20),
+      ...     *(lambda entry: entry.path, pathlib.Path("run")),
+      ...     progress=False,
+      ... )
+      Traceback (most recent call last):
+      ValueError: none.png: not a readable picture (No such file or directory)
     """
     counts = {name: list(labels).count(name) for name in dict.fromkeys(labels)}
     names = tuple(sorted(n for n, count in counts.items() if count >= _FEWEST_OF_CLASS))

@@ -24,18 +24,20 @@ class Plan(NamedTuple):
       entries: the pictures that can be protected, sorted by name.
       todo: those of them that are new or have changed.
       left_out: names of the others, and why.
+      hidden: names of hidden pictures and of hidden folders of pictures.
       class_names: if every picture lies in one of several folders, their names.
       known: what the record held.
 
     Example:
       >>> from miue_jax.workflows.folder import plan
-      >>> plan.Plan([], [], [], None, {}).todo
+      >>> plan.Plan([], [], [], (), None, {}).todo
       []
     """
 
     entries: list[Entry]
     todo: list[Entry]
     left_out: list[tuple[str, str]]
+    hidden: tuple[str, ...]
     class_names: tuple[str, ...] | None
     known: dict[str, Written]
 
@@ -142,13 +144,33 @@ def find(
 
     Raises:
       ValueError: naming what is wrong.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> from PIL import Image
+      >>> from miue_jax.workflows.folder import plan, record
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     source, output, workdir = (pathlib.Path(folder, x) for x in "abc")
+      ...     source.mkdir()
+      ...     Image.new("RGB", (64, 48)).save(source / "sea.png")
+      ...     found = plan.find(
+      ...         *(source, output, record.Record(workdir)),
+      ...         format="jpeg",
+      ...         skip_unreadable=False,
+      ...         reserved="report.html",
+      ...         written=(output, workdir),
+      ...         progress=False,
+      ...     )
+      >>> [entry.target for entry in found.todo]
+      ['sea.jpg']
     """
     targets = {name: entry.target for name, entry in kept.entries.items()}
     # A picture may have that name: its content decides what it is.
     found = pictures.scan(source, format=format, targets={**targets, "\0": reserved})
     entries, left_out = _protectable(found)
     if not entries and not left_out:
-        raise ValueError(f"{source}: no pictures in it")
+        but = " but hidden ones" if found.hidden else ""
+        raise ValueError(f"{source}: no pictures in it{but}")
     _check_links(entries, written)
     _check_output(output, kept)
     todo = [entry for entry in entries if not _is_done(entry, output, kept)]
@@ -161,7 +183,8 @@ def find(
     )
     if left_out and not (entries and skip_unreadable):
         raise ValueError(refusal(source, left_out, skipped=skip_unreadable))
-    return Plan(entries, todo, left_out, found.class_names, dict(kept.entries))
+    known = dict(kept.entries)
+    return Plan(entries, todo, left_out, found.hidden, found.class_names, known)
 
 
 def _check_links(entries: Sequence[Entry], places: Sequence[pathlib.Path]) -> None:
@@ -247,7 +270,10 @@ def refusal(
     line = f"{source}: {count} {files} cannot be protected: {shown}{more}"
     if skipped:
         return f"{line}; there are no others"
-    return f"{line}; remove {them}, or pass skip_unreadable to go on without {them}"
+    return (
+        f"{line}; remove {them}, or go on without {them} by --skip-unreadable (from "
+        "Python skip_unreadable=True)"
+    )
 
 
 def _is_done(entry: Entry, output: pathlib.Path, kept: Record) -> bool:

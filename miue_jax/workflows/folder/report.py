@@ -354,7 +354,8 @@ def _preview(
     # Pillow may be built without WebP.
     if features.check("webp"):
         kind = "webp"
-        image.save(file, "WEBP", quality=quality)
+        # The encoder's usual effort takes twice as long, for files 4 % smaller.
+        image.save(file, "WEBP", quality=quality, method=2)
     else:
         kind = "jpeg"
         image.save(file, "JPEG", quality=quality, subsampling=0)

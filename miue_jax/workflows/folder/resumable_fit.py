@@ -13,7 +13,7 @@ import numpy as np
 
 from miue_jax import _settings, protector
 from miue_jax.protector import Clusters, FitConfig, Protector, Settings
-from miue_jax.train import checkpoints, loop
+from miue_jax.train import checkpoints, loop, run_directory
 
 _EVERY = 50
 
@@ -46,6 +46,25 @@ def run(
 
     Raises:
       Stopped: after a signal, once the state is saved.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> import numpy as np
+      >>> from miue_jax import protector
+      >>> from miue_jax.workflows.folder import resumable_fit
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     made = resumable_fit.run(
+      ...         protector.FitConfig(
+      ...             steps=1, batch_size=2, model="linear", model_width=None
+      ...         ),
+      ...         np.zeros((2, 32, 32, 3), np.uint8),
+      ...         np.arange(2, dtype=np.int32),
+      ...         protector.Settings(num_codes=2, width=8, size=32),
+      ...         protector.clusters.none(),
+      ...         pathlib.Path(folder, "fit"),
+      ...     )
+      >>> made.settings.num_codes
+      2
     """
     identity: dict[str, Any] = {
         "fit": _settings.to_plain(config),
@@ -98,12 +117,22 @@ def check(folder: pathlib.Path) -> None:
 
     Raises:
       ValueError: if it holds anything but checkpoints.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> from miue_jax.workflows.folder import resumable_fit
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     pathlib.Path(folder, "letter.txt").touch()
+      ...     resumable_fit.check(pathlib.Path(folder))
+      Traceback (most recent call last):
+      ValueError: ...: exists and is not of a fit that was stopped
     """
     if not folder.exists():
         return
     if not folder.is_dir() or not all(
         path.is_dir() and re.match(r"\d+(\.orbax-checkpoint-tmp|$)", path.name)
         for path in folder.iterdir()
+        if path.name != run_directory.LOCK
     ):
         raise ValueError(f"{folder}: exists and is not of a fit that was stopped")
 
@@ -113,5 +142,10 @@ def forget(folder: pathlib.Path) -> None:
 
     Args:
       folder: of the fit; it may be missing.
+
+    Example:
+      >>> import pathlib
+      >>> from miue_jax.workflows.folder import resumable_fit
+      >>> resumable_fit.forget(pathlib.Path("none"))
     """
     shutil.rmtree(folder, ignore_errors=True)

@@ -248,7 +248,8 @@ def run(
         )
         if failed and not config.skip_unreadable:
             raise ValueError(plan.refusal(source, failed))
-        left_out = sorted([*left_out, *failed])
+        why = "is hidden (its name begins with a dot)"
+        left_out = sorted([*left_out, *failed, *((x, why) for x in todo.hidden)])
         for name, reason in left_out:
             _LOGGER.warning("not protected: %s", one_line(f"{name}: {reason}", 500))
         shown = [x for x in entries if x.name not in dict(failed)]
@@ -433,15 +434,18 @@ def _about_labels(used: Protector, codes: Codes, written: Mapping[str, Written])
             f"Each of the {len(classes)} folders is a class: its pictures go together."
         )
     few = len(used.clusters.centers) < 2
-    if not classes and few:
-        return (
-            "There are no class folders, and too few pictures for groups: all go "
-            "together."
-        )
     if not classes:
+        inside = sum("/" in name for name in written)
+        why = "There are no class folders"
+        if 0 < inside < len(written):
+            outside = len(written) - inside
+            is_ = "picture lies" if outside == 1 else "pictures lie"
+            why = f"Folders are no classes here, as {outside} {is_} outside of them"
+        if few:
+            return f"{why}, and there are too few pictures for groups: all go together."
         return (
-            f"There are no class folders: the pictures are in {others} groups by their "
-            "colors and edges, and those of a group go together."
+            f"{why}: the pictures are in {others} groups by their colors and edges, "
+            "and those of a group go together."
         )
     outside = "go together" if few else f"are in {others} groups by colors and edges"
     return (

@@ -53,6 +53,32 @@ def write(
     Raises:
       Stopped: after a signal; what was begun is written then.
       OSError: naming the file, if one cannot be written.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> import jax
+      >>> from PIL import Image
+      >>> from miue_jax import pictures, protector
+      >>> from miue_jax.workflows.folder import codes, record, writing
+      >>> made = protector.untrained(jax.random.key(0), protector.Settings(width=8))
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     root = pathlib.Path(folder)
+      ...     (root / "in").mkdir()
+      ...     (root / "out").mkdir()
+      ...     Image.new("RGB", (64, 48), "teal").save(root / "in" / "sea.png")
+      ...     kept = record.Record(root / "kept.jsonl")
+      ...     writing.write(
+      ...         pictures.scan(root / "in").pictures,
+      ...         *(made, codes.Codes({}, (), None), root / "out", kept),
+      ...         radius=8,
+      ...         format=None,
+      ...         strip_location=False,
+      ...         thorough=False,
+      ...         progress=False,
+      ...     )
+      ...     kept.entries["sea.png"].audit["max_change"] <= 8
+      []
+      True
     """
     delta = jax.jit(lambda made, images, codes: made.delta(images, codes))
     assign = jax.jit(lambda made, images: made.assign(images))
@@ -69,6 +95,8 @@ def write(
         label = codes.class_of(entry)
         if label is not None:
             code = codes.known[label]
+        elif codes.outside is not None:
+            code, label = codes.outside, "group 1"
         else:
             thumb = full_size.thumbnail(pixels, used.settings.size)
             seen = tiny(full_size.square(thumb, 0.5))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from miue_jax.data import artifact
+from miue_jax.train import run_directory
 from miue_jax.workflows import evaluate
 from miue_jax.workflows.sweep import plan, records
 from miue_jax.workflows.sweep import tasks as commands
@@ -112,7 +113,7 @@ def _is_done(sweep: Sweep, workdir: pathlib.Path, task: Task) -> bool:
 def _is_locked(folder: pathlib.Path) -> bool:
     """Whether a process works in a run directory, as far as locks can be seen here."""
     try:
-        file = (folder / ".lock").open("rb")
+        file = (folder / run_directory.LOCK).open("rb")
     except FileNotFoundError:
         return False
     with file:
