@@ -179,11 +179,18 @@ def round_samples(
 def check_labels(
     labels: ArrayLike, size: int, *, num_classes: int | None = None
 ) -> jax.Array:
-    """Checks labels and returns them as (size,) int32.
+    """Checks labels and returns them as (size,) int32, known under `jit` too if given.
 
     Raises a ValueError for another shape or type, or for labels that are negative or
     not below `num_classes` (None: any number of classes).
     """
+    if not is_traced(labels):
+        with jax.ensure_compile_time_eval():
+            return _checked_labels(labels, size, num_classes)
+    return _checked_labels(labels, size, num_classes)
+
+
+def _checked_labels(labels: ArrayLike, size: int, num_classes: int | None) -> jax.Array:
     check_real("labels", labels)
     array = jnp.asarray(labels)
     if array.shape != (size,) or not jnp.issubdtype(array.dtype, jnp.integer):

@@ -1,5 +1,6 @@
 """Nearest neighbors: an oracle, closed forms, invariances, devices and bad input."""
 
+import re
 import warnings
 
 import jax
@@ -217,8 +218,28 @@ def test_windows_cover_classes_of_any_size():
     labels = np.repeat(np.arange(5), sizes)
     for chunk in (16, 512):
         span = _span(labels, chunk)
-        assert span % 256 == 0 or span == len(labels)
+        assert span % 64 == 0 or span == len(labels)
         assert span >= 700
+
+
+def test_labels_that_are_known_under_jit_limit_the_work_to_classes():
+    size, classes = 1000, 10
+    labels = np.arange(size) % classes
+    x, y = np.random.default_rng(0).standard_normal((2, size, 3), np.float32)
+
+    def estimate(x, y, labels=labels):
+        return ksg_conditional(x, y, labels, num_classes=classes).value
+
+    def largest(function, *arguments):
+        text = str(jax.make_jaxpr(function)(*arguments))
+        pairs = re.findall(r"\[(\d+),(\d+)\]", text)
+        return max(int(rows) * int(columns) for rows, columns in pairs)
+
+    assert largest(estimate, x, y) < 100 * size
+    assert largest(estimate, x, y, labels) > 500 * size  # the labels are traced
+    assert float(jax.jit(estimate)(x, y)) == pytest.approx(
+        float(estimate(x, y)), abs=1e-5
+    )
 
 
 def test_jit_and_vmap_agree_with_eager():

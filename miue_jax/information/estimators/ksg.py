@@ -47,7 +47,8 @@ from miue_jax.information.estimators import neighbor_tree, relations
 from miue_jax.information.estimators import neighbors as nearest
 
 # Windows of classes are rounded up to multiples, so that similar sizes share a program.
-_SPAN = 256
+_SPAN = 64
+_SMALLEST_CHUNK = 64
 
 Backend = Literal["auto", "device", "host"]
 
@@ -183,7 +184,7 @@ def ksg_conditional(
       variant: 1 or 2, see `ksg`.
       standardize: scale every column to unit variance within classes, pooled.
       jitter_key: see `ksg`.
-      chunk_size: query rows at a time, per device.
+      chunk_size: query rows at a time, per device, at most.
       mesh: devices to split the query rows over, along all of its axes.
       backend: see `ksg`; "host" needs known labels too.
 
@@ -240,6 +241,11 @@ def ksg_conditional(
     # A common scale: squares neither vanish nor overflow, and no rank changes.
     largest = jnp.max(jnp.stack([jnp.max(jnp.abs(z)) for z in spaces]))
     spaces = [z / jnp.where(largest > 0, largest, 1) for z in spaces]
+    if not is_traced(checked):
+        # The rows of a chunk are compared with all of its classes: small ones are not
+        # to share a chunk.
+        largest_class = int(np.max(np.bincount(np.asarray(checked))))
+        chunk_size = min(chunk_size, max(_SMALLEST_CHUNK, largest_class))
     chunk = nearest.chunk_rows(len(first), chunk_size, mesh)
     on_host = _on_host(backend, spaces, checked, mesh, num_classes)
     if on_host:

@@ -161,7 +161,8 @@ def _within(layer: _Layer, key: jax.Array, *, kind: Any) -> dict[str, Any]:
     """KSG within classes on fitted directions, with its error and its null."""
     settings, num_classes = layer.settings, layer.num_classes
     x, y = project(*layer[:4], kind=kind, components=settings.ksg_components)
-    labels, neighbors = layer.labels[~layer.fitted], settings.neighbors
+    labels = layer.labels[~layer.fitted].astype(np.int32)
+    neighbors = settings.neighbors
     found = _plain(
         estimators.ksg_conditional(
             x, y, labels, num_classes=num_classes, neighbors=neighbors
@@ -175,7 +176,7 @@ def _within(layer: _Layer, key: jax.Array, *, kind: Any) -> dict[str, Any]:
         found |= _interval(key, estimator, labeled, y, (2, 5))
     if settings.permutations:
         test = inference.permutation_test(
-            *(key, estimator, labeled, y),
+            *(key, _ksg_within(num_classes, neighbors, labels.tobytes()), x, y),
             labels=labels,
             num_permutations=settings.permutations,
         )
@@ -212,6 +213,20 @@ def _ksg_conditional(
         ).value
 
     return value
+
+
+@functools.lru_cache(maxsize=8)
+def _ksg_within(
+    num_classes: int, neighbors: int, labels: bytes
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    # Permutations within classes leave the labels where they are. Known ones make the
+    # work of an estimate that of its classes, not of all pairs.
+    known = np.frombuffer(labels, np.int32)
+    return lambda x, y: (
+        estimators.ksg_conditional(
+            x, y, known, num_classes=num_classes, neighbors=neighbors
+        ).value
+    )
 
 
 def project(
