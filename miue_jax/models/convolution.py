@@ -135,28 +135,90 @@ def _conv_forward(x, kernel, strides, pads, depthwise):
 
 def _conv_backward(strides, pads, depthwise, residuals, cotangent):
     x, kernel = residuals
-    arguments = {"strides": strides, "pads": pads}
     # One choice each, so that the gradient nobody uses is not computed.
-    to_input = lax.platform_dependent(
-        x,
+    return (
+        _to_input(kernel, cotangent, x.shape, strides, pads, depthwise),
+        _to_kernel(x, cotangent, kernel.shape, strides, pads, depthwise),
+    )
+
+
+_conv.defvjp(_conv_forward, _conv_backward)
+
+
+# A convolution is linear in images and in kernel, and so is each gradient in what it is
+# computed of: their own gradients are the other two. Derivatives of any order so come
+# in the fast forms, and none is taken of their loops.
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
+def _to_input(
+    kernel: jax.Array,
+    cotangent: jax.Array,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    pads: _Pads,
+    depthwise: bool,
+) -> jax.Array:
+    """The gradient to images (of the shape)."""
+    arguments = {"shape": shape, "strides": strides, "pads": pads}
+    on_cpu = _depthwise_input_gradient if depthwise else _input_gradient
+    return lax.platform_dependent(
         kernel,
         cotangent,
-        cpu=functools.partial(
-            _depthwise_input_gradient if depthwise else _input_gradient, **arguments
-        ),
+        cpu=functools.partial(on_cpu, **arguments),
         default=functools.partial(_xla_input_gradient, **arguments),
     )
-    to_kernel = lax.platform_dependent(
+
+
+def _to_input_forward(kernel, cotangent, shape, strides, pads, depthwise):
+    made = _to_input(kernel, cotangent, shape, strides, pads, depthwise)
+    return made, (kernel, cotangent)
+
+
+def _to_input_backward(shape, strides, pads, depthwise, residuals, images):
+    kernel, cotangent = residuals
+    return (
+        _to_kernel(images, cotangent, kernel.shape, strides, pads, depthwise),
+        _conv(images, kernel, strides, pads, depthwise),
+    )
+
+
+_to_input.defvjp(_to_input_forward, _to_input_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
+def _to_kernel(
+    x: jax.Array,
+    cotangent: jax.Array,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    pads: _Pads,
+    depthwise: bool,
+) -> jax.Array:
+    """The gradient to a kernel (of the shape)."""
+    arguments = {"shape": shape, "strides": strides, "pads": pads}
+    return lax.platform_dependent(
         x,
-        kernel,
         cotangent,
         cpu=functools.partial(_kernel_gradient, depthwise=depthwise, **arguments),
         default=functools.partial(_xla_kernel_gradient, **arguments),
     )
-    return to_input, to_kernel
 
 
-_conv.defvjp(_conv_forward, _conv_backward)
+def _to_kernel_forward(x, cotangent, shape, strides, pads, depthwise):
+    made = _to_kernel(x, cotangent, shape, strides, pads, depthwise)
+    return made, (x, cotangent)
+
+
+def _to_kernel_backward(shape, strides, pads, depthwise, residuals, kernel):
+    x, cotangent = residuals
+    return (
+        _to_input(kernel, cotangent, x.shape, strides, pads, depthwise),
+        _conv(x, kernel, strides, pads, depthwise),
+    )
+
+
+_to_kernel.defvjp(_to_kernel_forward, _to_kernel_backward)
 
 
 def _xla_conv(x, kernel, *, strides, pads):
@@ -170,18 +232,22 @@ def _xla_conv(x, kernel, *, strides, pads):
     )
 
 
-def _xla_input_gradient(x, kernel, cotangent, **arguments):
-    return jax.vjp(lambda x: _xla_conv(x, kernel, **arguments), x)[1](cotangent)[0]
+def _xla_input_gradient(kernel, cotangent, *, shape, **arguments):
+    x = jax.ShapeDtypeStruct(shape, cotangent.dtype)
+    convolve = functools.partial(_xla_conv, kernel=kernel, **arguments)
+    return jax.linear_transpose(convolve, x)(cotangent)[0]
 
 
-def _xla_kernel_gradient(x, kernel, cotangent, **arguments):
-    return jax.vjp(lambda k: _xla_conv(x, k, **arguments), kernel)[1](cotangent)[0]
+def _xla_kernel_gradient(x, cotangent, *, shape, **arguments):
+    kernel = jax.ShapeDtypeStruct(shape, cotangent.dtype)
+    convolve = functools.partial(_xla_conv, x, **arguments)
+    return jax.linear_transpose(convolve, kernel)(cotangent)[0]
 
 
-def _input_gradient(x, kernel, cotangent, *, strides, pads):
+def _input_gradient(kernel, cotangent, *, shape, strides, pads):
     """One convolution of the dilated cotangent with the flipped kernel."""
     flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-    widths = _transposed_pads(x, kernel, cotangent, strides, pads)
+    widths = _transposed_pads(shape, kernel, cotangent, strides, pads)
     if strides == (1, 1):
         convolve = _fastest(cotangent, flipped, strides, widths)
         return convolve(cotangent, flipped, strides=strides, pads=widths)
@@ -195,20 +261,20 @@ def _input_gradient(x, kernel, cotangent, *, strides, pads):
     )
 
 
-def _depthwise_input_gradient(x, kernel, cotangent, *, strides, pads):
-    widths = _transposed_pads(x, kernel, cotangent, strides, pads)
+def _depthwise_input_gradient(kernel, cotangent, *, shape, strides, pads):
+    widths = _transposed_pads(shape, kernel, cotangent, strides, pads)
     flipped = jnp.flip(kernel, (0, 1))
     return _depthwise(cotangent, flipped, strides=(1, 1), pads=widths, dilation=strides)
 
 
-def _transposed_pads(x, kernel, cotangent, strides, pads):
+def _transposed_pads(shape, kernel, cotangent, strides, pads):
     """Pads of the dilated cotangent for which the output has the size of the input."""
     widths = []
     for axis, stride in enumerate(strides):
         window = kernel.shape[axis]
         before = window - 1 - pads[axis][0]
         dilated = (cotangent.shape[axis + 1] - 1) * stride + 1
-        widths.append((before, x.shape[axis + 1] + window - 1 - before - dilated))
+        widths.append((before, shape[axis + 1] + window - 1 - before - dilated))
     return tuple(widths)
 
 
@@ -268,9 +334,9 @@ def _blockwise(x, kernel, *, strides, pads):
     return jnp.concatenate([result, convolve(rest)]) if len(rest) else result
 
 
-def _kernel_gradient(x, kernel, cotangent, *, strides, pads, depthwise):
+def _kernel_gradient(x, cotangent, *, shape, strides, pads, depthwise):
     """One matrix product (or one sum) a kernel tap, summed over blocks of images."""
-    *window, _, outputs = kernel.shape
+    *window, _, outputs = shape
     channels = x.shape[-1]
     # Narrow taps side by side make one product that is wide enough to be efficient.
     joined = not depthwise and channels < _NARROW
@@ -310,7 +376,7 @@ def _kernel_gradient(x, kernel, cotangent, *, strides, pads, depthwise):
         totals = add_block(totals, *rest)
     # (outputs, taps * channels), or (taps, channels) of a depthwise kernel.
     gradient = jnp.stack(totals) if depthwise else jnp.concatenate(totals, -1).T
-    return gradient.reshape(kernel.shape).astype(kernel.dtype)
+    return gradient.reshape(shape).astype(cotangent.dtype)
 
 
 def _blocks(output, *arrays):
