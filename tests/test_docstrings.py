@@ -35,6 +35,7 @@ MODULES = (
     "miue_jax.image.blur",
     "miue_jax.image.box",
     "miue_jax.image.color",
+    "miue_jax.image.contrast",
     "miue_jax.image.jpeg",
     "miue_jax.image.mixing",
     "miue_jax.image.quality",

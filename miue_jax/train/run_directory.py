@@ -160,7 +160,8 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
     """Keeps other processes out of a directory while the context lasts.
 
     Args:
-      workdir: the directory; created if missing. It holds the lock, a hidden file.
+      workdir: the directory; created if missing, and removed again after an error that
+        leaves nothing in it. It holds the lock, a hidden file.
 
     Yields:
       Nothing.
@@ -178,10 +179,17 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
       Traceback (most recent call last):
       miue_jax.train.run_directory.Busy: another process is working in ...
     """
+    created = not workdir.exists()
     with contextlib.ExitStack() as stack:
         if not _lock(workdir, stack, shared=False):
             raise Busy(f"another process is working in {workdir}")
-        yield
+        try:
+            yield
+        except BaseException:
+            if created and [path.name for path in workdir.iterdir()] == [LOCK]:
+                (workdir / LOCK).unlink()
+                workdir.rmdir()
+            raise
 
 
 def _forget(workdir: pathlib.Path) -> None:

@@ -316,3 +316,17 @@ def test_metrics_that_are_nested_without_end_are_damaged(tmp_path):
     path.write_text("[" * 10**5 + "\n{}\n")
     with pytest.raises(ValueError, match="is damaged: line 1 holds no metrics"):
         run_directory.MetricsFile(path, keep_until=0)
+
+
+def test_a_lock_is_gone_with_a_folder_in_which_nothing_was_made(tmp_path):
+    new, old = tmp_path / "new", tmp_path / "old"
+    old.mkdir()
+    for folder in (new, old):
+        with pytest.raises(ZeroDivisionError), run_directory.locked(folder):
+            raise ZeroDivisionError
+    assert not new.exists()
+    assert old.exists()
+    with pytest.raises(ZeroDivisionError), run_directory.locked(new):
+        (new / "1").mkdir()
+        raise ZeroDivisionError
+    assert (new / "1").exists()
