@@ -26,7 +26,7 @@ def local_contrast(images: jax.Array) -> jax.Array:
       >>> import jax.numpy as jnp
       >>> from miue_jax.image import contrast
       >>> edge = jnp.zeros((1, 8, 8, 1)).at[:, :, 4:].set(1.0)
-      >>> contrast.local_contrast(edge)[0, 4, :, 0].round(2).tolist()
+      >>> [round(float(c), 2) for c in contrast.local_contrast(edge)[0, 4, :, 0]]
       [0.0, 0.0, 0.4, 0.49, 0.49, 0.4, 0.0, 0.0]
     """
     border = _WINDOW // 2

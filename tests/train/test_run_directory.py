@@ -326,7 +326,12 @@ def test_a_lock_is_gone_with_a_folder_in_which_nothing_was_made(tmp_path):
             raise ZeroDivisionError
     assert not new.exists()
     assert old.exists()
-    with pytest.raises(ZeroDivisionError), run_directory.locked(new):
-        (new / "1").mkdir()
-        raise ZeroDivisionError
+
+    def make():
+        with run_directory.locked(new):
+            (new / "1").mkdir()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        make()
     assert (new / "1").exists()
