@@ -82,6 +82,23 @@ def test_only_what_is_left_is_submitted_in_order(tmp_path, sweep):
     assert seen == [planned, planned[2:]]
 
 
+def test_what_a_killed_process_was_writing_goes_where_no_cell_is_left(tmp_path, sweep):
+    quick = {"small": {"model": "linear", "epochs": 1, "batch_size": 8}}
+    sweep = dataclasses.replace(sweep, generators={"clean": None}, victims=quick)
+    workdir = tmp_path / "run"
+    for task in tasks.tasks(sweep):
+        tasks.run_task(sweep, workdir, task.name)
+    left = workdir / f".heat_map.png.{32 * '0'}.tmp"
+    left.touch()
+
+    def submit(*_):
+        raise AssertionError("no cell is left")
+
+    launch.launch(sweep, workdir, launch.Launcher(submit, checks=True), progress=False)
+    assert not left.exists()
+    assert (workdir / "results.json").exists()
+
+
 def test_victims_are_grouped_by_the_generator_that_they_wait_for(sweep):
     planned = tasks.tasks(sweep)
     clean, noise = (

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from miue_jax import _checks
+from miue_jax.data import atomic
 from miue_jax.train import loop, run_directory
 from miue_jax.workflows import evaluate
 from miue_jax.workflows.sweep import plan, records, status
@@ -174,6 +175,8 @@ def launch(
                     submit,
                     lambda: bar.update(sum(file.exists() for file in files) - bar.n),
                 )
+    # Where no cell is left, nobody else looks after what a killed process was writing.
+    atomic.remove_unfinished(workdir, below=False)
     # This process sees other devices than those that ran the cells, and runs none.
     return report(sweep, workdir, planned, {})
 
