@@ -5,7 +5,8 @@ fast form only outside loops (jax-ml/jax#12868): in the body of ``scan``, ``fori
 or ``cond`` the same gradient runs 50 to 250 times slower. Here both gradients are
 written in a fast form from the start, on the CPU only, and so are the convolutions that
 XLA is slow at there: depthwise ones, 3x3 ones of many channels (by Winograd's minimal
-filtering), others of many channels on small maps. Other backends keep XLA's own.
+filtering), others of many channels on small maps, and those of few channels (by groups
+of pixels). Other backends keep XLA's own.
 """
 
 import functools
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from miue_jax.models import winograd
+from miue_jax.models import pixel_groups, winograd
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
 # A block of images: at least this many and, where maps are small, as many as make this
@@ -32,8 +33,14 @@ _NARROW = 16
 _SMALL_MAP = 256
 _WIDE = 64
 # Channels from which, and rows and columns from which, Winograd's filtering beats both.
-_WINOGRAD_CHANNELS = 32
+_WINOGRAD_CHANNELS = 64
 _WINOGRAD_SIZE = 4
+# Channels up to which groups of pixels beat XLA's convolution, and up to which four of
+# them do rather than two.
+_GROUPED, _GROUPED_BY_FOUR = 16, 8
+# Channels below which the gradient to a kernel is a convolution rather than products,
+# outputs up to which that has groups, and outputs that are too few for it.
+_CONVOLVED, _GROUPED_OUTPUTS, _TOO_FEW = 128, 24, 4
 
 _Pads = tuple[tuple[int, int], tuple[int, int]]
 
@@ -299,10 +306,26 @@ def _fastest(x, kernel, strides, pads):
         and min(output) >= _WINOGRAD_SIZE
     ):
         return _winograd
+    group = _group(window, channels, outputs, output[1])
+    if strides == (1, 1) and x.dtype == jnp.float32 and group > 1:
+        return functools.partial(_grouped, group=group)
     small = 0 < math.prod(output) <= _SMALL_MAP
     if math.prod(window) > 1 and narrowest >= _WIDE and small:
         return _blockwise
     return _xla_conv
+
+
+def _group(window, channels, outputs, width):
+    """Pixels in a row that are fastest computed at once."""
+    if max(channels, outputs) > _GROUPED or window[1] == 1:
+        return 1
+    group = 4 if min(channels, outputs) <= _GROUPED_BY_FOUR else 2
+    return group if width % group == 0 else 1
+
+
+def _grouped(x, kernel, *, strides, pads, group):
+    del strides  # they are 1
+    return pixel_groups.convolve(x, kernel, pads, group)
 
 
 def _winograd(x, kernel, *, strides, pads):
@@ -338,6 +361,18 @@ def _kernel_gradient(x, cotangent, *, shape, strides, pads, depthwise):
     """One matrix product (or one sum) a kernel tap, summed over blocks of images."""
     *window, _, outputs = shape
     channels = x.shape[-1]
+    if (
+        (strides, x.dtype, depthwise) == ((1, 1), jnp.float32, False)
+        and math.prod(window) > 1
+        and max(channels, outputs) < _CONVOLVED
+        and outputs >= _TOO_FEW
+        and x.size * cotangent.size
+    ):
+        group = 1
+        if outputs <= _GROUPED_OUTPUTS:
+            group = 4 if outputs <= _GROUPED_BY_FOUR else 2
+            group = group if cotangent.shape[2] % group == 0 else 1
+        return pixel_groups.kernel_gradient(x, cotangent, tuple(window), pads, group)
     # Narrow taps side by side make one product that is wide enough to be efficient.
     joined = not depthwise and channels < _NARROW
 

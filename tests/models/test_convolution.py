@@ -29,11 +29,20 @@ _DENSE = [
     pytest.param((4, 5, 5, 2), (4, 4, 2, 3), (1, 1), ((0, 3), (2, 1)), id="asymmetric"),
     pytest.param((3, 8, 8, 2), (3, 3, 2, 2), (2, 2), ((-1, 2), (0, -2)), id="cropping"),
     pytest.param((20, 3, 3, 64), (3, 3, 64, 70), (1, 1), "SAME", id="small-map"),
-    pytest.param((150, 4, 4, 32), (3, 3, 32, 33), (1, 1), "SAME", id="winograd"),
-    pytest.param((3, 7, 10, 32), (3, 3, 32, 32), (1, 1), "VALID", id="winograd-odd"),
+    pytest.param((150, 4, 4, 64), (3, 3, 64, 65), (1, 1), "SAME", id="winograd"),
+    pytest.param((3, 7, 10, 64), (3, 3, 64, 64), (1, 1), "VALID", id="winograd-odd"),
     pytest.param(
-        (2, 8, 8, 32), (3, 3, 32, 32), (1, 1), ((-1, 2), (0, 3)), id="winograd-pads"
+        (2, 8, 8, 64), (3, 3, 64, 64), (1, 1), ((-1, 2), (0, 3)), id="winograd-pads"
     ),
+    pytest.param((9, 6, 8, 16), (3, 3, 16, 16), (1, 1), "SAME", id="pairs"),
+    pytest.param((5, 12, 12, 3), (3, 3, 3, 16), (1, 1), "SAME", id="fours"),
+    pytest.param((5, 7, 10, 8), (2, 3, 8, 7), (1, 1), "VALID", id="fours-valid"),
+    pytest.param((6, 6, 7, 16), (3, 3, 16, 12), (1, 1), "SAME", id="odd-row"),
+    pytest.param((17, 5, 6, 24), (5, 4, 24, 24), (1, 1), "SAME", id="wide-window"),
+    pytest.param(
+        (5, 8, 8, 12), (3, 3, 12, 16), (1, 1), ((-1, 2), (3, -1)), id="pairs-pads"
+    ),
+    pytest.param((9, 4, 4, 40), (1, 3, 40, 48), (1, 1), "SAME", id="one-row"),
     pytest.param((5, 9, 9, 64), (3, 3, 64, 64), (2, 2), "VALID", id="small-strided"),
     pytest.param((2, 4, 4, 2), (1, 1, 2, 3), (1, 1), ((2, 5), (3, 4)), id="wide-pads"),
 ]
@@ -120,10 +129,19 @@ def test_an_empty_batch_has_an_empty_result():
 
 def test_wide_3x3_convolutions_take_winograds_products():
     ours, _ = _pair((1, 1), "SAME")
-    arrays = _arrays((2, 8, 8, 32), (3, 3, 32, 32))
+    arrays = _arrays((2, 8, 8, 64), (3, 3, 64, 64))
     text = jax.jit(ours).lower(*arrays).compile().as_text()
     assert len(re.findall(r" dot\(", text)) == 16
     assert not re.findall(r" convolution\(", text)
+
+
+@pytest.mark.parametrize(("channels", "group"), [(16, 2), (8, 4)])
+def test_narrow_convolutions_compute_pixels_side_by_side(channels, group):
+    ours, _ = _pair((1, 1), "SAME")
+    arrays = _arrays((2, 8, 8, channels), (3, 3, channels, channels))
+    text = jax.jit(ours).lower(*arrays).compile().as_text()
+    (window,) = re.findall(r" convolution\(.*window=\{size=(\S+) stride=(\S+) ", text)
+    assert window == (f"3x{2 + group}", f"1x{group}")
 
 
 @pytest.mark.parametrize("axes", [(0, None), (None, 0), (0, 0)], ids=str)
@@ -251,10 +269,9 @@ def test_loops_hold_only_fast_convolutions_and_no_unused_gradient(argument):
     run = jax.jit(_in_a_loop(_gradient_of(ours, argument)))
     text = run.lower(*arrays).compile().as_text()
     layouts = re.findall(r"convolution\(.*dim_labels=(\S+?)(?:,|$)", text, re.MULTILINE)
-    products = re.findall(r" dot\(", text)
-    # The forward convolution, and one for the input or nine products for the kernel.
-    assert layouts == ["b01f_01io->b01f"] * (2 if argument == 0 else 1)
-    assert len(products) == (0 if argument == 0 else 9)
+    # The forward convolution, and one for the gradient.
+    assert layouts == ["b01f_01io->b01f"] * 2
+    assert not re.findall(r" dot\(", text)
 
 
 @pytest.mark.parametrize("groups", [1, 64])
