@@ -7,7 +7,6 @@ converts. `quantize` adds a perturbation to 8-bit images within a budget.
 import dataclasses
 import math
 import numbers
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -15,14 +14,12 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from miue_jax._checks import check_number, unknown
+from miue_jax._rows import Rows, as_rows, blocks
 
 NORMS = ("linf", "l2", "l0", "unbounded")
 
 # How `quantize` rounds to whole gray levels.
 EXPORTS = ("round", "truncate", "drop_negative")
-
-# Values in a block of images: bounds temporaries to some 50 MB.
-_BLOCK = 1 << 21
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +129,11 @@ def check_export(export: str) -> None:
 
 
 def quantize(
-    images: np.ndarray, delta: ArrayLike, *, radius: float, export: str = "round"
+    images: np.ndarray,
+    delta: "ArrayLike | Rows",
+    *,
+    radius: float,
+    export: str = "round",
 ) -> np.ndarray:
     """Adds a perturbation to 8-bit images within a budget in gray levels.
 
@@ -170,7 +171,7 @@ def quantize(
       >>> int(budget.quantize(clean, delta, radius=4).max())
       254
     """
-    images, delta = np.asarray(images), np.asarray(delta)
+    images, delta = np.asarray(images), as_rows(delta)
     if images.dtype != np.uint8:
         raise ValueError(f"images must be uint8, got {images.dtype}")
     if images.shape != delta.shape:
@@ -185,12 +186,12 @@ def quantize(
     check_export(export)
     levels = math.floor(radius)
     protected = np.empty_like(images)
-    for block in _blocks(images):
+    for block in blocks(images.shape):
         part = delta[block]
         if not np.all(np.isfinite(part)):
             raise ValueError(
                 f"delta holds NaN or infinity in images {block.start} to "
-                f"{min(block.stop, len(images)) - 1}"
+                f"{block.stop - 1}"
             )
         # No change is larger than 1; float32 could not hold every number beyond.
         part = np.clip(part, -1, 1).astype(np.float32)
@@ -210,7 +211,7 @@ def _whole_levels(levels: np.ndarray, export: str) -> np.ndarray:
 
 def check_within(
     clean: np.ndarray,
-    delta: np.ndarray,
+    delta: np.ndarray | Rows,
     images: np.ndarray,
     budget: Budget,
     *,
@@ -243,22 +244,21 @@ def check_within(
     norm, radius = budget.norm, budget.radius
     if radius is None:
         return
-    change = np.maximum(images, clean) - np.minimum(images, clean)
-    axes = (1, 2, 3)
-    # In float64, because squares and even levels of narrow types overflow.
+    wanted, done = np.empty(len(images)), np.empty(len(images))
+    for block in blocks(images.shape):
+        pair = images[block], clean[block]
+        change = np.maximum(*pair) - np.minimum(*pair)
+        wanted[block] = _sizes(delta[block], norm)
+        done[block] = _sizes(change, norm)
     if norm == "linf":
-        extremes = np.maximum(delta.max(axes), -delta.min(axes))
-        wanted = 255 * extremes.astype(np.float64)
-        done, unit = change.max(axes), "gray levels"
-        allowed = (radius + 0.5) * (1 + 1e-6), radius
+        wanted *= 255
+        unit, allowed = "gray levels", ((radius + 0.5) * (1 + 1e-6), radius)
     elif norm == "l2":
-        wanted = _image_norms(delta)
-        done, unit = to_unit(_image_norms(change)), "in L2"
+        done, unit = to_unit(done), "in L2"
         off = 0.5 if export == "round" else 1.0
         rounding = to_unit(off) * math.sqrt(math.prod(clean.shape[1:]))
         allowed = radius * (1 + 1e-4), (radius + rounding) * (1 + 1e-4)
     else:
-        wanted, done = ((x != 0).any(3).sum((1, 2)) for x in (delta, change))
         unit, allowed = "pixels", (radius, radius)
     for largest, most in zip((wanted, done), allowed, strict=True):
         over = np.flatnonzero(~(largest <= most))  # NaN is over, too
@@ -270,15 +270,19 @@ def check_within(
             )
 
 
-def _image_norms(images: np.ndarray) -> np.ndarray:
-    """Euclidean norms of images of any type, in float64, by blocks."""
-    norms = np.empty(len(images))
-    for block in _blocks(images):
-        flat = images[block].astype(np.float64).reshape(len(norms[block]), -1)
-        largest = np.abs(flat).max(axis=1, initial=0)
-        flat /= np.where(largest > 0, largest, 1)[:, None]
-        norms[block] = largest * np.linalg.norm(flat, axis=1)
-    return norms
+def _sizes(change: np.ndarray, norm: str) -> np.ndarray:
+    """The norm of each image's change, in the units of its values, in float64."""
+    axes = (1, 2, 3)
+    if norm == "l0":
+        return (change != 0).any(3).sum((1, 2)).astype(np.float64)
+    # Squares and even levels of narrow types overflow, and bytes have no sign.
+    if norm == "linf":
+        low, high = (f(change, axes).astype(np.float64) for f in (np.min, np.max))
+        return np.maximum(high, -low)
+    flat = change.astype(np.float64).reshape(len(change), -1)
+    largest = np.abs(flat).max(axis=1, initial=0)
+    flat /= np.where(largest > 0, largest, 1)[:, None]
+    return largest * np.linalg.norm(flat, axis=1)
 
 
 class PerturbationAudit(NamedTuple):
@@ -346,7 +350,7 @@ def audit(clean: np.ndarray, protected: np.ndarray) -> PerturbationAudit:
         )
     histogram = np.zeros(256, np.int64)
     saturated = max_l2_squared = max_l0 = 0
-    for block in _blocks(clean):
+    for block in blocks(clean.shape):
         low, high = (
             f(clean[block], protected[block]) for f in (np.minimum, np.maximum)
         )
@@ -367,9 +371,3 @@ def audit(clean: np.ndarray, protected: np.ndarray) -> PerturbationAudit:
         saturated=float(saturated / clean.size),
         at_max=float(histogram[largest] / clean.size) if largest else 0.0,
     )
-
-
-def _blocks(images: np.ndarray) -> Iterator[slice]:
-    size = max(1, _BLOCK // max(1, math.prod(images.shape[1:])))
-    for start in range(0, len(images), size):
-        yield slice(start, start + size)

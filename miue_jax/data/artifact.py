@@ -17,6 +17,7 @@ from jax.typing import ArrayLike
 
 from miue_jax import _json
 from miue_jax._checks import shown
+from miue_jax._rows import Rows, as_rows, blocks
 from miue_jax.budget import Budget, audit, check_within, quantize
 from miue_jax.data import atomic, npz, public
 from miue_jax.data.dataset import Dataset, file_names, fingerprint, validate
@@ -60,7 +61,7 @@ class Protected(NamedTuple):
 
 def build(
     clean: Dataset,
-    delta: ArrayLike,
+    delta: "ArrayLike | Rows",
     *,
     budget: Budget,
     metadata: Mapping[str, Any],
@@ -100,7 +101,7 @@ def build(
       2
     """
     validate(clean)
-    delta = np.asarray(delta)
+    delta = as_rows(delta)
     norm, radius = budget.norm, budget.radius
     if norm == "linf" and radius is not None:
         # In float32, 255 * (8 / 255) may fall just short of 8, and `quantize` cuts off
@@ -138,7 +139,7 @@ def save(
     path: str | os.PathLike[str],
     protected: Protected,
     *,
-    delta: ArrayLike | None = None,
+    delta: "ArrayLike | Rows | None" = None,
     verify: bool = True,
 ) -> None:
     """Writes an artifact atomically; the same content gives the same bytes.
@@ -175,7 +176,7 @@ def save(
     path = pathlib.Path(path)
     check_name(path)
     dataset, metadata = protected.dataset, _plain(protected.metadata, "metadata")
-    delta = None if delta is None else np.asarray(delta)
+    delta = None if delta is None else as_rows(delta)
     if verify:
         _check_metadata(metadata, validate(dataset))
         if delta is not None:
@@ -183,9 +184,7 @@ def save(
     with contextlib.ExitStack() as stack:
         if delta is not None:
             delta_file = stack.enter_context(atomic.write_file(delta_path(path)))
-            values = delta.astype("<f4", copy=False)
-            np.lib.format.write_array(delta_file, values, allow_pickle=False)
-            delta_file.flush()
+            npz.write_npy(delta_file, delta, "<f4")
         with atomic.write_file(path) as file:
             _write(file, dataset, metadata)
             # The old perturbation must never lie beside the new images.
@@ -255,7 +254,7 @@ def check_name(path: str | os.PathLike[str]) -> None:
         raise ValueError(f"{path}: the name of an artifact must end in .npz")
 
 
-def check_delta(protected: Protected, delta: np.ndarray) -> None:
+def check_delta(protected: Protected, delta: np.ndarray | Rows) -> None:
     """Checks that a data set was protected with this float perturbation.
 
     Args:
@@ -285,7 +284,7 @@ def check_delta(protected: Protected, delta: np.ndarray) -> None:
         raise ValueError("the perturbation is not the one of this protected data set")
 
 
-def delta_digest(delta: np.ndarray) -> str:
+def delta_digest(delta: np.ndarray | Rows) -> str:
     """Returns the digest of a perturbation as `save` writes it.
 
     Args:
@@ -300,7 +299,10 @@ def delta_digest(delta: np.ndarray) -> str:
       >>> len(artifact.delta_digest(np.zeros((4, 8, 8, 3))))
       64
     """
-    return hashlib.sha256(np.ascontiguousarray(delta, dtype="<f4").data).hexdigest()
+    digest = hashlib.sha256()
+    for block in blocks(delta.shape):
+        digest.update(np.ascontiguousarray(delta[block], dtype="<f4").data)
+    return digest.hexdigest()
 
 
 def is_artifact(path: str | os.PathLike[str]) -> bool:
@@ -482,7 +484,7 @@ def _quality(clean: np.ndarray, images: np.ndarray) -> dict[str, float | None]:
 
 
 def _perturbed(clean: Dataset, images: np.ndarray) -> dict[str, Any]:
-    changed = (clean.images != images).any(axis=(1, 2, 3))
+    changed = quality.changed(clean.images, images)
     counts = np.bincount(clean.labels[changed], minlength=len(clean.class_names))
     return {
         "images": np.count_nonzero(changed),

@@ -20,6 +20,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from miue_jax._checks import one_line
+from miue_jax.data import aligned
 from miue_jax.data.dataset import Dataset, validate
 
 _SIDE = 32
@@ -138,8 +139,9 @@ def load(path: str | os.PathLike[str], split: str = "train") -> Dataset:
             f"{path}: {layout.class_names} must name {layout.num_classes} classes, "
             f"it names {len(class_names)}"
         )
-    dataset = Dataset(np.concatenate(images), np.concatenate(labels), class_names)
-    return validate(dataset)
+    pixels = aligned.empty((sum(map(len, images)), *images[0].shape[1:]))
+    np.concatenate(images, out=pixels)
+    return validate(Dataset(pixels, np.concatenate(labels), class_names))
 
 
 def _parse(

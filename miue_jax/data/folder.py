@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from miue_jax._checks import one_line
-from miue_jax.data import color_profile, memory, picture_kinds
+from miue_jax.data import aligned, color_profile, memory, picture_kinds
 from miue_jax.data.dataset import Dataset, validate, with_names
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -185,7 +185,7 @@ def _decode_all(paths: list[pathlib.Path]) -> np.ndarray:
         f"{paths[0].parent.parent}: {len(paths)} images of {_size(stored)}",
     )
     first, _ = _read(paths[0])
-    images = np.empty((len(paths), *first.shape), np.uint8)
+    images = aligned.empty((len(paths), *first.shape))
     size = first.shape[1::-1]
     all_gray = True
 

@@ -15,7 +15,8 @@ from typing import IO, BinaryIO
 import numpy as np
 
 from miue_jax._checks import one_line, shown
-from miue_jax.data import atomic, memory
+from miue_jax._rows import Rows, blocks
+from miue_jax.data import aligned, atomic, memory
 
 # What NumPy and zipfile raise on files that are damaged or something else.
 UNREADABLE = (
@@ -63,6 +64,34 @@ def write(file: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
                 np.lib.format.write_array(
                     stream, np.asarray(array, order="C"), allow_pickle=False
                 )
+    file.flush()
+
+
+def write_npy(file: BinaryIO, array: np.ndarray | Rows, dtype: str) -> None:
+    """Writes an array as `numpy.save` does, block by block.
+
+    Args:
+      file: a binary file, open for writing.
+      array: the array.
+      dtype: of the values in the file, such as "<f4".
+
+    Example:
+      >>> import io
+      >>> import numpy as np
+      >>> from miue_jax.data import npz
+      >>> file = io.BytesIO()
+      >>> npz.write_npy(file, np.arange(3.0), "<f4")
+      >>> np.load(io.BytesIO(file.getvalue())).tolist()
+      [0.0, 1.0, 2.0]
+    """
+    header = {
+        "descr": dtype,
+        "fortran_order": False,
+        "shape": tuple(map(int, array.shape)),
+    }
+    np.lib.format.write_array_header_1_0(file, header)
+    for block in blocks(array.shape):
+        file.write(np.ascontiguousarray(array[block], dtype=dtype).data)
     file.flush()
 
 
@@ -143,6 +172,52 @@ def read_npy(path: str | os.PathLike[str]) -> np.ndarray:
         raise unreadable(path, error) from error
 
 
+def rows_of_npy(path: str | os.PathLike[str]) -> np.ndarray | Rows:
+    """Opens a ``.npy`` file whose rows are read when they are needed.
+
+    Args:
+      path: the file.
+
+    Returns:
+      Its rows; the whole array if it has none, or is stored by columns.
+
+    Raises:
+      ValueError: in one line naming the file, as `read_npy` does; reading a row, too,
+        if the file was cut since.
+
+    Example:
+      >>> import tempfile
+      >>> import numpy as np
+      >>> from miue_jax.data import npz
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     np.save(f"{folder}/a.npy", np.arange(6).reshape(3, 2))
+      ...     npz.rows_of_npy(f"{folder}/a.npy")[1:2].tolist()
+      [[2, 3]]
+    """
+    atomic.check_file(path)
+    try:
+        with open(path, "rb") as file:
+            shape, by_columns, dtype = _header(file)
+            first = file.tell()
+            held = os.fstat(file.fileno()).st_size - first
+    except UNREADABLE as error:
+        raise unreadable(path, error) from error
+    row = math.prod(shape[1:]) * dtype.itemsize
+    if not shape or min(shape) <= 0 or by_columns or shape[0] * row > held:
+        return read_npy(path)
+
+    def read(start: int, stop: int) -> np.ndarray:
+        try:
+            with open(path, "rb") as file:
+                file.seek(first + start * row)
+                data = file.read((stop - start) * row)
+            return np.frombuffer(data, dtype).reshape(stop - start, *shape[1:])
+        except UNREADABLE as error:
+            raise unreadable(path, error) from error
+
+    return Rows(shape, dtype, read)
+
+
 def declared_bytes(file: IO[bytes]) -> int:
     """Reads the header of an array.
 
@@ -164,6 +239,12 @@ def declared_bytes(file: IO[bytes]) -> int:
       >>> npz.declared_bytes(io.BytesIO(file.getvalue()))
       48
     """
+    shape, _, dtype = _header(file)
+    return math.prod(max(0, size) for size in shape) * dtype.itemsize
+
+
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """The shape, whether columns come first, and the type of an array that follows."""
     version = np.lib.format.read_magic(file)
     # Versions 2 and 3 differ in the characters that names of fields may have.
     header = (
@@ -174,10 +255,10 @@ def declared_bytes(file: IO[bytes]) -> int:
     with warnings.catch_warnings():
         # A damaged header may read like odd code.
         warnings.simplefilter("ignore", SyntaxWarning)
-        shape, _, dtype = header(file)
+        shape, by_columns, dtype = header(file)
     if dtype.hasobject:
         raise ValueError("Object arrays cannot be loaded: they are pickles")
-    return math.prod(max(0, size) for size in shape) * dtype.itemsize
+    return shape, by_columns, dtype
 
 
 def unreadable(path: str | os.PathLike[str], error: Exception) -> ValueError:
@@ -232,8 +313,30 @@ def _declared(archive: zipfile.ZipFile, member: str) -> int:
 
 def _read_member(archive: zipfile.ZipFile, member: str) -> np.ndarray:
     with archive.open(member) as stream:
+        shape, by_columns, dtype = _header(stream)
+        plain = dtype.kind in "biuf" and not by_columns and min(shape, default=0) >= 0
+        if plain:
+            array = aligned.empty(shape, dtype)
+            _fill(array, stream)
+            _check_end(member, stream)
+            return array
+    with archive.open(member) as stream:
         array = np.lib.format.read_array(stream, allow_pickle=False)
-        # zipfile checks the checksum when it reads to the end.
-        if stream.read(1):
-            raise ValueError(f"{shown(member)} is longer than its header says")
+        _check_end(member, stream)
     return array
+
+
+def _fill(array: np.ndarray, stream: IO[bytes]) -> None:
+    values = array.reshape(-1).view(np.uint8)
+    for block in blocks(values.shape):
+        # One read would hold all of it a second time.
+        data = stream.read(block.stop - block.start)
+        if len(data) < block.stop - block.start:
+            raise EOFError(f"array data: {len(values)} bytes expected")
+        values[block] = np.frombuffer(data, np.uint8)
+
+
+def _check_end(member: str, stream: IO[bytes]) -> None:
+    # zipfile checks the checksum when it reads to the end.
+    if stream.read(1):
+        raise ValueError(f"{shown(member)} is longer than its header says")

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from miue_jax.data import memory
+from miue_jax.data import aligned, memory
 from miue_jax.data.dataset import Dataset, validate
 
 INSTALL = "TFDS names need: pip install miue_jax[tfds]"
@@ -115,7 +115,7 @@ def load(
             memory.check(
                 len(source) * image.nbytes, f"{name!r}: its {len(source)} images"
             )
-            images = np.empty((len(source), *image.shape), image.dtype)
+            images = aligned.empty((len(source), *image.shape), image.dtype)
         if image.shape != images.shape[1:]:
             raise ValueError(
                 f"{name!r}: image {index} has shape {image.shape}, the first has "

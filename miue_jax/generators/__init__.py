@@ -45,6 +45,7 @@ from miue_jax.generators.base import (
     Generator,
     from_function,
     per_example,
+    rows_per_example,
     select,
     to_sharded,
 )
@@ -63,6 +64,7 @@ __all__ = [
     "per_example",
     "preset",
     "presets",
+    "rows_per_example",
     "select",
     "spec",
     "to_sharded",

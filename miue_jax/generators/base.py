@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 
 from miue_jax._checks import check_number
+from miue_jax._rows import Rows
 from miue_jax.budget import Budget, to_unit
 from miue_jax.train import sampling
 from miue_jax.train.metrics import Mean, Metrics
@@ -81,6 +82,10 @@ def _state_itself(state: Any) -> jax.Array:
     return state
 
 
+def _unchanged(codes: Any) -> Any:
+    return codes
+
+
 class Generator(NamedTuple):
     """A generator of unlearnable examples: pure functions of a state.
 
@@ -101,6 +106,11 @@ class Generator(NamedTuple):
       num_steps: the number of steps, unless it finishes earlier.
       perturbation: ``state -> delta`` in [0, 1] units, (N, H, W, C); the state itself
         by default. Sharded: (G, n, H, W, C). With ``per_class``: (K, H, W, C).
+      stored: ``state -> codes``, the same array in the form in which the state holds
+        it, which takes no memory beyond the state; None for what `perturbation`
+        returns.
+      decode: ``codes -> delta`` turns any rows of `stored` into those of
+        `perturbation`, float32, value by value.
       finished: ``state -> () bool``, whether it stopped early; further steps must then
         change nothing.
       budget: the bound on every image's perturbation.
@@ -124,6 +134,8 @@ class Generator(NamedTuple):
     step: Callable[..., Any]
     num_steps: int = 1
     perturbation: Callable[[Any], jax.Array] = _state_itself
+    stored: Callable[[Any], jax.Array] | None = None
+    decode: Callable[[Any], Any] = _unchanged
     finished: Callable[[Any], jax.Array] = _never
     budget: Budget = Budget()
     per_class: bool = False
@@ -406,6 +418,8 @@ def per_example(
 ) -> np.ndarray:
     """Puts a sharded perturbation into the order of the data set, on the host.
 
+    `rows_per_example` does the same without a copy.
+
     Args:
       generator: with ``sharded=True``.
       delta: from `Generator.perturbation`, for the whole mesh.
@@ -431,20 +445,65 @@ def per_example(
       >>> generators.per_example(noise, delta, labels, selected).ravel().tolist()
       [0.0, 2.0, 0.0]
     """
+    plain = generator._replace(decode=_unchanged)
+    return rows_per_example(plain, delta, labels, selected)[:]
+
+
+def rows_per_example(
+    generator: Generator, stored: np.ndarray, labels: np.ndarray, selected: np.ndarray
+) -> Rows:
+    """Decodes a perturbation in the order of the data set, as it is read.
+
+    Args:
+      generator: with ``sharded=True``.
+      stored: from `Generator.stored` (from `Generator.perturbation`, if there is none),
+        for the whole mesh, on the host.
+      labels: (N,) integer.
+      selected: (N,) bool, the examples that may be perturbed.
+
+    Returns:
+      Rows (N, H, W, C) of float32 in [0, 1] units, 0 where nothing may change. Slices
+      of them are arrays.
+
+    Raises:
+      ValueError: if the perturbation does not have the shape that `Generator` says.
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax import generators
+      >>> spec = generators.DataSpec(
+      ...     num_examples=3, num_classes=2, image_shape=(1, 1, 1), num_shards=2
+      ... )
+      >>> config = generators.preset("random_noise")
+      >>> noise = generators.create("random_noise", config, spec)
+      >>> delta = np.arange(4.0).reshape(2, 2, 1, 1, 1)  # two shards with two rows each
+      >>> labels, selected = np.array([0, 1, 0]), np.array([True, True, False])
+      >>> rows = generators.rows_per_example(noise, delta, labels, selected)
+      >>> rows.shape, rows[1:2].ravel().tolist()
+      ((3, 1, 1, 1), [2.0])
+    """
     labels = np.asarray(labels)
-    rows = len(delta) if generator.per_class else delta.shape[0] * delta.shape[1]
+    rows = len(stored) if generator.per_class else stored.shape[0] * stored.shape[1]
     needed = labels.max() + 1 if generator.per_class else len(labels)
-    if delta.ndim != (4 if generator.per_class else 5) or rows < needed:
+    if stored.ndim != (4 if generator.per_class else 5) or rows < needed:
         shape = "(K, H, W, C)" if generator.per_class else "(G, n, H, W, C)"
         raise ValueError(
             f"a perturbation of {len(labels)} images has shape {shape} with "
-            f"{'K' if generator.per_class else 'G n'} >= {needed}, got {delta.shape}"
+            f"{'K' if generator.per_class else 'G n'} >= {needed}, got {stored.shape}"
         )
-    if generator.per_class:
-        whole = delta[labels]
-    else:
-        whole = sampling.collect(delta, len(labels))
-    return whole * selected[:, None, None, None].astype(np.float32)
+
+    def read(start: int, stop: int) -> np.ndarray:
+        if generator.per_class:
+            codes = stored[labels[start:stop]]
+        else:
+            # `sampling.deal` gave each shard every G-th example.
+            number, shard = np.divmod(np.arange(start, stop), len(stored))
+            codes = stored[shard, number]
+        delta = np.asarray(generator.decode(codes), np.float32)
+        return delta * selected[start:stop, None, None, None].astype(np.float32)
+
+    shape = (len(labels), *stored.shape[1 if generator.per_class else 2 :])
+    return Rows(shape, np.dtype(np.float32), read)
 
 
 def select(

@@ -17,9 +17,15 @@ from jax import lax
 
 from miue_jax._checks import check_choice, check_number
 from miue_jax.budget import Budget, to_unit
-from miue_jax.generators import perturbation_steps, surrogate, transformed
+from miue_jax.generators import (
+    perturbation_steps,
+    perturbation_store,
+    surrogate,
+    transformed,
+)
 from miue_jax.generators.adversary import adversarial_change
 from miue_jax.generators.base import DataSpec, Generator, no_mean
+from miue_jax.generators.perturbation_store import PerturbationStore, Storage
 from miue_jax.generators.surrogate import SurrogateConfig, check_radius
 from miue_jax.generators.transformed import Transformed
 from miue_jax.image import contrast
@@ -96,6 +102,9 @@ class MinMinConfig(SurrogateConfig):
         victim's random crop; 0 for none.
       perturbation: "sample", one per image, or "class", one per class, moved by the
         gradient of the whole batch.
+      storage: of the perturbations of images between visits: "float32", or "bfloat16"
+        or "int8" in a half or a quarter of the memory, see
+        `generators.perturbation_store`.
       second_model: another architecture that is trained and seen through along with
         `model`; the perturbation lowers the mean of both objectives. None for none.
       second_width: its width; None for the architecture's own.
@@ -127,6 +136,7 @@ class MinMinConfig(SurrogateConfig):
     flip: Literal["none", "joint", "image_only"] = "none"
     crop: int = 0
     perturbation: Literal["sample", "class"] = "sample"
+    storage: Storage = "float32"
     second_model: str | None = None
     second_width: int | None = None
     adversarial_radius: float = 0.0
@@ -186,6 +196,18 @@ class MinMinConfig(SurrogateConfig):
                     f"smooth_radius is {self.smooth_radius!r}; allowed with "
                     "perturbation 'class', which no single picture limits: None"
                 )
+        perturbation_store.check(
+            *(self.storage, self.radius),
+            step_size=self.step_size,
+            step_size_end=self.step_size_end,
+        )
+        if self.storage != "float32":
+            for name, needed in (("perturbation", "sample"), ("smooth_radius", None)):
+                if (value := getattr(self, name)) != needed:
+                    raise ValueError(
+                        f"{name} is {value!r}; allowed with storage {self.storage!r}: "
+                        f"{needed!r}"
+                    )
         alternating = (self.stop_error, self.batches_per_epoch, self.batches_per_visit)
         if self.schedule == "alternating":
             if self.epochs % self.perturb_every:
@@ -238,13 +260,13 @@ class PerExample(NamedTuple):
     """The part of the state that is split over the devices like the data.
 
     Attributes:
-      delta: (g, n, H, W, C) float32 in [0, 1] units if every image has a perturbation,
-        else None.
+      stored: (g, n, H, W, C), the perturbations of images in the form that the setting
+        `storage` names, or None if every class has one instead.
       train_order: (g, n) int32, of the current training pass.
       perturb_order: (g, n) int32, of the current perturbation pass.
     """
 
-    delta: jax.Array | None
+    stored: jax.Array | None
     train_order: jax.Array
     perturb_order: jax.Array
 
@@ -254,6 +276,7 @@ class _Engine(NamedTuple):
 
     config: MinMinConfig
     spec: DataSpec
+    store: PerturbationStore
     modules: tuple[nn.Module, ...]
     optimizer: optax.GradientTransformation
     objective: Objective
@@ -307,7 +330,10 @@ def min_min(
         weight_decay=config.weight_decay,
         clip_norm=config.clip_norm,
     )
-    engine = _Engine(config, spec, tuple(modules), optimizer, objective, pairs, memory)
+    store = PerturbationStore(config.storage, config.radius)
+    engine = _Engine(
+        *(config, spec, store, tuple(modules), optimizer, objective, pairs, memory)
+    )
     radius, per_class = to_unit(config.radius), config.perturbation == "class"
     if config.schedule == "interleaved":
         step, num_steps = _interleaved(engine, batches)
@@ -336,11 +362,11 @@ def min_min(
                 init_key = jax.random.fold_in(init_key, number)
             learner = classifier.init_learner(init_key, module, optimizer, shape)
             members.append(Second(learner, no_means(module, learner, shape)))
-        class_delta = delta = None
+        class_delta = stored = None
         if per_class:
             class_delta = jnp.zeros((spec.num_classes, *shape), jnp.float32)
         else:
-            delta = jnp.zeros(data.images.shape, jnp.float32)
+            stored = jnp.zeros(data.images.shape, store.dtype)
         order = jnp.zeros(data.labels.shape, jnp.int32)
         first, *others = members
         shared = Shared(
@@ -350,18 +376,22 @@ def min_min(
         return State(
             jnp.zeros((), jnp.int32),
             shared,
-            PerExample(delta, order, order),
+            PerExample(stored, order, order),
         )
 
-    def perturbation(state: State) -> jax.Array:
-        delta = state.shared.class_delta if per_class else state.per_example.delta
-        return jnp.clip(delta, -radius, radius)
+    def stored_in(state: State) -> jax.Array:
+        return state.shared.class_delta if per_class else state.per_example.stored
+
+    def decode(codes: jax.Array) -> jax.Array:
+        return jnp.clip(store.decode(codes), -radius, radius)
 
     return Generator(
         init=init,
         step=step,
         num_steps=num_steps,
-        perturbation=perturbation,
+        perturbation=lambda state: decode(stored_in(state)),
+        stored=stored_in,
+        decode=decode,
         finished=lambda state: state.shared.finished,
         budget=Budget("linf", config.radius),
         per_class=per_class,
@@ -384,7 +414,8 @@ def _interleaved(engine: _Engine, batches: int) -> tuple[_Step, int]:
         # Images that pad the last batch are trained on again, so they move again.
         movable = jnp.ones_like(visit.batch.fresh)
         epoch = state.step // batches
-        state, loss = _perturb(engine, state, visit, epoch, movable)
+        state, write, loss = _perturb(engine, state, visit, epoch, movable)
+        state = _written(state, write)
         state, metrics = _train(engine, state, visit)
         metrics["perturbation_loss"] = mean_of(loss)
         return state._replace(step=state.step + 1), metrics
@@ -409,13 +440,14 @@ def _alternating(engine: _Engine, batches: int, epoch_steps: int) -> tuple[_Step
         data: Shards,
         cycle: jax.Array,
         position: jax.Array,
-    ) -> tuple[State, Metrics]:
+    ) -> tuple[State, Write | None, Metrics]:
         count = cycle * train_steps + position
         state, visit = _next_train_batch(
             engine, key, state, data, count, batches, epoch_steps=epoch_steps
         )
         state, metrics = _train(engine, state, visit)
-        return state, {**metrics, "perturbation_loss": no_mean()}
+        metrics = {**metrics, "perturbation_loss": no_mean()}
+        return state, _no_write(engine, state, share), metrics
 
     def perturb_one(
         key: jax.Array,
@@ -423,7 +455,7 @@ def _alternating(engine: _Engine, batches: int, epoch_steps: int) -> tuple[_Step
         data: Shards,
         cycle: jax.Array,
         position: jax.Array,
-    ) -> tuple[State, Metrics]:
+    ) -> tuple[State, Write | None, Metrics]:
         count = cycle * perturb_steps + position - train_steps
         number, place = jnp.divmod(count, perturb_steps)
         order_key = jax.random.fold_in(jax.random.fold_in(key, _PERTURB_ORDER), number)
@@ -443,33 +475,80 @@ def _alternating(engine: _Engine, batches: int, epoch_steps: int) -> tuple[_Step
             _adversary_keys(key, _PERTURB_ADVERSARY, count, data),
         )
         state = state._replace(per_example=per_example)
-        state, loss = _perturb(engine, state, visit, epoch, batch.fresh)
+        state, write, loss = _perturb(engine, state, visit, epoch, batch.fresh)
         metrics = {name: no_mean() for name in _METRICS}
-        return state, {**metrics, "perturbation_loss": mean_of(loss)}
+        return state, write, {**metrics, "perturbation_loss": mean_of(loss)}
 
-    def advance(key: jax.Array, state: State, data: Shards) -> tuple[State, Metrics]:
+    def advance(
+        key: jax.Array, state: State, data: Shards
+    ) -> tuple[State, Write | None, Metrics]:
         cycle, position = jnp.divmod(state.step, cycle_steps)
-        state, metrics = lax.cond(
+        state, write, metrics = lax.cond(
             position < train_steps,
-            lambda state: train_one(key, state, data, cycle, position),
-            lambda state: perturb_one(key, state, data, cycle, position),
-            state,
+            lambda: _light(train_one(key, state, data, cycle, position)),
+            lambda: _light(perturb_one(key, state, data, cycle, position)),
         )
         if config.stop_error is not None:
             state = _stop_early(state, position == cycle_steps - 1, config.stop_error)
-        return state._replace(step=state.step + 1), metrics
+        return state._replace(step=state.step + 1), write, metrics
 
     def step(key: jax.Array, state: State, data: Shards) -> tuple[State, Metrics]:
         if config.stop_error is None:
-            return advance(key, state, data)
-        return lax.cond(
-            state.shared.finished,
-            lambda state: (state, dict.fromkeys(_METRICS, no_mean())),
-            lambda state: advance(key, state, data),
-            state,
-        )
+            after, write, metrics = advance(key, state, data)
+        else:
+            nothing = dict.fromkeys(_METRICS, no_mean())
+            after, write, metrics = lax.cond(
+                state.shared.finished,
+                lambda: _light((state, _no_write(engine, state, share), nothing)),
+                lambda: advance(key, state, data),
+            )
+        stored = state.per_example.stored
+        after = after._replace(per_example=after.per_example._replace(stored=stored))
+        return _written(after, write), metrics
 
     return step, config.epochs // config.perturb_every * cycle_steps
+
+
+class Write(NamedTuple):
+    """Perturbations of images that a step stores.
+
+    Attributes:
+      rows: (g, b) int32, see `sampling.Batch`.
+      chosen: (g, b) bool, which of them are stored.
+      codes: (g, b, H, W, C), in the form of the store.
+    """
+
+    rows: jax.Array
+    chosen: jax.Array
+    codes: jax.Array
+
+
+def _written(state: State, write: Write | None) -> State:
+    if write is None:
+        return state
+    stored = sampling.store_rows(state.per_example.stored, *write)
+    return state._replace(per_example=state.per_example._replace(stored=stored))
+
+
+def _no_write(engine: _Engine, state: State, share: int) -> Write | None:
+    stored = state.per_example.stored
+    if stored is None:
+        return None
+    size = (len(stored), share)
+    return Write(
+        jnp.zeros(size, jnp.int32),
+        jnp.zeros(size, bool),
+        jnp.zeros((*size, *engine.spec.image_shape), stored.dtype),
+    )
+
+
+def _light(
+    result: tuple[State, Write | None, Metrics],
+) -> tuple[State, Write | None, Metrics]:
+    """Leaves out the perturbations of images, of which a branch would make a copy."""
+    state, write, metrics = result
+    per_example = state.per_example._replace(stored=None)
+    return state._replace(per_example=per_example), write, metrics
 
 
 def _stop_early(state: State, pass_ended: jax.Array, stop_error: float) -> State:
@@ -663,7 +742,7 @@ def _with_members(state: State, members: Sequence[Second]) -> State:
 
 def _train(engine: _Engine, state: State, visit: Visit) -> tuple[State, Metrics]:
     """Trains the surrogates on a perturbed batch; measures the first one."""
-    perturbed = _perturbed(engine.config, state, visit.batch, visit.view.carriers)
+    perturbed = _perturbed(engine, state, visit.batch, visit.view.carriers)
     members, measured = [], []
     for number, member in enumerate(_members(state)):
         seen, targets = _seen(
@@ -693,11 +772,11 @@ def _perturb(
     visit: Visit,
     epoch: jax.Array,
     movable: jax.Array,
-) -> tuple[State, jax.Array]:
+) -> tuple[State, Write | None, jax.Array]:
     """Moves the perturbations of a batch; also returns the loss before the first step.
 
-    `movable` (g, b) says which perturbations of images may move; those of classes all
-    do.
+    Those of classes are in the state, those of images are to be written. `movable`
+    (g, b) says which perturbations of images may move; those of classes all do.
     """
     config, axis_name = engine.config, engine.spec.axis_name
     batch, view, *_ = visit
@@ -719,7 +798,7 @@ def _perturb(
         return _seen(engine, number, variables, visit, images, step)
 
     if engine.memory is not None:
-        perturbed = _perturbed(config, state, batch, view.carriers)
+        perturbed = _perturbed(engine, state, batch, view.carriers)
         for number, member in enumerate(members):
             seen, targets = look(number, perturbed)
             assert member.class_means is not None  # as there is a memory
@@ -763,6 +842,7 @@ def _perturb(
         "num_steps": config.pgd_steps,
         "redraws": config.views.redraw == "step" or config.adversarial_radius > 0,
     }
+    write = None
     if config.perturbation == "class":
         delta, losses = perturbation_steps.move_classes(
             state.shared.class_delta,
@@ -773,28 +853,37 @@ def _perturb(
             **options,
         )
         state = state._replace(shared=state.shared._replace(class_delta=delta))
+        perturbed = _perturbed(engine, state, batch, view.carriers)
     else:
-        delta, losses = perturbation_steps.move_images(
-            state.per_example.delta, batch, movable, view.carriers, loss_fn, **options
+        before = perturbation_steps.of_images(
+            state.per_example.stored, batch, engine.store
         )
-        state = state._replace(per_example=state.per_example._replace(delta=delta))
+        delta, losses = perturbation_steps.move_images(
+            before, batch, view.carriers, loss_fn, **options
+        )
+        codes, chosen = engine.store.encode(delta), movable & batch.selected
+        write = Write(batch.rows, chosen, codes.reshape(batch.images.shape))
+        # As they will be read: the whole array is not written here.
+        stays = ~chosen.reshape(-1, 1, 1, 1)
+        perturbed = view.carriers + jnp.where(stays, before, engine.store.decode(codes))
     if config.stop_error is not None:
-        perturbed = _perturbed(config, state, batch, view.carriers)
         _, logits = forward(0, look(0, perturbed)[0])
         fresh = batch.fresh.reshape(-1)
         wrong = (jnp.argmax(logits, -1) != labels) & fresh
         found = Mean(*(jnp.sum(x, dtype=jnp.float32) for x in (wrong, fresh)))
         mistakes = jax.tree.map(jnp.add, state.shared.mistakes, engine.spec.sum(found))
         state = state._replace(shared=state.shared._replace(mistakes=mistakes))
-    return state, losses[0]
+    return state, write, losses[0]
 
 
 def _perturbed(
-    config: MinMinConfig, state: State, batch: Batch, carriers: jax.Array
+    engine: _Engine, state: State, batch: Batch, carriers: jax.Array
 ) -> jax.Array:
     """Adds the perturbations of a batch to its carriers (B, H, W, C)."""
-    if config.perturbation == "class":
+    if engine.config.perturbation == "class":
         return perturbation_steps.add_clipped(
             carriers, perturbation_steps.of_classes(state.shared.class_delta, batch)
         )
-    return carriers + perturbation_steps.of_images(state.per_example.delta, batch)
+    return carriers + perturbation_steps.of_images(
+        state.per_example.stored, batch, engine.store
+    )

@@ -1,7 +1,8 @@
 """Projected-gradient steps on a batch, of the perturbations of images or of classes.
 
-Perturbations of all images are (g, n, H, W, C), split into g shards like the data;
-those of classes are (K, H, W, C), the same on every device.
+Perturbations of all images are (g, n, H, W, C), split into g shards like the data, and
+may be stored in a compact form; those of classes are (K, H, W, C) float32, the same on
+every device.
 """
 
 from collections.abc import Callable
@@ -11,23 +12,24 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
+from miue_jax.generators.perturbation_store import PerturbationStore
 from miue_jax.projected_gradient import pgd_with_losses
-from miue_jax.train import sampling
 from miue_jax.train.sampling import Batch
 
 
-def of_images(delta: jax.Array, batch: Batch) -> jax.Array:
+def of_images(stored: jax.Array, batch: Batch, store: PerturbationStore) -> jax.Array:
     """Takes the perturbations of a batch of images.
 
     Args:
-      delta: (g, n, H, W, C), of all images.
+      stored: (g, n, H, W, C), the codes of all images.
       batch: of g times b images.
+      store: the form of the codes.
 
     Returns:
-      (g * b, H, W, C), 0 where an image is not selected.
+      (g * b, H, W, C) float32, 0 where an image is not selected.
     """
-    taken = jax.vmap(lambda values, rows: values[rows])(delta, batch.rows)
-    taken = taken.reshape(-1, *taken.shape[2:])
+    taken = jax.vmap(lambda values, rows: values[rows])(stored, batch.rows)
+    taken = store.decode(taken.reshape(-1, *taken.shape[2:]))
     return jnp.where(batch.selected.reshape(-1, 1, 1, 1), taken, 0)
 
 
@@ -61,7 +63,6 @@ def add_clipped(carriers: jax.Array, delta: jax.Array) -> jax.Array:
 def move_images(
     delta: jax.Array,
     batch: Batch,
-    movable: jax.Array,
     carriers: jax.Array,
     loss_fn: Callable[..., jax.Array],
     *,
@@ -73,9 +74,8 @@ def move_images(
     """Moves the perturbations of a batch of images by projected gradient.
 
     Args:
-      delta: (g, n, H, W, C), of all images.
+      delta: (g * b, H, W, C), of the batch, from `of_images`.
       batch: of g times b images.
-      movable: (g, b) bool; the other images keep their perturbation.
       carriers: (g * b, H, W, C) in [0, 1], to which the perturbations are added.
       loss_fn: perturbed carriers -> () loss to minimize; images that are not selected
         are passed to it unperturbed.
@@ -86,22 +86,21 @@ def move_images(
       redraws: whether `loss_fn` takes the () int32 number of the step, too.
 
     Returns:
-      The perturbations (g, n, H, W, C), and (num_steps,) the loss before every step.
+      The perturbations (g * b, H, W, C), those of images that are not selected too, and
+      (num_steps,) the loss before every step.
     """
     selected = batch.selected.reshape(-1, 1, 1, 1)
-    after, losses = _descend(
+    return _descend(
         lambda perturbed, *step: loss_fn(
             jnp.where(selected, perturbed, carriers), *step
         ),
         carriers,
-        of_images(delta, batch),
+        delta,
         radius=radius,
         step_size=step_size,
         num_steps=num_steps,
         redraws=redraws,
     )
-    chosen = movable & batch.selected
-    return sampling.store(delta, batch, chosen, after), losses
 
 
 def move_classes(

@@ -102,7 +102,7 @@ _INIT, _ORDER, _START, _DEFENSE, _TRAIN = range(5)
 
 
 class _PerExample(NamedTuple):
-    levels: jax.Array  # (g, n, H, W, C) int16, the perturbation in gray levels
+    levels: jax.Array  # (g, n, H, W, C) int8 or int16, perturbations in gray levels
     order: jax.Array  # (g, n) int32
 
 
@@ -155,6 +155,7 @@ def robust_error_minimizing(
     share = spec.share(config.batch_size)
     batches = spec.steps_per_pass(config.batch_size)
     radius = to_unit(config.radius)
+    dtype = jnp.int8 if config.radius <= 127 else jnp.int16
     optimizer = classifier.sgd(
         optax.exponential_decay(
             config.learning_rate,
@@ -171,7 +172,7 @@ def robust_error_minimizing(
         learner = classifier.init_learner(
             jax.random.fold_in(key, _INIT), module, optimizer, shape
         )
-        levels = jnp.zeros(data.images.shape, jnp.int16)
+        levels = jnp.zeros(data.images.shape, dtype)
         order = jnp.zeros(data.labels.shape, jnp.int32)
         return State(jnp.zeros((), jnp.int32), learner, _PerExample(levels, order))
 
@@ -300,7 +301,7 @@ def robust_error_minimizing(
         delta, loss = defend(key, state, data, batch)
         loss = spec.mean(loss)
         selected = batch.selected[..., None, None, None]
-        levels = jnp.where(selected, jnp.rint(255 * delta), 0).astype(jnp.int16)
+        levels = jnp.where(selected, jnp.rint(255 * delta), 0).astype(dtype)
         learner, metrics = lax.cond(
             training,
             lambda: train(key, state, data, batch, levels),
@@ -312,13 +313,16 @@ def robust_error_minimizing(
             "perturbation_loss": mean_of(loss),
         }
 
+    def decode(levels: jax.Array) -> jax.Array:
+        return to_unit(levels.astype(jnp.float32))
+
     return Generator(
         init=init,
         step=step,
         num_steps=config.iterations + batches,
-        perturbation=lambda state: to_unit(
-            state.per_example.levels.astype(jnp.float32)
-        ),
+        perturbation=lambda state: decode(state.per_example.levels),
+        stored=lambda state: state.per_example.levels,
+        decode=decode,
         budget=Budget("linf", config.radius),
         sharded=True,
     )

@@ -9,8 +9,14 @@ from jax import lax
 
 from miue_jax._checks import check_choice, check_number
 from miue_jax.budget import Budget, to_unit
-from miue_jax.generators import checkpoint_ensemble, surrogate, transformed
+from miue_jax.generators import (
+    checkpoint_ensemble,
+    perturbation_store,
+    surrogate,
+    transformed,
+)
 from miue_jax.generators.base import DataSpec, Generator, Stage, in_stages
+from miue_jax.generators.perturbation_store import PerturbationStore, Storage
 from miue_jax.generators.surrogate import (
     Normalization,
     SurrogateTrainingConfig,
@@ -45,6 +51,7 @@ class SelfEnsembleConfig(SurrogateTrainingConfig):
         checkpoint's "own", or those of the "last" checkpoint; the outer steps always
         use the checkpoint's own. It matters only for inner steps on "features".
       perturbation_batch_size: global batch size of the attack.
+      storage: of the perturbations, see `generators.perturbation_store`.
     """
 
     normalization: Normalization = "cifar10"
@@ -59,6 +66,7 @@ class SelfEnsembleConfig(SurrogateTrainingConfig):
     inner_steps: int = 0
     inner_means: Literal["own", "last"] = "own"
     perturbation_batch_size: int = 256
+    storage: Storage = "float32"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -67,6 +75,8 @@ class SelfEnsembleConfig(SurrogateTrainingConfig):
         check_choice("objective", self.objective, ("cross_entropy", "features"))
         check_choice("inner_means", self.inner_means, ("own", "last"))
         check_radius(self.radius)
+        # Stored once, after all steps.
+        perturbation_store.check(self.storage, self.radius)
         check_number("step_size", self.step_size, "> 0")
         check_number("inner_steps", self.inner_steps, ">= 0", whole=True)
         if self.views.redraw == "step":
@@ -110,7 +120,7 @@ class _Shared(NamedTuple):
 
 class _PerExample(NamedTuple):
     order: jax.Array  # (g, n) int32
-    delta: jax.Array  # (g, n, H, W, C)
+    stored: jax.Array  # (g, n, H, W, C), in the form of the setting `storage`
 
 
 def self_ensemble(config: SelfEnsembleConfig, spec: DataSpec) -> Generator:
@@ -159,6 +169,7 @@ def self_ensemble(config: SelfEnsembleConfig, spec: DataSpec) -> Generator:
     visits = spec.steps_per_pass(size, "perturbation_batch_size")
     share = spec.share(size)
     radius = to_unit(config.radius)
+    store = PerturbationStore(config.storage, config.radius)
     by_features = config.objective == "features"
 
     def forward(variables: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -184,7 +195,7 @@ def self_ensemble(config: SelfEnsembleConfig, spec: DataSpec) -> Generator:
             ),
             _PerExample(
                 jnp.zeros(data.labels.shape, jnp.int32),
-                jnp.zeros(data.images.shape, jnp.float32),
+                jnp.zeros(data.images.shape, store.dtype),
             ),
         )
 
@@ -277,10 +288,15 @@ def self_ensemble(config: SelfEnsembleConfig, spec: DataSpec) -> Generator:
         )
         measured = Mean(loss, jnp.sum(chosen, dtype=jnp.float32))
         measured = spec.sum(measured)
-        stored = sampling.store(state.per_example.delta, batch, chosen, delta)
-        per_example = state.per_example._replace(delta=stored)
+        stored = sampling.store(
+            state.per_example.stored, batch, chosen, store.encode(delta)
+        )
+        per_example = state.per_example._replace(stored=stored)
         metrics = {"perturbation_loss": measured}
         return state._replace(per_example=per_example), metrics
+
+    def decode(codes: jax.Array) -> jax.Array:
+        return jnp.clip(store.decode(codes), -radius, radius)
 
     training = config.epochs * trainer.epoch_steps
     stages = [Stage(train, training, surrogate.METRICS)]
@@ -292,7 +308,9 @@ def self_ensemble(config: SelfEnsembleConfig, spec: DataSpec) -> Generator:
         init=init,
         step=step,
         num_steps=num_steps,
-        perturbation=lambda state: jnp.clip(state.per_example.delta, -radius, radius),
+        perturbation=lambda state: decode(state.per_example.stored),
+        stored=lambda state: state.per_example.stored,
+        decode=decode,
         budget=Budget("linf", config.radius),
         sharded=True,
     )

@@ -17,8 +17,9 @@ from jax import lax
 from miue_jax import projected_gradient
 from miue_jax._checks import check_choice, check_number
 from miue_jax.budget import Budget, to_unit
-from miue_jax.generators import surrogate, transformed
+from miue_jax.generators import perturbation_store, surrogate, transformed
 from miue_jax.generators.base import DataSpec, Generator, Stage, in_stages
+from miue_jax.generators.perturbation_store import PerturbationStore, Storage
 from miue_jax.generators.surrogate import SurrogateTrainingConfig, check_radius
 from miue_jax.train import sampling
 from miue_jax.train.classifier import Learner
@@ -44,6 +45,7 @@ class SurrogateAttackConfig(SurrogateTrainingConfig):
         as standard deviation, clipped to the ball.
       shift: largest shift of the views, see `shift_and_flip`.
       perturbation_batch_size: global batch size of the attack.
+      storage: of the perturbations, see `generators.perturbation_store`.
     """
 
     objective: Objective = "next_class"
@@ -53,6 +55,7 @@ class SurrogateAttackConfig(SurrogateTrainingConfig):
     start: Start = "zero"
     shift: float = 8 / 31
     perturbation_batch_size: int = 512
+    storage: Storage = "float32"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -60,6 +63,8 @@ class SurrogateAttackConfig(SurrogateTrainingConfig):
             "objective", self.objective, ("next_class", "own_class", "other_class")
         )
         check_radius(self.radius)
+        # Stored once, after all steps.
+        perturbation_store.check(self.storage, self.radius)
         check_number("step_size", self.step_size, "> 0")
         check_number("pgd_steps", self.pgd_steps, "> 0", whole=True)
         check_choice("start", self.start, ("zero", "uniform", "normal"))
@@ -80,8 +85,9 @@ class _Shared(NamedTuple):
 
 class _PerExample(NamedTuple):
     order: jax.Array  # (g, n) int32
-    delta: jax.Array  # (g, n, H, W, C), of the restart under way
-    kept: jax.Array | None  # (g, n, H, W, C), of the best one, if there are several
+    # (g, n, H, W, C), in the form of the setting `storage`
+    stored: jax.Array  # of the restart under way
+    kept: jax.Array | None  # of the best one, if there are several
 
 
 def surrogate_attack(
@@ -113,17 +119,18 @@ def surrogate_attack(
     visits = spec.steps_per_pass(size, "perturbation_batch_size")
     share = spec.share(size)
     radius = to_unit(config.radius)
+    store = PerturbationStore(config.storage, config.radius)
 
     def init(key: jax.Array, data: sampling.Shards) -> State:
         zero = jnp.zeros((), jnp.float32)
-        delta = jnp.zeros(data.images.shape, jnp.float32)
+        stored = jnp.zeros(data.images.shape, store.dtype)
         return State(
             jnp.zeros((), jnp.int32),
             _Shared(trainer.init(key, data), Mean(zero, zero), zero),
             _PerExample(
                 jnp.zeros(data.labels.shape, jnp.int32),
-                delta,
-                delta if restarts > 1 else None,
+                stored,
+                stored if restarts > 1 else None,
             ),
         )
 
@@ -212,8 +219,10 @@ def surrogate_attack(
         delta, values = lax.scan(move, delta, (step_keys, steps))
         loss = Mean(values[-1], jnp.sum(chosen, dtype=jnp.float32))
         loss = spec.sum(loss)
-        stored = sampling.store(state.per_example.delta, batch, chosen, delta)
-        state = state._replace(per_example=state.per_example._replace(delta=stored))
+        stored = sampling.store(
+            state.per_example.stored, batch, chosen, store.encode(delta)
+        )
+        state = state._replace(per_example=state.per_example._replace(stored=stored))
         if restarts > 1:
             state = keep_better(state, loss, count)
         return state, {"perturbation_loss": loss}
@@ -229,7 +238,7 @@ def surrogate_attack(
         lowest = state.shared.lowest
         better = (position == visits - 1) & ((restart == 0) | (mean < lowest))
         kept = lax.cond(
-            better, lambda rows: rows.delta, lambda rows: rows.kept, state.per_example
+            better, lambda rows: rows.stored, lambda rows: rows.kept, state.per_example
         )
         return state._replace(
             shared=state.shared._replace(
@@ -238,9 +247,12 @@ def surrogate_attack(
             per_example=state.per_example._replace(kept=kept),
         )
 
-    def perturbation_of(state: State) -> jax.Array:
+    def stored_in(state: State) -> jax.Array:
         rows = state.per_example
-        return jnp.clip(rows.kept if restarts > 1 else rows.delta, -radius, radius)
+        return rows.kept if restarts > 1 else rows.stored
+
+    def decode(codes: jax.Array) -> jax.Array:
+        return jnp.clip(store.decode(codes), -radius, radius)
 
     step, num_steps = in_stages(
         (
@@ -252,7 +264,9 @@ def surrogate_attack(
         init=init,
         step=step,
         num_steps=num_steps,
-        perturbation=perturbation_of,
+        perturbation=lambda state: decode(stored_in(state)),
+        stored=stored_in,
+        decode=decode,
         budget=Budget("linf", config.radius),
         sharded=True,
     )

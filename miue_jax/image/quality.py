@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from miue_jax._rows import blocks
 from miue_jax.budget import to_unit
 from miue_jax.image import ssim_window
 
@@ -46,7 +47,8 @@ def psnr(clean: np.ndarray, images: np.ndarray) -> float:
       >>> round(psnr(clean, clean + np.uint8(8)), 2)
       30.07
     """
-    values = _per_image(*_changed(clean, images))
+    clean, images = np.asarray(clean), np.asarray(images)
+    values = _per_image(clean, images, np.flatnonzero(changed(clean, images)))
     return float(np.mean(values, dtype=np.float64)) if values.size else float("inf")
 
 
@@ -77,18 +79,21 @@ def ssim(clean: np.ndarray, images: np.ndarray) -> float:
       Wang, Bovik, Sheikh, Simoncelli, "Image quality assessment: from error visibility
       to structural similarity", 2004, section III.
     """
-    clean, images = _changed(clean, images)
+    clean, images = np.asarray(clean), np.asarray(images)
+    rows = np.flatnonzero(changed(clean, images))
     if min(clean.shape[1:3]) < ssim_window.SIZE:
         raise ValueError(
             f"SSIM needs images of at least {ssim_window.SIZE}x{ssim_window.SIZE} "
             f"pixels, got {clean.shape[2]}x{clean.shape[1]}"
         )
-    values = _similarities(clean, images)
+    values = _similarities(clean, images, rows)
     return float(np.mean(values, dtype=np.float64)) if values.size else 1.0
 
 
-def _similarities(clean: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """The similarity of each image, (N,), summed over tiles of one size."""
+def _similarities(
+    clean: np.ndarray, images: np.ndarray, rows: np.ndarray
+) -> np.ndarray:
+    """The similarity of each of some images, summed over tiles of one size."""
     (height, tops, above), (width, lefts, before) = (
         _tiling(side - ssim_window.SIZE + 1) for side in clean.shape[1:3]
     )
@@ -98,7 +103,7 @@ def _similarities(clean: np.ndarray, images: np.ndarray) -> np.ndarray:
         np.lib.stride_tricks.sliding_window_view(z, window, (1, 2))
         for z in (clean, images)
     ]
-    shape = len(clean), len(tops), len(lefts), clean.shape[3]
+    shape = len(rows), len(tops), len(lefts), clean.shape[3]
     total = math.prod(shape)
     # Few programs: of powers of two.
     size = min(_TILES, _GROUP * 2 ** max(0, (total - 1) // _GROUP).bit_length())
@@ -108,12 +113,12 @@ def _similarities(clean: np.ndarray, images: np.ndarray) -> np.ndarray:
         tiles = np.minimum(np.arange(start, start + size), total - 1)
         image, row, column, channel = np.unravel_index(tiles, shape)
         first, second = (
-            view[image, tops[row], lefts[column], channel] for view in views
+            view[rows[image], tops[row], lefts[column], channel] for view in views
         )
         found = _tile_sums(first, second, above[row], before[column])
         sums[start : start + size] = found[: total - start]
     windows = math.prod(n - ssim_window.SIZE + 1 for n in clean.shape[1:3]) * shape[3]
-    by_image = sums.reshape(len(clean), math.prod(shape[1:]))
+    by_image = sums.reshape(len(rows), math.prod(shape[1:]))
     return np.sum(by_image, axis=1, dtype=np.float64) / windows
 
 
@@ -161,7 +166,26 @@ def _tile_sums(
     return jax.lax.map(add_up, tuple(groups)).reshape(-1)
 
 
-def _changed(clean: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def changed(clean: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """Finds the images that differ from the clean ones.
+
+    Args:
+      clean: (N, H, W, C) uint8.
+      images: the same shape, uint8.
+
+    Returns:
+      (N,) bool.
+
+    Raises:
+      ValueError: if shapes or types differ from the above.
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax.image.quality import changed
+      >>> clean = np.zeros((2, 16, 16, 3), np.uint8)
+      >>> changed(clean, clean + np.uint8([[[[0]]], [[[8]]]])).tolist()
+      [False, True]
+    """
     clean, images = np.asarray(clean), np.asarray(images)
     if clean.shape != images.shape or clean.ndim != 4:
         raise ValueError(
@@ -170,24 +194,25 @@ def _changed(clean: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndar
         )
     if clean.dtype != np.uint8 or images.dtype != np.uint8:
         raise ValueError(f"both must be uint8, got {clean.dtype} and {images.dtype}")
-    changed = (clean != images).any(axis=(1, 2, 3))
-    if changed.all():
-        return clean, images
-    return clean[changed], images[changed]
+    found = np.empty(len(clean), bool)
+    for block in blocks(clean.shape):
+        found[block] = (clean[block] != images[block]).any(axis=(1, 2, 3))
+    return found
 
 
-def _per_image(clean: np.ndarray, images: np.ndarray) -> np.ndarray:
-    size = min(max(1, _CHUNK // max(1, math.prod(clean.shape[1:]))), len(clean))
+def _per_image(clean: np.ndarray, images: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    size = min(max(1, _CHUNK // max(1, math.prod(clean.shape[1:]))), len(rows))
 
     def padded(chunk: np.ndarray) -> np.ndarray:
         # One shape, so that the last chunk is not compiled again.
         return np.pad(chunk, [(0, size - len(chunk)), (0, 0), (0, 0), (0, 0)])
 
-    values = np.empty(len(clean), np.float32)
-    for start in range(0, len(clean), size or 1):
+    values = np.empty(len(rows), np.float32)
+    for start in range(0, len(rows), size or 1):
         part = slice(start, start + size)
-        count = len(clean[part])
-        values[part] = _psnr(padded(clean[part]), padded(images[part]))[:count]
+        chosen = rows[part]
+        found = _psnr(padded(clean[chosen]), padded(images[chosen]))
+        values[part] = found[: len(chosen)]
     return values
 
 

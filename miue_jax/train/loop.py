@@ -367,7 +367,8 @@ def resume(
 
     Args:
       saved: the checkpoints of the run.
-      state: the state before the first step.
+      state: the state before the first step; donated if there is a checkpoint, so that
+        two states are never there at once.
 
     Returns:
       The steps taken, the state after them, and the totals for `run_until` if the run
@@ -387,7 +388,15 @@ def resume(
     step = saved.latest_step or 0
     if not step:
         return 0, state, None
-    state, notes = saved.restore(state)
+    shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=leaf.sharding
+        ),
+        state,
+    )
+    for leaf in jax.tree.leaves(state):
+        leaf.delete()
+    state, notes = saved.restore(shapes)
     if not notes:
         return step, state, None
     as_saved: Any = np.float32

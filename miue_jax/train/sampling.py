@@ -87,7 +87,8 @@ def deal(
       selected: (N,) bool, the examples that may be perturbed; None for all.
 
     Returns:
-      NumPy arrays in the layout of `Shards`.
+      NumPy arrays in the layout of `Shards`. The images are a view of those given
+      where all shards have as many, and a copy otherwise.
 
     Raises:
       ValueError: if there are fewer examples than shards, the images are not 8-bit, or
@@ -123,8 +124,12 @@ def deal(
     source = np.minimum(np.arange(rows * num_shards), size - 1)
     source = source.reshape(rows, num_shards).T
     shard = np.arange(num_shards, dtype=np.int32)
+    if rows * num_shards == size:
+        dealt = np.swapaxes(images.reshape(rows, num_shards, *images.shape[1:]), 0, 1)
+    else:
+        dealt = images[source]
     arrays: dict[str, Any] = {
-        "images": images[source],
+        "images": dealt,
         "labels": labels[source].astype(np.int32),
         "selected": selected[source],
         "count": ((size - 1 - shard) // num_shards + 1).astype(np.int32),
@@ -362,6 +367,30 @@ def store(
       >>> sampling.store(jnp.zeros((1, 5)), batch, batch.fresh, jnp.ones(3)).tolist()
       [[0.0, 0.0, 0.0, 1.0, 1.0]]
     """
+    return store_rows(array, batch.rows, chosen, values)
+
+
+def store_rows(
+    array: jax.Array, rows: jax.Array, chosen: jax.Array, values: jax.Array
+) -> jax.Array:
+    """Writes values to some of the given rows.
+
+    Args:
+      array: (g, n, ...), one row per row of the data.
+      rows: (g, b) int32, as in `Batch`.
+      chosen: (g, b) bool, which of them to write; the others keep their values.
+      values: (g * b, ...) or (g, b, ...), in the order of the rows.
+
+    Returns:
+      The array with these rows replaced.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from miue_jax.train import sampling
+      >>> rows, chosen = jnp.array([[2, 0]]), jnp.array([[True, False]])
+      >>> sampling.store_rows(jnp.zeros((1, 3)), rows, chosen, jnp.ones(2)).tolist()
+      [[0.0, 0.0, 1.0]]
+    """
     values = values.reshape(*chosen.shape, *array.shape[2:])
 
     def write(
@@ -370,7 +399,7 @@ def store(
         keep = keep.reshape(-1, *[1] * (new.ndim - 1))
         return rows.at[index].set(jnp.where(keep, new, rows[index]))
 
-    return jax.vmap(write)(array, batch.rows, chosen, values)
+    return jax.vmap(write)(array, rows, chosen, values)
 
 
 def shard_keys(key: jax.Array, shard: jax.Array, *numbers: ArrayLike) -> jax.Array:

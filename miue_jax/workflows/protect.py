@@ -20,11 +20,13 @@ import numpy as np
 
 from miue_jax import _own, _settings, data, generators
 from miue_jax._checks import as_tuple, check_flag, check_number, check_seeds
+from miue_jax._rows import Rows
 from miue_jax.budget import check_export
 from miue_jax.data import Dataset, DataSource, artifact, npz, public, source
 from miue_jax.generators import GeneratorSpec
 from miue_jax.train import (
     checkpoints,
+    host_memory,
     loop,
     parallel,
     run_directory,
@@ -253,9 +255,6 @@ def run(
             return finished
         _report(config, job)
         delta = _generate(job, workdir, config.checkpoint_every, progress=progress)
-        delta = generators.per_example(
-            job.generator, delta, job.clean.labels, job.selected
-        )
         result = artifact.build(
             job.clean,
             delta,
@@ -279,7 +278,7 @@ def run(
 def _check_delta(finished: artifact.Protected, path: pathlib.Path) -> None:
     """Checks that the float perturbation beside an artifact is still the one of it."""
     try:
-        artifact.check_delta(finished, npz.read_npy(path))
+        artifact.check_delta(finished, npz.rows_of_npy(path))
     except ValueError as error:
         raise ValueError(
             f"{path} is damaged: {error}; remove it to have it made again"
@@ -448,12 +447,16 @@ def _metadata(config: ProtectConfig, job: Job) -> dict[str, Any]:
 
 def _generate(
     job: Job, workdir: pathlib.Path, checkpoint_every: int, *, progress: bool
-) -> np.ndarray:
-    """Runs a generator's steps with checkpoints, metrics and a progress bar."""
+) -> Rows:
+    """Runs a generator's steps with checkpoints, metrics and a progress bar.
+
+    Returns the perturbation in the order of the data set, decoded as it is read.
+    """
     generator, mesh, exact = job.generator, job.mesh, job.device_invariant
     key = parallel.run_key(job.identity["seed"], "generator", mesh)
     placed = parallel.place(job.shards, mesh, parallel.DATA_SPEC)
     state = loop.start(generator.init, mesh, device_invariant=exact)(key, placed)
+    host_memory.give_back()
     advance = loop.advance(generator.step, mesh, device_invariant=exact)
     finished = generator.finished
     if exact:
@@ -494,6 +497,7 @@ def _generate(
                     received=received,
                 )
                 if bar.postfix == "compiling":
+                    host_memory.give_back()
                     bar.unpause()  # the time left is that of steps
                 step, totals = mark, None
                 seconds = time.perf_counter() - began
@@ -508,4 +512,8 @@ def _generate(
                 bar.update(step - bar.n)
         if exact:  # on one device, whatever a generator computes there
             state = parallel.to_host(state)
-        return np.asarray(parallel.to_host(generator.perturbation(state)), np.float32)
+        stored = generator.stored or generator.perturbation
+        stored = parallel.to_host(stored(state))
+    return generators.rows_per_example(
+        generator, stored, job.clean.labels, job.selected
+    )

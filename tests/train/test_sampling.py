@@ -39,6 +39,16 @@ def test_a_pass_meets_every_example_and_a_batch_none_twice(size, num_shards, bat
     assert set(seen) == set(range(size))
 
 
+@pytest.mark.parametrize(("size", "shared"), [(12, True), (13, False)])
+def test_images_are_dealt_without_a_copy_if_all_shards_have_as_many(size, shared):
+    images = np.random.default_rng(0).integers(0, 256, (size, 2, 2, 1), np.uint8)
+    dealt = sampling.deal(images, np.arange(size), 4)
+    assert np.shares_memory(dealt.images, images) == shared
+    for shard in range(4):
+        own = images[shard::4]
+        np.testing.assert_array_equal(dealt.images[shard, : len(own)], own)
+
+
 def test_order_depends_on_the_shard_and_not_on_its_neighbors():
     dealt = _deal(24, 4)
     key = jax.random.key(3)

@@ -1,0 +1,205 @@
+"""Peak memory of `miue protect` on data of two sizes, beside another checkout.
+
+    python experiments/memory.py --base ../before --json results/memory_cpu.json
+
+RESULT
+
+Makes random images with ten balanced classes, 50,000 of 32x32 pixels and 5,000 of
+128x128 (an ``.npz`` file each), and protects them in one pass by `mi_ue/interleaved`
+with a small surrogate, each time in a process of its own. The peak is the largest
+resident set of the whole process (``ru_maxrss``), on a CPU that of the device's arrays
+included. Two parts of it are no matter of the data: what importing the library takes,
+and what the same command takes on 256 images of that size (the compiler, above all).
+"less_import" and "less_empty_run" are the peaks without them; the compiler of a process
+begins without a cache of programs. Ratios are to the peak of the other checkout, of
+which the same commands are run, with float32.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from miue_jax import _command_line
+from miue_jax._checks import check_number, check_text
+from miue_jax.data import atomic, public
+
+PROG = "memory.py"
+
+# Images, pixels of a side, images in a batch.
+_DATA = {"50,000 of 32x32": (50_000, 32, 128), "5,000 of 128x128": (5_000, 128, 32)}
+_FEW = 256
+_HERE = pathlib.Path(__file__).resolve().parents[1]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """Measures the peak memory of protecting data sets.
+
+    Attributes:
+      base: another checkout of the repository to compare with; None for none.
+      model: the surrogate.
+      width: its width; None for its own.
+      storages: of the perturbations in this checkout.
+      share: of the images, in (0, 1], for a quick look.
+      json: file for the results.
+    """
+
+    base: pathlib.Path | None = None
+    model: str = "resnet10"
+    width: int | None = 2
+    storages: tuple[str, ...] = ("float32", "bfloat16", "int8")
+    share: float = 1.0
+    json: pathlib.Path | None = None
+
+    def __post_init__(self) -> None:
+        check_text("model", self.model)
+        check_number("share", self.share, "in (0, 1]")
+        if self.base is not None and not (self.base / "miue_jax").is_dir():
+            raise ValueError(f"base is {self.base}: there is no folder miue_jax in it")
+
+
+def run(options: Options) -> dict[str, Any]:
+    """Measures what the options ask for.
+
+    Args:
+      options: the options.
+
+    Returns:
+      The settings, the machine, and by data set and build the peaks in megabytes.
+    """
+    builds = {name: (_HERE, name) for name in options.storages}
+    if options.base is not None:
+        builds = {"base": (options.base.resolve(), None), **builds}
+    results: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, (size, side, batch_size) in _DATA.items():
+            files = [
+                _images(pathlib.Path(folder, f"{count}.npz"), count, side)
+                for count in (int(size * options.share), _FEW)
+            ]
+            command = [
+                *("--generator", "mi_ue/interleaved", "--generator.epochs", "1"),
+                *("--generator.batch-size", str(batch_size)),
+                *("--generator.model", options.model, "--quiet"),
+            ]
+            if options.width is not None:
+                command += ["--generator.width", str(options.width)]
+            results[name] = _compare(builds, files, command)
+            for file in files:
+                file.unlink()
+    return {
+        "settings": {
+            k: v for k, v in dataclasses.asdict(options).items() if k not in _PLACES
+        },
+        "hardware": _hardware(),
+        "results": results,
+    }
+
+
+_PLACES = ("base", "json")
+
+
+def _images(path: pathlib.Path, count: int, side: int) -> pathlib.Path:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (count, side, side, 3), np.uint8)
+    np.savez(path, images=images, labels=np.arange(count) % 10)
+    return path
+
+
+def _compare(
+    builds: Mapping[str, tuple[pathlib.Path, str | None]],
+    files: list[pathlib.Path],
+    command: list[str],
+) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, (root, storage) in builds.items():
+        options = [*command, *(["--generator.storage", storage] if storage else [])]
+        imported = _peak(root, ["-c", "import miue_jax.workflows.protect"])
+        whole, empty = (
+            _peak(root, ["-m", "miue_jax", "protect", str(file), *options])
+            for file in files
+        )
+        peaks = {
+            "peak": whole,
+            "less_import": whole - imported,
+            "less_empty_run": whole - empty,
+        }
+        found[name] = {k: round(v, 1) for k, v in peaks.items()}
+        if "base" in found:
+            base = found["base"]
+            found[name]["ratio"] = {k: round(peaks[k] / base[k], 3) for k in peaks}
+    return found
+
+
+def _peak(root: pathlib.Path, arguments: list[str]) -> float:
+    """The largest resident set of a Python process, in megabytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        if "protect" in arguments:
+            arguments = [*arguments, "--workdir", f"{folder}/run"]
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(root),
+            "JAX_COMPILATION_CACHE_DIR": f"{folder}/cache",
+        }
+        process = subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        assert process.stderr is not None
+        errors = process.stderr.read()
+        _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise ValueError(f"a command failed: {errors.decode().strip()[-200:]}")
+    # Kilobytes, on macOS bytes.
+    return usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3) * 1.024
+
+
+def _hardware() -> dict[str, Any]:
+    info = pathlib.Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if "model name" in line]
+    return {
+        "processor": names[0] if names else platform.machine(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+    }
+
+
+def main() -> None:
+    """Measures, prints and writes what the options ask for."""
+    options = _command_line.parse(Options, sys.argv[1:], prog=PROG)
+    path = options.json
+    # Before minutes of measuring, not after.
+    if path is not None and not path.parent.is_dir():
+        raise ValueError(f"{path}: there is no folder {path.parent}")
+    measured = run(options)
+    measured["command"] = public.command(
+        ["python", f"experiments/{PROG}", *sys.argv[1:]]
+    )
+    for name, builds in measured["results"].items():
+        for build, peaks in builds.items():
+            ratio = peaks.get("ratio", {}).get("peak")
+            print(
+                f"{name}, {build}: {peaks['peak']:.0f} MB, less an empty run "
+                f"{peaks['less_empty_run']:.0f} MB"
+                + (f" ({ratio:.2f} of base)" if ratio else "")
+            )
+    if path is not None:
+        with atomic.write_file(path) as file:
+            file.write(json.dumps(measured, indent=2).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    sys.exit(_command_line.run(main, PROG))
