@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from miue_jax import _command_line
-from miue_jax._checks import check_number, check_text
+from miue_jax._checks import check_number, check_text, one_line
 from miue_jax.data import atomic, public
 
 PROG = "memory.py"
@@ -93,7 +93,7 @@ def run(options: Options) -> dict[str, Any]:
             ]
             if options.width is not None:
                 command += ["--generator.width", str(options.width)]
-            results[name] = _compare(builds, files, command)
+            results[name] = _compare(name, builds, files, command)
             for file in files:
                 file.unlink()
     return {
@@ -116,6 +116,7 @@ def _images(path: pathlib.Path, count: int, side: int) -> pathlib.Path:
 
 
 def _compare(
+    data: str,
     builds: Mapping[str, tuple[pathlib.Path, str | None]],
     files: list[pathlib.Path],
     command: list[str],
@@ -137,6 +138,8 @@ def _compare(
         if "base" in found:
             base = found["base"]
             found[name]["ratio"] = {k: round(peaks[k] / base[k], 3) for k in peaks}
+        # At once: a whole run takes minutes.
+        print(f"{data}, {name}: {json.dumps(found[name])}", flush=True)
     return found
 
 
@@ -161,7 +164,7 @@ def _peak(root: pathlib.Path, arguments: list[str]) -> float:
         errors = process.stderr.read()
         _, status, usage = os.wait4(process.pid, 0)
     if status:
-        raise ValueError(f"a command failed: {errors.decode().strip()[-200:]}")
+        raise ValueError(f"a command failed: {one_line(errors.decode()[-200:])}")
     # Kilobytes, on macOS bytes.
     return usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3) * 1.024
 
@@ -188,14 +191,6 @@ def main() -> None:
     measured["command"] = public.command(
         ["python", f"experiments/{PROG}", *sys.argv[1:]]
     )
-    for name, builds in measured["results"].items():
-        for build, peaks in builds.items():
-            ratio = peaks.get("ratio", {}).get("peak")
-            print(
-                f"{name}, {build}: {peaks['peak']:.0f} MB, less an empty run "
-                f"{peaks['less_empty_run']:.0f} MB"
-                + (f" ({ratio:.2f} of base)" if ratio else "")
-            )
     if path is not None:
         with atomic.write_file(path) as file:
             file.write(json.dumps(measured, indent=2).encode() + b"\n")

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-# Values in a block of images: bounds temporaries to some 50 MB.
-_BLOCK = 1 << 21
+# Values in a block of images: bounds temporaries to some 10 MB.
+_BLOCK = 1 << 19
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from miue_jax import budget
+from miue_jax import _rows, budget
 from miue_jax.budget import PerturbationAudit, audit, quantize
 
 SHAPE = (3, 4, 4, 3)
@@ -44,7 +44,7 @@ def test_audit_equals_plain_computation(seed, radius, block):
     protected = np.clip(clean + change, 0, 255).astype(np.uint8)
     change = np.abs(protected.astype(float) - clean)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(budget, "_BLOCK", block)
+        patch.setattr(_rows, "_BLOCK", block)
         result = audit(clean, protected)
     want = PerturbationAudit(
         max_change=change.max(),
@@ -148,7 +148,7 @@ def test_check_within_measures_large_images_of_narrow_types():
 
 @pytest.mark.parametrize("function", [audit, quantize])
 def test_memory_is_bounded_by_blocks(function, monkeypatch):
-    monkeypatch.setattr(budget, "_BLOCK", 1 << 14)
+    monkeypatch.setattr(_rows, "_BLOCK", 1 << 14)
     images = np.zeros((500, 32, 32, 3), np.uint8)
     other = images + 3
     call = functools.partial(audit, images, other)

@@ -30,6 +30,7 @@ MODULES = (
     "miue_jax.detection",
     "miue_jax.features",
     "miue_jax.generators",
+    "miue_jax.generators.perturbation_store",
     "miue_jax.image.affine",
     "miue_jax.image.augment",
     "miue_jax.image.blur",
