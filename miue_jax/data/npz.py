@@ -61,13 +61,15 @@ def write(file: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
             info = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
             info.create_system = 3
             with archive.open(info, "w", force_zip64=True) as stream:
-                np.lib.format.write_array(
-                    stream, np.asarray(array, order="C"), allow_pickle=False
-                )
+                array = np.asarray(array, order="C")
+                if array.dtype == np.uint8 and array.ndim:
+                    write_npy(stream, array, "|u1")
+                else:
+                    np.lib.format.write_array(stream, array, allow_pickle=False)
     file.flush()
 
 
-def write_npy(file: BinaryIO, array: np.ndarray | Rows, dtype: str) -> None:
+def write_npy(file: IO[bytes], array: np.ndarray | Rows, dtype: str) -> None:
     """Writes an array as `numpy.save` does, block by block.
 
     Args:
