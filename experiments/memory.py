@@ -2,9 +2,10 @@
 
     python experiments/memory.py --base ../before --json results/memory_cpu.json
 
-The result on one core of an Intel Xeon is results/memory_cpu.json, with a linear surrogate
-and int8: 0.42 of the memory before for 50,000 images of 32x32 (0.22 without what an
-empty run takes), 0.37 for 5,000 of 128x128. It takes about ten minutes of a core.
+The result on one core of an Intel Xeon is results/memory_cpu.json, with a linear
+surrogate and int8: 0.42 of the memory before for 50,000 images of 32x32 (0.22 without
+what an empty run takes), 0.37 for 5,000 of 128x128. It takes about ten minutes of a
+core.
 
 Makes random images with ten balanced classes, 50,000 of 32x32 pixels and 5,000 of
 128x128 (an ``.npz`` file each), and protects them in one pass by `mi_ue/interleaved`
