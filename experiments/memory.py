@@ -164,9 +164,11 @@ def _peak(root: pathlib.Path, arguments: list[str]) -> float:
             stderr=subprocess.PIPE,
         )
         assert process.stderr is not None
-        errors = process.stderr.read()
+        with process.stderr as pipe:
+            errors = pipe.read()
         _, status, usage = os.wait4(process.pid, 0)
-    if status:
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
         raise ValueError(f"a command failed: {one_line(errors.decode()[-200:])}")
     # Kilobytes, on macOS bytes.
     return usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3) * 1.024
