@@ -286,7 +286,7 @@ def put(file: str | os.PathLike[str], address: Address) -> None:
         stays as it was.
     """
     try:
-        _call(address, "put_file", os.fspath(file), address.key, timeout=None)
+        _call(address, "put_file", os.fspath(file), address.key, large=True)
     except FileNotFoundError as error:
         raise _no_bucket(address) from error
 
@@ -302,7 +302,7 @@ def fetch(address: Address, file: pathlib.Path) -> None:
       OSError: naming the address, if it cannot be read.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    _call(address, "get_file", address.key, os.fspath(file), timeout=None)
+    _call(address, "get_file", address.key, os.fspath(file), large=True)
 
 
 @contextlib.contextmanager
@@ -391,15 +391,12 @@ def put_folder(folder: pathlib.Path, address: Address) -> None:
 
 
 def _call(
-    address: Address,
-    method: str,
-    *args: Any,
-    timeout: float | None = _SECONDS_TO_ANSWER,
-    **options: Any,
+    address: Address, method: str, *args: Any, large: bool = False, **options: Any
 ) -> Any:
     """Calls a method of the file system; what it raises becomes one line."""
     from fsspec import asyn
 
+    timeout = None if large else _SECONDS_TO_ANSWER
     try:
         files = _file_system(address.scheme)
         call = getattr(files, f"_{method}")
