@@ -1,6 +1,7 @@
 """Environment of the whole suite: set before JAX touches a device."""
 
 import gc
+import logging
 import os
 import pathlib
 import socket
@@ -63,6 +64,7 @@ def s3_server():
     """An emulator of S3 in this process; yields its variables."""
     pytest.importorskip("s3fs")
     server = pytest.importorskip("moto.server", reason="needs moto[s3] and flask-cors")
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     running = server.ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     running.start()
     host, port = running.get_host_and_port()

@@ -106,11 +106,7 @@ class Address:
 
     def exists(self) -> bool:
         """Whether there is an object, or one that begins with the address."""
-        try:
-            _call(self, "info", self.key)
-        except FileNotFoundError:
-            return False
-        return True
+        return bool(listing(self))
 
     def is_dir(self) -> bool:
         """Whether there are objects that begin with the address and a slash."""

@@ -33,7 +33,9 @@ _DIGESTS = "sha256.json"
 _GROWING = ".jsonl"
 
 # What is for one machine or one moment.
-_PASSING = re.compile(r"\..*|.*/\.[^/]+\.tmp|.*\.orbax-checkpoint-tmp.*")
+_PASSING = re.compile(
+    r"\..*|(.*/)?(\.lock|\.config\.lock)(/.*)?|.*/\.[^/]+\.tmp|.*\.orbax-checkpoint-tmp.*"
+)
 
 
 @dataclasses.dataclass

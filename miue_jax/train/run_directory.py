@@ -69,6 +69,11 @@ class Run(NamedTuple):
       fetch: (folder) -> None: brings there what a bucket holds of a folder of it.
       keep: () -> None: puts what has changed into the bucket, as a run does whenever it
         has saved.
+
+    Example:
+      >>> import pathlib
+      >>> from miue_jax.train.run_directory import Run
+      >>> Run(pathlib.Path("run")).keep()
     """
 
     path: pathlib.Path
@@ -217,6 +222,13 @@ def claiming(workdir: Place) -> Iterator[None]:
 
     Yields:
       Nothing.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> from miue_jax.train import run_directory
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     with run_directory.claiming(pathlib.Path(folder)):
+      ...         pass
     """
     if not isinstance(workdir, Address):
         with (workdir / _CLAIM_LOCK).open("w") as lock:
@@ -237,6 +249,15 @@ def is_locked(workdir: Place) -> bool:
 
     Args:
       workdir: the directory.
+
+    Returns:
+      Whether its lock is held.
+
+    Example:
+      >>> import pathlib
+      >>> from miue_jax.train import run_directory
+      >>> run_directory.is_locked(pathlib.Path("no-such-directory"))
+      False
     """
     if isinstance(workdir, Address):
         return lease.holder(workdir / mirror.LOCK) is not None
