@@ -182,11 +182,14 @@ def check_not_read(
       >>> from miue_jax.data import atomic
       >>> atomic.check_not_read("protected.npz", ["shapes"])
     """
+    where = bucket.place(path)
     for given in inputs:
-        if str(given) == str(path) and bucket.is_address(path):
-            break
+        if isinstance(where, Address):
+            if str(given) == str(where):
+                break
+            continue
         with contextlib.suppress(OSError, TypeError, ValueError):
-            if os.path.samefile(path, given):
+            if os.path.samefile(where, given):
                 break
     else:
         return

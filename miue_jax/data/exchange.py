@@ -211,7 +211,7 @@ def export_delta_nchw(path: str | os.PathLike[str], delta: ArrayLike) -> None:
       ...     np.load(f"{folder}/d.npy").shape
       (2, 3, 8, 9)
     """
-    path, delta = bucket.place(path), np.asarray(delta)
+    delta = np.asarray(delta)
     check_delta_file(path)
     if (
         delta.ndim != 4
