@@ -231,11 +231,12 @@ def listing(address: Address) -> dict[str, Entry]:
         found = _call(address, "find", address.key, detail=True)
     except FileNotFoundError as error:
         raise _no_bucket(address) from error
-    # Some clients make empty objects that end with a slash, and show them as folders.
+    # Some clients make empty objects that end with a slash, to show folders, and s3fs
+    # finds a folder where the first object is written while it looks.
     return {
         name[len(address.key) + 1 :]: _entry(entry)
         for name, entry in sorted(found.items())
-        if not name.endswith("/")
+        if entry["type"] == "file" and not name.endswith("/")
     }
 
 
