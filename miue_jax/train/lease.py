@@ -157,13 +157,7 @@ def _take(folder: Address) -> Lease:
     if last["owner"] is not None:
         # By the clock of the bucket; its times may be whole seconds.
         left = last["seconds"] + 1 - (_clock(folder) - written)
-        deadline = time.monotonic() + left
-        if left > 0:
-            _LOGGER.info(
-                "waiting for the lock of %s: %s holds it, for %.0f seconds at most "
-                "unless it renews it",
-                *(folder.parent, last["owner"], left),
-            )
+        deadline, said = time.monotonic() + left, False
         while time.monotonic() < deadline:
             time.sleep(min(_SECONDS_TO_WAIT, last["seconds"] / _RENEWALS))
             before = number
@@ -172,6 +166,13 @@ def _take(folder: Address) -> Lease:
                 break
             if number != before:
                 raise _held(folder, last)
+            if not said:
+                _LOGGER.info(
+                    "waiting for the lock of %s: %s holds it, for %.0f seconds at most "
+                    "unless it renews it",
+                    *(folder.parent, last["owner"], left),
+                )
+                said = True
     now = time.monotonic()
     if not _append(folder, number, owner, SECONDS):
         raise _held(folder, _last(folder)[1])
@@ -205,7 +206,7 @@ def _append(folder: Address, number: int, owner: str | None, seconds: float) -> 
     if not bucket.create(own, json.dumps(said).encode()):
         return False
     numbers = [name for name in bucket.listing(folder) if name.isdecimal()]
-    if max(map(int, numbers)) > number + 1:
+    if max(map(int, numbers), default=0) != number + 1:
         # Late: others have gone on, and removed the numbers in between.
         own.unlink(missing_ok=True)
         return False

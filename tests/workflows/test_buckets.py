@@ -24,6 +24,11 @@ from miue_jax.workflows.sweep.plan import Sweep
 
 ROOT = pathlib.Path(__file__).parents[2]
 
+# On both services where the slow tests run, too.
+mostly_s3 = pytest.mark.parametrize(
+    "remote", ["s3", pytest.param("gs", marks=pytest.mark.slow)], indirect=True
+)
+
 TINY = victims.preset("quick", model="linear", epochs=2, batch_size=8)
 
 
@@ -99,6 +104,7 @@ def test_runs_are_those_of_a_local_directory(
     assert "purified.npz" not in held(remote / "victims")
 
 
+@mostly_s3
 def test_whatever_write_fails_the_next_run_ends_with_the_same_bytes(
     remote, data, tmp_path, one_device, monkeypatch
 ):
@@ -143,6 +149,7 @@ def test_a_run_that_another_process_works_on_is_left_alone(
     assert held(remote) == {}
 
 
+@mostly_s3
 def test_a_run_that_lost_its_lock_writes_no_more(remote, data, one_device, monkeypatch):
     build = artifact.build
 
@@ -158,6 +165,7 @@ def test_a_run_that_lost_its_lock_writes_no_more(remote, data, one_device, monke
     assert "protected.npz" not in held(remote)
 
 
+@mostly_s3
 def test_other_settings_are_refused(remote, data, one_device):
     protect.run(protecting(data), remote, progress=False)
     before = held(remote)
@@ -170,6 +178,7 @@ def test_other_settings_are_refused(remote, data, one_device):
         protect.run(protecting(data), remote.parent, progress=False)
 
 
+@mostly_s3
 def test_a_run_that_fails_at_once_leaves_nothing(
     remote, data, one_device, monkeypatch, empty_disk
 ):
@@ -182,6 +191,7 @@ def test_a_run_that_fails_at_once_leaves_nothing(
     assert bucket.listing(remote) == {}
 
 
+@mostly_s3
 def test_a_message_names_the_address(remote, data, one_device):
     protect.run(protecting(data), remote, progress=False)
     with bucket.local(remote) as copy:
@@ -201,6 +211,7 @@ def sweep(data, one_device):
     )
 
 
+@mostly_s3
 def test_a_sweep_is_that_of_a_local_directory(remote, sweep, tmp_path, empty_disk):
     results = run.run(sweep, tmp_path / "local", progress=False)
     names = [task.name for task in tasks.tasks(sweep)]
@@ -221,6 +232,7 @@ def test_a_sweep_is_that_of_a_local_directory(remote, sweep, tmp_path, empty_dis
     assert table == (tmp_path / "local" / "table.md").read_text()
 
 
+@mostly_s3
 def test_two_sweeps_of_different_settings_in_one_place(remote, sweep, data):
     tasks.run_task(sweep, remote, "noise")
     before = held(remote)
@@ -234,6 +246,7 @@ def test_two_sweeps_of_different_settings_in_one_place(remote, sweep, data):
     assert held(remote) == before
 
 
+@mostly_s3
 def test_two_processes_share_a_sweep(remote, sweep, data, monkeypatch):
     """The cell of the other process is waited for, not run again."""
     cell = plan.cells(sweep)[0]
