@@ -124,6 +124,12 @@ def open_directory(
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{key} is {value}; it must be finite")
     if isinstance(workdir, Address):
+        if jax.process_count() > 1:
+            raise ValueError(
+                f"{workdir}: a bucket is for runs of one process, and this run has "
+                f"{jax.process_count()}; choose a --workdir on a file system that they "
+                "share"
+            )
         opened = _open_shared if shared else _open_copy
         with opened(workdir, config, resume=resume) as run:
             yield run
@@ -177,12 +183,6 @@ def _open_copy(
     address: Address, config: dict[str, Any], *, resume: bool
 ) -> Iterator[Run]:
     """Opens a local copy of a run directory in a bucket."""
-    if jax.process_count() > 1:
-        raise ValueError(
-            f"{address}: a bucket is for runs of one process, and this run has "
-            f"{jax.process_count()}; choose a --workdir on a file system that they "
-            "share"
-        )
     _check_claim(address, config, resume=resume)
     try:
         with mirror.open_mirror(address) as copy:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from miue_jax.data.bucket import Place
+from miue_jax.data.bucket import Address, Place
 from miue_jax.train import parallel, run_directory
 from miue_jax.workflows.protect import directory_of
 from miue_jax.workflows.sweep import launch, plan, records, tasks
@@ -125,13 +125,15 @@ def run(
                     continue
                 if records.failure(sweep, workdir, cell) is not None:
                     continue
-                # Others are passed by before anything is read for them.
-                if run_directory.is_locked(cell.folder(workdir)):
+                # Whoever wants a lock in a bucket waits for its holder to renew it.
+                # Elsewhere, all processes of a run must take the same way.
+                folder = cell.folder(workdir)
+                if isinstance(folder, Address) and run_directory.is_locked(folder):
                     busy.append(cell)
                     continue
                 try:
                     if cell not in logged:
-                        _LOGGER.info("cell: %s", cell.folder(workdir).name)
+                        _LOGGER.info("cell: %s", folder.name)
                         logged.add(cell)
                     _run_cell(
                         *(sweep, workdir, cell),
