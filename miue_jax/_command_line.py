@@ -388,7 +388,8 @@ def _logged(prog: str) -> Iterator[None]:
     logger = logging.getLogger("miue_jax")
     # Orbax reports every directory that it makes.
     logging.getLogger("absl").setLevel(logging.WARNING)
-    # JAX logs the traceback of what it raises, too.
+    # JAX logs the traceback of what it raises, too, and gcsfs that of what it tries.
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
     logging.getLogger("jax._src.callback").setLevel(logging.CRITICAL)
     propagate, logger.propagate = logger.propagate, False
     level = logger.level

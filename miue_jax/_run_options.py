@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -51,10 +50,13 @@ class Run:
     quiet: bool = False
 
 
-def directory_of(workdir: str) -> pathlib.Path:
+def directory_of(workdir: str) -> Any:
+    """A path, or an address in a bucket."""
+    from miue_jax.data import bucket
+
     if not workdir:
         raise ValueError("--workdir is missing: name a directory for the run")
-    return pathlib.Path(workdir)
+    return bucket.place(workdir)
 
 
 def source_of(name: str, options: Data, missing: str = "DATA") -> Any:

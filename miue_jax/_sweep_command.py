@@ -229,16 +229,17 @@ def _split(arguments: Sequence[str]) -> tuple[str, list[str]]:
 
 def _base(name: str, arguments: Sequence[str]) -> tuple[Any, _Settings]:
     """The sweep of a file or of the directory, and the options that would make it."""
+    from miue_jax.data import bucket
     from miue_jax.workflows.sweep import records
     from miue_jax.workflows.sweep.plan import Sweep, test_split
 
     file, workdir = (option(arguments, x, None) for x in ("--config", "--workdir"))
     if file is not None:
         base = from_file(file, functools.partial(as_kind, Sweep))
-    elif name and workdir and (pathlib.Path(workdir) / records.SETTINGS).is_file():
+    elif name and workdir and (bucket.place(workdir) / records.SETTINGS).exists():
         if "" not in sys.path:
             sys.path.append("")  # its settings may name parts of the user's own
-        base = records.read_settings(pathlib.Path(workdir))
+        base = records.read_settings(bucket.place(workdir))
     else:
         return None, _Settings()
     data, test = options_of(base.data, TRAIN), options_of(base.test, TRAIN)
@@ -283,9 +284,10 @@ def _chosen(base: Any, axis: str, names: Sequence[str]) -> Any:
 
 
 def _all(sweep: Any, given: SweepOptions) -> None:
+    from miue_jax.data import bucket
     from miue_jax.workflows.sweep import launch, run
 
-    workdir = pathlib.Path(given.workdir)
+    workdir = bucket.place(given.workdir)
     options = {"resume": given.resume, "progress": not given.quiet}
     launcher = _launcher(given)
     if launcher is None:
@@ -358,23 +360,25 @@ def _plan(sweep: Any, given: _PlanOptions) -> None:
 
 
 def _run(sweep: Any, given: _RunOptions) -> int:
+    from miue_jax.data import bucket
     from miue_jax.workflows.sweep import tasks
 
     if not given.cell:
         raise ValueError("--cell is missing: name one that `miue sweep plan` prints")
     tasks.find(sweep, given.cell)
     start()
-    workdir = pathlib.Path(given.workdir)
+    workdir = bucket.place(given.workdir)
     why = tasks.run_task(sweep, workdir, given.cell, progress=not given.quiet)
     report(f"{given.cell}: {'done' if why is None else f'failed: {why}'}")
     return int(why is not None)
 
 
 def _status(sweep: Any, given: _StatusOptions) -> None:
+    from miue_jax.data import bucket
     from miue_jax.workflows.sweep import status
 
     _checks.check_number("every", given.every, "> 0")
-    workdir, before = pathlib.Path(given.workdir), None
+    workdir, before = bucket.place(given.workdir), None
     if not workdir.is_dir():
         raise ValueError(f"{workdir}: no such directory")
     while True:
@@ -394,10 +398,11 @@ def _status(sweep: Any, given: _StatusOptions) -> None:
 
 
 def _table(sweep: Any, given: _TableOptions) -> None:
+    from miue_jax.data import bucket
     from miue_jax.workflows.sweep import plan, records, table
     from miue_jax.workflows.sweep import report as reports
 
-    workdir, cells = pathlib.Path(given.workdir), plan.cells(sweep)
+    workdir, cells = bucket.place(given.workdir), plan.cells(sweep)
     records.check_protected(sweep, workdir, [cell.generator for cell in cells])
     results = reports.report(sweep, workdir, cells, {})
     if not results["done"]:
@@ -458,6 +463,7 @@ _ACTIONS = {
 
 def _work(arguments: Sequence[str]) -> None:
     """One of the processes of the launcher local."""
+    from miue_jax.data import bucket
     from miue_jax.train import run_directory
     from miue_jax.workflows.sweep import run
     from miue_jax.workflows.sweep.launchers import local
@@ -467,7 +473,7 @@ def _work(arguments: Sequence[str]) -> None:
     local.end_with(int(parent))
     start(alone=True)
     sweep = Sweep(**run_directory.read_json(pathlib.Path(settings)))
-    run.run(sweep, pathlib.Path(workdir))
+    run.run(sweep, bucket.place(workdir))
 
 
 def _check(arguments: Sequence[str]) -> None:

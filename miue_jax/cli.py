@@ -226,11 +226,13 @@ def _names_folders(arguments: Sequence[str]) -> bool:
 
 
 def _protect_folder(arguments: Sequence[str], name: str = "protect-folder") -> None:
+    from miue_jax.data import bucket
     from miue_jax.workflows.folder import run
 
     given = parse(_ProtectFolder, arguments, prog=f"{PROG} {name}")
     names = [field.name for field in dataclasses.fields(run.FolderConfig)]
     config = run.FolderConfig(**{name: getattr(given, name) for name in names})
+    bucket.refuse(IN=given.source, OUT=given.output, workdir=given.workdir)
     if not given.source:
         raise ValueError("IN is empty: name a folder of pictures")
     if not given.output:
@@ -272,12 +274,13 @@ class _FitProtector:
 
 
 def _fit_protector(arguments: Sequence[str]) -> None:
-    from miue_jax.data import atomic
+    from miue_jax.data import atomic, bucket
     from miue_jax.protector import FitConfig
     from miue_jax.workflows.folder import fit_protector
 
     kind = _with_fields(_FitProtector, fit=FitConfig())
     given: Any = parse(kind, arguments, prog=f"{PROG} fit-protector")
+    bucket.refuse(DATA=given.data, output=given.output)
     atomic.check_new_file(given.output)
     atomic.check_not_read(given.output, (given.data,))
     start(alone=True)
@@ -501,7 +504,7 @@ class _Detect:
 
 
 def _detect(arguments: Sequence[str]) -> None:
-    from miue_jax.data import atomic
+    from miue_jax.data import atomic, bucket
     from miue_jax.train import run_directory
     from miue_jax.workflows import detect
 
@@ -523,7 +526,7 @@ def _detect(arguments: Sequence[str]) -> None:
     source = source_of(given.data, given.data_options)
     results = detect.detect(given.protected, source, config)
     if given.json is not None:
-        run_directory.write_json(pathlib.Path(given.json), results)
+        run_directory.write_json(bucket.place(given.json), results)
     # Without a file, this is all that there is of them.
     (print if given.json is None else report)(detect.describe(results))
 
@@ -588,10 +591,11 @@ class _Import:
 
 def _import(arguments: Sequence[str]) -> None:
     from miue_jax.budget import Budget
-    from miue_jax.data import artifact
+    from miue_jax.data import artifact, bucket
     from miue_jax.workflows.import_perturbation import import_perturbation
 
     given = parse(_Import, arguments, prog=f"{PROG} import")
+    bucket.refuse(PERTURBATION=given.perturbation, output=given.output)
     radius: float | None = given.radius
     if given.norm == "unbounded":
         radius = None
@@ -622,10 +626,11 @@ class _Table:
 
 
 def _table(arguments: Sequence[str]) -> int:
-    from miue_jax.data import atomic
+    from miue_jax.data import atomic, bucket
     from miue_jax.workflows.table import table
 
     given = parse(_Table, arguments, prog=f"{PROG} table")
+    bucket.refuse(PATH=given.path)
     text, path = table(given.path), pathlib.Path(given.path)
     if path.is_dir() or path.suffix == ".json":
         print(text)
@@ -651,9 +656,11 @@ class _Demo:
 
 
 def _demo(arguments: Sequence[str]) -> None:
+    from miue_jax.data import bucket
     from miue_jax.workflows.demo import demo
 
     given = parse(_Demo, arguments, prog=f"{PROG} demo")
+    bucket.refuse(workdir=given.workdir)
     start()
     demo(
         directory_of(given.workdir),

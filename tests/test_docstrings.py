@@ -23,6 +23,7 @@ MODULES = (
     "miue_jax.budget",
     "miue_jax.data",
     "miue_jax.data.artifact",
+    "miue_jax.data.bucket",
     "miue_jax.data.color_profile",
     "miue_jax.data.exchange",
     "miue_jax.data.picture_kinds",

@@ -5,7 +5,15 @@ import os
 import pathlib
 
 from miue_jax._checks import check_choice, check_number, shown, unknown
-from miue_jax.data import arrays, cifar_archive, folder, shapes, tfds, user_defined
+from miue_jax.data import (
+    arrays,
+    bucket,
+    cifar_archive,
+    folder,
+    shapes,
+    tfds,
+    user_defined,
+)
 from miue_jax.data.dataset import (
     Dataset,
     class_indices,
@@ -117,9 +125,10 @@ def load(
     It is one of these, in order of precedence:
 
     - "shapes", ten classes of procedural images that need no download;
-    - an existing path: an image folder with one folder per class, perhaps below
-      ``train`` and ``test`` (or ``val``); a ``.npz`` file of arrays; a protected data
-      set; or an original CIFAR binary archive;
+    - an existing path, or an address in a bucket (s3://, gs://): an image folder with
+      one folder per class, perhaps below ``train`` and ``test`` (or ``val``); a
+      ``.npz`` file of arrays; a protected data set; or an original CIFAR binary
+      archive;
     - ``module:function``, a function that returns ``(images, labels)``, ``(images,
       labels, class_names)`` or a `Dataset`. It is called with the split if it has a
       parameter ``split``; otherwise it has only the split "train";
@@ -175,6 +184,11 @@ def _load(
     data_dir: str | os.PathLike[str] | None,
 ) -> Dataset:
     name = os.fspath(given)
+    if bucket.is_address(name):
+        with bucket.local(name) as copy:
+            if not copy.exists():
+                raise ValueError(f"{name}: no such file or folder")
+            return _load_path(copy, split)
     path, exists = _look_up(name)
     if name == "shapes":
         # A subset that is larger than the default is generated, not refused.

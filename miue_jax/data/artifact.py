@@ -9,7 +9,7 @@ import os
 import pathlib
 import platform
 from collections.abc import Mapping
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, overload
 
 import jax
 import numpy as np
@@ -19,7 +19,8 @@ from miue_jax import _json
 from miue_jax._checks import shown
 from miue_jax._rows import Rows, as_rows, blocks
 from miue_jax.budget import Budget, audit, check_within, quantize
-from miue_jax.data import atomic, npz, public
+from miue_jax.data import atomic, bucket, npz, public
+from miue_jax.data.bucket import Address, Place
 from miue_jax.data.dataset import Dataset, file_names, fingerprint, validate
 from miue_jax.image import quality, ssim_window
 
@@ -191,11 +192,11 @@ def save(
             delta_path(path).unlink(missing_ok=True)
 
 
-def load(path: str | os.PathLike[str]) -> Protected:
+def load(path: str | os.PathLike[str] | Address) -> Protected:
     """Reads an artifact and checks that it is complete; nothing in it is executed.
 
     Args:
-      path: the ``.npz`` file.
+      path: the ``.npz`` file, also in a bucket.
 
     Returns:
       The protected data set.
@@ -217,7 +218,8 @@ def load(path: str | os.PathLike[str]) -> Protected:
       ...     artifact.load(f"{folder}/protected.npz").metadata["radius"]
       8.0
     """
-    arrays = npz.read(path)
+    with bucket.local(path) as file:
+        arrays = npz.read(file)
     missing = [name for name in _ARRAYS if name not in arrays]
     if missing:
         raise ValueError(
@@ -319,7 +321,8 @@ def is_artifact(path: str | os.PathLike[str]) -> bool:
       >>> artifact.is_artifact("missing.npz")
       False
     """
-    return {"images", "metadata"} <= npz.names(path)
+    with bucket.local(path) as file:
+        return {"images", "metadata"} <= npz.names(file)
 
 
 def check_source(
@@ -394,7 +397,11 @@ def describe(protected: Protected) -> str:
     return text
 
 
-def delta_path(path: str | os.PathLike[str]) -> pathlib.Path:
+@overload
+def delta_path(path: str | os.PathLike[str]) -> pathlib.Path: ...
+@overload
+def delta_path(path: Place) -> Place: ...
+def delta_path(path: str | os.PathLike[str] | Address) -> Place:
     """Returns the path of an artifact's float perturbation, ``<stem>.delta.npy``.
 
     Args:
@@ -408,7 +415,7 @@ def delta_path(path: str | os.PathLike[str]) -> pathlib.Path:
       >>> artifact.delta_path("protected.npz").name
       'protected.delta.npy'
     """
-    return pathlib.Path(path).with_suffix(".delta.npy")
+    return bucket.place(path).with_suffix(".delta.npy")
 
 
 def _write(file: BinaryIO, dataset: Dataset, metadata: dict[str, Any]) -> None:

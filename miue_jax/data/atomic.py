@@ -11,17 +11,21 @@ import uuid
 from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
+from miue_jax.data import bucket
+from miue_jax.data.bucket import Address
+
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 # When a write fails, NumPy does not say why.
 _CUT_SHORT = re.compile(r"\d+ requested and \d+ written")
 
 
 @contextlib.contextmanager
-def write_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def write_file(path: str | os.PathLike[str] | Address) -> Iterator[BinaryIO]:
     """Opens a temporary file that is renamed to `path` on success.
 
     Args:
-      path: the file to create or replace; its parent folder must exist.
+      path: the file to create or replace; its parent folder must exist. Or an address
+        in a bucket.
 
     Yields:
       The binary file to write to.
@@ -41,7 +45,13 @@ def write_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
       ...     os.listdir(folder)
       ['data.bin']
     """
-    path = pathlib.Path(path)
+    path = bucket.place(path)
+    if isinstance(path, Address):
+        with bucket.scratch(path) as copy:
+            with copy.open("wb") as file:
+                yield file
+            bucket.put(copy, path)
+        return
     check_new_file(path)
     temporary = _beside(path)
     try:
@@ -57,11 +67,14 @@ def write_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def write_folder(root: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+def write_folder(
+    root: str | os.PathLike[str] | Address,
+) -> Iterator[pathlib.Path]:
     """Creates a temporary folder that is renamed to `root` on success.
 
     Args:
-      root: the folder to create; it must not exist, or must be empty.
+      root: the folder to create; it must not exist, or must be empty. Or an address in
+        a bucket, where its files appear one after the other.
 
     Yields:
       The temporary folder to fill.
@@ -79,8 +92,14 @@ def write_folder(root: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
       ...     os.listdir(f"{folder}/images")
       ['0.png']
     """
-    root = pathlib.Path(root)
+    root = bucket.place(root)
     check_new_folder(root)
+    if isinstance(root, Address):
+        with bucket.scratch(root) as copy:
+            copy.mkdir()
+            yield copy
+            bucket.put_folder(copy, root)
+        return
     temporary = _beside(root)
     try:
         temporary.mkdir()
@@ -94,7 +113,7 @@ def write_folder(root: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def check_new_folder(root: str | os.PathLike[str]) -> None:
+def check_new_folder(root: str | os.PathLike[str] | Address) -> None:
     """Checks that `write_folder` may create a folder.
 
     Args:
@@ -102,18 +121,23 @@ def check_new_folder(root: str | os.PathLike[str]) -> None:
 
     Raises:
       ValueError: if the parent folder does not exist or `root` is not empty.
+      OSError: if its bucket is missing, refuses or cannot be reached.
 
     Example:
       >>> from miue_jax.data import atomic
       >>> atomic.check_new_folder("a-new-folder")
     """
-    root = pathlib.Path(root)
+    root = bucket.place(root)
+    if isinstance(root, Address):
+        if bucket.listing(root):
+            raise ValueError(f"{root}: exists and is not an empty folder")
+        return
     _check_parent(root)
     if root.exists() and not (root.is_dir() and not any(root.iterdir())):
         raise ValueError(f"{root}: exists and is not an empty folder")
 
 
-def check_new_file(path: str | os.PathLike[str]) -> None:
+def check_new_file(path: str | os.PathLike[str] | Address) -> None:
     """Checks that `write_file` may write a file.
 
     Args:
@@ -122,12 +146,17 @@ def check_new_file(path: str | os.PathLike[str]) -> None:
     Raises:
       ValueError: if the parent folder does not exist, or `path` is a folder, a device
         or a pipe.
+      OSError: if its bucket is missing, refuses or cannot be reached.
 
     Example:
       >>> from miue_jax.data import atomic
       >>> atomic.check_new_file("protected.npz")
     """
-    path = pathlib.Path(path)
+    path = bucket.place(path)
+    if isinstance(path, Address):
+        if bucket.listing(path).keys() - {""}:
+            raise ValueError(f"{path}: is a folder")
+        return
     _check_parent(path)
     if path.is_dir():
         raise ValueError(f"{path}: is a folder")
@@ -136,7 +165,9 @@ def check_new_file(path: str | os.PathLike[str]) -> None:
         raise ValueError(f"{path}: is a device or a pipe, not a file")
 
 
-def check_not_read(path: str | os.PathLike[str], inputs: Iterable[Any]) -> None:
+def check_not_read(
+    path: str | os.PathLike[str] | Address, inputs: Iterable[Any]
+) -> None:
     """Checks that a file to write is none of those that are read to make it.
 
     Args:
@@ -151,16 +182,21 @@ def check_not_read(path: str | os.PathLike[str], inputs: Iterable[Any]) -> None:
       >>> from miue_jax.data import atomic
       >>> atomic.check_not_read("protected.npz", ["shapes"])
     """
+    where = bucket.place(path)
     for given in inputs:
+        if isinstance(where, Address):
+            if str(given) == str(where):
+                break
+            continue
         with contextlib.suppress(OSError, TypeError, ValueError):
-            if os.path.samefile(path, given):
+            if os.path.samefile(where, given):
                 break
     else:
         return
     raise ValueError(f"{path}: is read by this command, and would be overwritten")
 
 
-def check_file(path: str | os.PathLike[str]) -> None:
+def check_file(path: str | os.PathLike[str] | Address) -> None:
     """Checks that what is there under a name can be read: a pipe would never end.
 
     Args:
@@ -173,11 +209,15 @@ def check_file(path: str | os.PathLike[str]) -> None:
       >>> from miue_jax.data import atomic
       >>> atomic.check_file("no_such.json")
     """
+    if isinstance(path, Address):
+        return
     if os.path.exists(path) and not os.path.isfile(path):
         raise ValueError(f"{os.fspath(path)}: is no file")
 
 
-def remove_unfinished(folder: str | os.PathLike[str], *, below: bool = True) -> None:
+def remove_unfinished(
+    folder: str | os.PathLike[str] | Address, *, below: bool = True
+) -> None:
     """Removes what killed writers left in a folder and below it.
 
     A file that is being written is locked, and stays. No other process may be writing a
@@ -196,6 +236,8 @@ def remove_unfinished(folder: str | os.PathLike[str], *, below: bool = True) -> 
       ...     os.listdir(folder)
       []
     """
+    if isinstance(folder, Address):
+        return  # an object appears whole or not at all
     pattern = "**/.*.tmp" if below else ".*.tmp"
     for path in [*pathlib.Path(folder).glob(pattern)]:
         if _TEMPORARY.fullmatch(path.name) is None:

@@ -17,7 +17,7 @@ from PIL import Image
 from miue_jax import _json
 from miue_jax._checks import listed, one_line
 from miue_jax.budget import to_unit
-from miue_jax.data import artifact, atomic, memory, npz, public, torch_file
+from miue_jax.data import artifact, atomic, bucket, memory, npz, public, torch_file
 from miue_jax.data.artifact import Protected
 from miue_jax.data.dataset import Dataset, validate
 
@@ -149,7 +149,9 @@ def _key(name: str) -> str:
     return unicodedata.normalize("NFC", name.casefold())
 
 
-def read_delta(path: str | os.PathLike[str], protected: Protected) -> np.ndarray:
+def read_delta(
+    path: str | os.PathLike[str] | bucket.Address, protected: Protected
+) -> np.ndarray:
     """Reads the float perturbation next to an artifact.
 
     Args:
@@ -175,10 +177,11 @@ def read_delta(path: str | os.PathLike[str], protected: Protected) -> np.ndarray
       ...     exchange.read_delta(f"{folder}/a.npz", protected).shape
       (2, 32, 32, 3)
     """
-    file = artifact.delta_path(path)
-    if not file.is_file():
-        raise ValueError(f"{file} is missing: it holds the float perturbation")
-    delta = npz.read_npy(file)
+    file = artifact.delta_path(bucket.place(path))
+    with bucket.local(file) as copy:
+        if not copy.is_file():
+            raise ValueError(f"{copy} is missing: it holds the float perturbation")
+        delta = npz.read_npy(copy)
     try:
         if delta.dtype != np.float32:
             raise ValueError(f"the perturbation must be float32, got {delta.dtype}")
@@ -208,7 +211,7 @@ def export_delta_nchw(path: str | os.PathLike[str], delta: ArrayLike) -> None:
       ...     np.load(f"{folder}/d.npy").shape
       (2, 3, 8, 9)
     """
-    path, delta = pathlib.Path(path), np.asarray(delta)
+    delta = np.asarray(delta)
     check_delta_file(path)
     if (
         delta.ndim != 4

@@ -6,8 +6,9 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# A path from the root, the home, or up from here; not a part of a name or an address.
-_START = r"(?:~[\w.-]*|\.{1,2}|[A-Za-z]:)?[/\\]"
+# A path from the root, the home, or up from here, or one in a bucket; not a part of a
+# name or another address.
+_START = r"(?:(?:s3|gs):/|~[\w.-]*|\.{1,2}|[A-Za-z]:)?[/\\]"
 _PATH = re.compile(rf"(?<![\w:/\\.~-]){_START}[^\s\"'=,;:()\[\]{{}}]+")
 _WHOLE = re.compile(rf"{_START}.*", re.DOTALL)
 

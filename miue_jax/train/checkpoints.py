@@ -13,7 +13,7 @@ import pathlib
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -48,6 +48,7 @@ class Checkpoints:
         checkpoint was saved is part of it.
       read_only: whether to leave the folder as it is, the remains of interrupted saves
         included; it must exist.
+      keep: called once a checkpoint is on disk, to keep it elsewhere, too.
 
     Attributes:
       directory: the absolute path of the folder.
@@ -78,11 +79,13 @@ class Checkpoints:
         config: Mapping[str, Any] | None = None,
         logs: Sequence[pathlib.Path] = (),
         read_only: bool = False,
+        keep: Callable[[], None] = lambda: None,
     ):
         self.directory = pathlib.Path(directory).absolute()
         self._config = None if config is None else _json.digest(config)
         self._logs = tuple(logs)
         self._read_only = read_only
+        self._keep = keep
         step = -1
         with parallel.together():
             there = self.directory.is_dir()
@@ -136,6 +139,7 @@ class Checkpoints:
         if jax.process_index() == 0:
             for old in self._steps()[_KEPT:]:
                 _remove(self.directory / str(old))
+        self._keep()
 
     def restore(self, like: Any) -> tuple[Any, Any]:
         """Reads the newest state.

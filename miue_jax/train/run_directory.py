@@ -10,17 +10,23 @@ import fcntl
 import json
 import math
 import pathlib
-from collections.abc import Iterable, Iterator
-from typing import Any
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 
 from miue_jax import _json
-from miue_jax.data import atomic
-from miue_jax.train import parallel
+from miue_jax.data import atomic, bucket
+from miue_jax.data.bucket import Address, Place
+from miue_jax.train import lease, mirror, parallel
 
 # The file that is locked, in the directory.
 LOCK = ".lock"
+# Between two tries to claim one.
+_SECONDS_TO_WAIT = 1.0
+# The file that is locked while a shared directory is claimed.
+_CLAIM_LOCK = ".config.lock"
 # The entry of a JSON file that tells whether the others changed.
 _DIGEST = "sha256"
 
@@ -55,14 +61,34 @@ class Diverged(Failed):
     """
 
 
+class Run(NamedTuple):
+    """A run directory that is open.
+
+    Attributes:
+      path: where to work: the directory, or a local copy of one in a bucket.
+      fetch: (folder) -> None: brings there what a bucket holds of a folder of it.
+      keep: () -> None: puts what has changed into the bucket, as a run does whenever it
+        has saved.
+
+    Example:
+      >>> import pathlib
+      >>> from miue_jax.train.run_directory import Run
+      >>> Run(pathlib.Path("run")).keep()
+    """
+
+    path: pathlib.Path
+    fetch: Callable[[pathlib.Path], None] = lambda folder: None
+    keep: Callable[[], None] = lambda: None
+
+
 @contextlib.contextmanager
 def open_directory(
-    workdir: pathlib.Path,
+    workdir: Place,
     config: dict[str, Any],
     *,
     resume: bool,
     shared: bool = False,
-) -> Iterator[None]:
+) -> Iterator[Run]:
     """Claims a run directory for a configuration while the context lasts.
 
     A directory that it created and in which a run fails before it has made anything is
@@ -73,14 +99,16 @@ def open_directory(
       config: everything the results depend on, as JSON.
       resume: whether a run that is in the directory may be resumed.
       shared: whether other processes that share the directory may work in it meanwhile.
+        In a bucket, nothing is brought from it then.
 
     Yields:
-      Nothing.
+      The run.
 
     Raises:
       ValueError: if the directory holds another configuration or something else, or a
-        setting is not finite.
+        setting is not finite; or several processes share a run in a bucket.
       Busy: if another process is working in it.
+      OSError: if its bucket is missing, refuses or cannot be reached.
 
     Example:
       >>> import pathlib, tempfile
@@ -95,17 +123,22 @@ def open_directory(
     for key, value in _flatten(config).items():
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{key} is {value}; it must be finite")
+    if isinstance(workdir, Address):
+        if jax.process_count() > 1:
+            raise ValueError(
+                f"{workdir}: a bucket is for runs of one process, and this run has "
+                f"{jax.process_count()}; choose a --workdir on a file system that they "
+                "share"
+            )
+        opened = _open_shared if shared else _open_copy
+        with opened(workdir, config, resume=resume) as run:
+            yield run
+        return
     file = workdir / "config.json"
     _check_agreement(config)
     # With several hosts, all have checked before the first one writes.
     with parallel.together():
-        check_place(workdir)
-        if file.exists():
-            check_same(workdir, read_json(file), config)
-            if not resume:
-                raise ValueError(
-                    f"{workdir} holds a run already; pass --resume to resume it"
-                )
+        _check_claim(workdir, config, resume=resume)
     first = jax.process_index() == 0
     created = first and not workdir.exists()
     with contextlib.ExitStack() as stack:
@@ -125,7 +158,7 @@ def open_directory(
                 "file system that they share"
             )
         try:
-            yield
+            yield Run(workdir)
         except Failed:
             raise  # a result, too
         except Exception:
@@ -134,7 +167,116 @@ def open_directory(
             raise
 
 
-def check_place(workdir: pathlib.Path) -> None:
+def _check_claim(workdir: Place, config: dict[str, Any], *, resume: bool) -> None:
+    check_place(workdir)
+    file = workdir / "config.json"
+    if file.exists():
+        check_same(workdir, read_json(file), config)
+        if not resume:
+            raise ValueError(
+                f"{workdir} holds a run already; pass --resume to resume it"
+            )
+
+
+@contextlib.contextmanager
+def _open_copy(
+    address: Address, config: dict[str, Any], *, resume: bool
+) -> Iterator[Run]:
+    """Opens a local copy of a run directory in a bucket."""
+    _check_claim(address, config, resume=resume)
+    try:
+        with mirror.open_mirror(address) as copy:
+            try:
+                # Another process may have been there before it was locked.
+                with open_directory(copy.path, config, resume=resume):
+                    copy.keep()
+                    yield Run(copy.path, copy.fetch, copy.keep)
+            except BaseException:
+                # What was saved is in the bucket; what else there is may be of use.
+                with contextlib.suppress(OSError):
+                    copy.keep()
+                raise
+            copy.keep()
+    except lease.Held as error:
+        raise Busy(str(error)) from error
+
+
+@contextlib.contextmanager
+def _open_shared(
+    address: Address, config: dict[str, Any], *, resume: bool
+) -> Iterator[Run]:
+    """Claims a directory in a bucket that several processes share."""
+    _check_claim(address, config, resume=resume)
+    if not bucket.create(address / "config.json", _text(config).encode()):
+        check_same(address, read_json(address / "config.json"), config)
+    with bucket.scratch(address) as path:
+        yield Run(path)
+
+
+@contextlib.contextmanager
+def claiming(workdir: Place) -> Iterator[None]:
+    """Keeps other processes from claiming a shared directory; waits for them.
+
+    Args:
+      workdir: the directory, which exists.
+
+    Yields:
+      Nothing.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> from miue_jax.train import run_directory
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     with run_directory.claiming(pathlib.Path(folder)):
+      ...         pass
+    """
+    if not isinstance(workdir, Address):
+        with (workdir / _CLAIM_LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        return
+    with contextlib.ExitStack() as stack:
+        while True:
+            with contextlib.suppress(lease.Held):
+                stack.enter_context(lease.hold(workdir / _CLAIM_LOCK))
+                break
+            time.sleep(_SECONDS_TO_WAIT)
+        yield
+
+
+def is_locked(workdir: Place) -> bool:
+    """Whether a process works in a run directory, as far as locks can be seen here.
+
+    Args:
+      workdir: the directory.
+
+    Returns:
+      Whether its lock is held.
+
+    Example:
+      >>> import pathlib
+      >>> from miue_jax.train import run_directory
+      >>> run_directory.is_locked(pathlib.Path("no-such-directory"))
+      False
+    """
+    if isinstance(workdir, Address):
+        return lease.holder(workdir / mirror.LOCK) is not None
+    try:
+        file = (workdir / LOCK).open("rb")
+    except FileNotFoundError:
+        return False
+    with file:
+        try:
+            # Whoever comes in this moment takes it for another process, and waits.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False  # a file system without locks
+    return False
+
+
+def check_place(workdir: Place) -> None:
     """Checks that a directory is missing, empty or that of a run.
 
     Args:
@@ -150,7 +292,11 @@ def check_place(workdir: pathlib.Path) -> None:
     """
     # Looked at first: another process may write its configuration, the first file of a
     # run, meanwhile.
-    occupied = workdir.exists() and (not workdir.is_dir() or any(_visible(workdir)))
+    if isinstance(workdir, Address):
+        occupied = bool(mirror.visible(workdir))
+    else:
+        there = workdir.exists()
+        occupied = there and (not workdir.is_dir() or any(_visible(workdir)))
     if occupied and not (workdir / "config.json").exists():
         raise ValueError(f"{workdir} is not empty and holds no run: choose another")
 
@@ -196,7 +342,7 @@ def _forget(workdir: pathlib.Path) -> None:
     """Removes a directory in which a run has made nothing yet."""
     with contextlib.suppress(OSError):
         if [path.name for path in _visible(workdir)] == ["config.json"]:
-            for name in ("config.json", ".config.lock", LOCK):
+            for name in ("config.json", _CLAIM_LOCK, LOCK):
                 (workdir / name).unlink()
             workdir.rmdir()
 
@@ -245,8 +391,7 @@ def _lock(workdir: pathlib.Path, stack: contextlib.ExitStack, *, shared: bool) -
 def _claim(workdir: pathlib.Path, config: dict[str, Any]) -> None:
     """Writes the configuration, unless another process that shares it has."""
     file = workdir / "config.json"
-    with (workdir / ".config.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with claiming(workdir):
         if file.exists():
             check_same(workdir, read_json(file), config)
         else:
@@ -254,7 +399,7 @@ def _claim(workdir: pathlib.Path, config: dict[str, Any]) -> None:
 
 
 def check_same(
-    path: pathlib.Path, old: dict[str, Any], new: dict[str, Any], *, whole: bool = True
+    path: Place, old: dict[str, Any], new: dict[str, Any], *, whole: bool = True
 ) -> None:
     """Checks that a file or folder in a run directory has this configuration.
 
@@ -389,7 +534,7 @@ class MetricsFile:
             )
 
 
-def write_json(path: pathlib.Path, value: dict[str, Any]) -> None:
+def write_json(path: Place, value: dict[str, Any]) -> None:
     """Writes a JSON object atomically, with a digest that tells whether it changed.
 
     Args:
@@ -409,15 +554,19 @@ def write_json(path: pathlib.Path, value: dict[str, Any]) -> None:
       ...     run_directory.read_json(path)
       {'accuracy': 0.5}
     """
-    # As it will be read: JSON has neither tuples nor keys that are numbers.
-    value = json.loads(json.dumps(value, allow_nan=False))
-    text = json.dumps({**value, _DIGEST: _json.digest(value)}, indent=1) + "\n"
+    text = _text(value)
     with atomic.write_file(path) as file:
         file.write(text.encode())
 
 
+def _text(value: dict[str, Any]) -> str:
+    # As it will be read: JSON has neither tuples nor keys that are numbers.
+    value = json.loads(json.dumps(value, allow_nan=False))
+    return json.dumps({**value, _DIGEST: _json.digest(value)}, indent=1) + "\n"
+
+
 def read_json(
-    path: pathlib.Path, *, needed: Iterable[str] = (), own: bool = True
+    path: Place, *, needed: Iterable[str] = (), own: bool = True
 ) -> dict[str, Any]:
     """Reads a JSON object.
 

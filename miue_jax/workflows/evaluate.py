@@ -16,7 +16,7 @@ import numpy as np
 
 from miue_jax import _own, _settings, data, defenses, detection, models, victims
 from miue_jax._checks import as_tuple, check_flag, check_number, check_seeds, shown
-from miue_jax.data import Dataset, DataSource, atomic, npz
+from miue_jax.data import Dataset, DataSource, atomic, bucket, npz
 from miue_jax.data.artifact import Protected
 from miue_jax.train import (
     checkpoints,
@@ -184,7 +184,7 @@ def evaluate(
 
 def run(
     config: EvaluateConfig,
-    workdir: pathlib.Path,
+    workdir: bucket.Place,
     *,
     resume: bool = True,
     progress: bool = True,
@@ -193,7 +193,7 @@ def run(
 
     Args:
       config: the settings.
-      workdir: directory of the run.
+      workdir: directory of the run, also in a bucket.
       resume: whether to resume a run that is in the directory.
       progress: whether to show progress bars.
 
@@ -225,12 +225,13 @@ def run(
         job = prepare(config)
     train_set, test_set = job.train_set, job.test_set
     mesh, num_shards = job.mesh, job.identity["num_shards"]
-    with run_directory.open_directory(workdir, job.identity, resume=resume):
-        results_file = workdir / RESULTS
+    with run_directory.open_directory(workdir, job.identity, resume=resume) as opened:
+        folder = opened.path
+        results_file = folder / RESULTS
         if results_file.exists():
-            (workdir / _PURIFIED).unlink(missing_ok=True)
+            (folder / _PURIFIED).unlink(missing_ok=True)
             return read_results(results_file, job.identity)
-        images = _purify(job.defense, train_set, workdir / _PURIFIED)
+        images = _purify(job.defense, train_set, folder / _PURIFIED)
         report_clipped("victim", job.identity["clipped"], len(train_set.labels))
         placed = [
             parallel.place(shards, mesh, parallel.DATA_SPEC)
@@ -253,7 +254,7 @@ def run(
                 compiled,
                 placed[0],
                 placed[1],
-                workdir / f"seed_{seed}",
+                opened._replace(path=folder / f"seed_{seed}"),
                 seed=seed,
                 checkpoint_every=config.checkpoint_every,
                 progress=progress,
@@ -265,7 +266,7 @@ def run(
         with parallel.together():
             if jax.process_index() == 0:
                 run_directory.write_json(results_file, results)
-                (workdir / _PURIFIED).unlink(missing_ok=True)
+                (folder / _PURIFIED).unlink(missing_ok=True)
         return results
 
 
@@ -386,7 +387,7 @@ def _names(config: EvaluateConfig) -> dict[str, Any]:
 
 
 def read_results(
-    path: pathlib.Path, identity: Mapping[str, Any] | None = None
+    path: bucket.Place, identity: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Reads the results of a run that is finished.
 
@@ -466,7 +467,7 @@ def _train(
     compiled: _Compiled,
     train_data: sampling.Shards,
     test_data: sampling.Shards,
-    workdir: pathlib.Path,
+    opened: run_directory.Run,
     *,
     seed: int,
     checkpoint_every: int,
@@ -474,15 +475,17 @@ def _train(
 ) -> list[dict[str, Any]]:
     """Trains one victim; returns a line of metrics for every epoch."""
     victim, epochs = job.victim, job.epochs
-    workdir.mkdir(parents=True, exist_ok=True)
+    opened.path.mkdir(parents=True, exist_ok=True)
     key = parallel.run_key(seed, "victim", job.mesh)
     state = compiled.start(key, train_data)
-    lines = workdir / "metrics.jsonl"
+    lines, folder = opened.path / "metrics.jsonl", opened.path / "checkpoints"
+    opened.fetch(folder)
     with (
         checkpoints.Checkpoints(
-            workdir / "checkpoints",
+            folder,
             config={**job.identity, "seed": seed},
             logs=[lines],
+            keep=opened.keep,
         ) as saved,
         loop.stop_signals() as received,
     ):

@@ -1,9 +1,8 @@
 """Exports of a protected data set: PNG files, or its perturbation as an array."""
 
 import os
-import pathlib
 
-from miue_jax.data import artifact, atomic, exchange
+from miue_jax.data import artifact, atomic, bucket, exchange
 
 __all__ = ["export"]
 
@@ -17,7 +16,7 @@ def export(
     """Writes a protected data set in formats that other programs read.
 
     Args:
-      path: the protected data set (.npz).
+      path: the protected data set (.npz). This and what is written may be in buckets.
       png: a folder to create: class/name.png, the name being that of the file in the
         source, or, if it has no files, the index in it.
       npy: a file to create: the float32 perturbation (N, C, H, W) in [0, 1] units, the
@@ -47,7 +46,7 @@ def export(
         atomic.check_new_folder(png)
     if npy is not None:
         exchange.check_delta_file(npy)
-        file = pathlib.Path(path)
+        file = bucket.place(path)
         atomic.check_not_read(npy, (file, artifact.delta_path(file)))
         exchange.export_delta_nchw(npy, exchange.read_delta(path, made))
     if png is not None:

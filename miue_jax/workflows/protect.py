@@ -22,7 +22,15 @@ from miue_jax import _own, _settings, data, generators
 from miue_jax._checks import as_tuple, check_flag, check_number, check_seeds
 from miue_jax._rows import Rows
 from miue_jax.budget import check_export
-from miue_jax.data import Dataset, DataSource, artifact, npz, public, source
+from miue_jax.data import (
+    Dataset,
+    DataSource,
+    artifact,
+    bucket,
+    npz,
+    public,
+    source,
+)
 from miue_jax.generators import GeneratorSpec
 from miue_jax.train import (
     checkpoints,
@@ -187,13 +195,15 @@ def protect(
 
 
 @contextlib.contextmanager
-def directory_of(workdir: str | os.PathLike[str] | None) -> Iterator[pathlib.Path]:
+def directory_of(
+    workdir: str | os.PathLike[str] | bucket.Address | None,
+) -> Iterator[bucket.Place]:
     """Yields a working directory, a temporary one for None."""
     if workdir is not None:
-        if not os.fspath(workdir):
+        if not str(workdir):
             # It would be the current directory.
             raise ValueError("workdir is empty: name a directory for the run")
-        yield pathlib.Path(workdir)
+        yield bucket.place(workdir)
         return
     with tempfile.TemporaryDirectory() as folder:
         yield pathlib.Path(folder) / "run"
@@ -201,7 +211,7 @@ def directory_of(workdir: str | os.PathLike[str] | None) -> Iterator[pathlib.Pat
 
 def run(
     config: ProtectConfig,
-    workdir: pathlib.Path,
+    workdir: bucket.Place,
     *,
     resume: bool = True,
     progress: bool = True,
@@ -210,7 +220,7 @@ def run(
 
     Args:
       config: the settings.
-      workdir: directory of the run.
+      workdir: directory of the run, also in a bucket.
       resume: whether to resume a run that is in the directory.
       progress: whether to show a progress bar.
 
@@ -238,8 +248,8 @@ def run(
     """
     with parallel.together():
         job = prepare(config)
-    with run_directory.open_directory(workdir, job.identity, resume=resume):
-        path = workdir / ARTIFACT
+    with run_directory.open_directory(workdir, job.identity, resume=resume) as opened:
+        path = opened.path / ARTIFACT
         if path.exists() and artifact.delta_path(path).exists():
             finished = artifact.load(path)
             run_directory.check_same(
@@ -254,7 +264,7 @@ def run(
             _check_delta(finished, artifact.delta_path(path))
             return finished
         _report(config, job)
-        delta = _generate(job, workdir, config.checkpoint_every, progress=progress)
+        delta = _generate(job, opened, config.checkpoint_every, progress=progress)
         result = artifact.build(
             job.clean,
             delta,
@@ -446,7 +456,7 @@ def _metadata(config: ProtectConfig, job: Job) -> dict[str, Any]:
 
 
 def _generate(
-    job: Job, workdir: pathlib.Path, checkpoint_every: int, *, progress: bool
+    job: Job, opened: run_directory.Run, checkpoint_every: int, *, progress: bool
 ) -> Rows:
     """Runs a generator's steps with checkpoints, metrics and a progress bar.
 
@@ -467,10 +477,11 @@ def _generate(
             out_specs=parallel.REPLICATED_SPEC,
         )
     report_every = max(1, generator.num_steps // 100)
-    lines = workdir / "metrics.jsonl"
+    lines, folder = opened.path / "metrics.jsonl", opened.path / "checkpoints"
+    opened.fetch(folder)
     with (
         checkpoints.Checkpoints(
-            workdir / "checkpoints", config=job.identity, logs=[lines]
+            folder, config=job.identity, logs=[lines], keep=opened.keep
         ) as saved,
         loop.stop_signals() as received,
     ):

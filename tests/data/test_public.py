@@ -22,6 +22,8 @@ from miue_jax.data import public
         ("loss is nan; see /home/jane/a", "loss is nan; see a"),
         ("file=/home/jane/a b=~/c", "file=a b=c"),
         ("(/home/jane/a)", "(a)"),
+        ("s3://jane/run/a.npz", "a.npz"),
+        ("see gs://jane/run/a.npz.", "see a.npz."),
     ],
 )
 def test_paths_are_reduced_to_their_last_part(given, kept):

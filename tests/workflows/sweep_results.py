@@ -17,8 +17,9 @@ def write_data(path: pathlib.Path) -> str:
     return str(path)
 
 
-def content(workdir: pathlib.Path) -> dict[str, object]:
+def content(workdir: pathlib.Path, named: str | None = None) -> dict[str, object]:
     """The results of all cells; what else there is has times in it."""
+    named = str(workdir) if named is None else named
     found: dict[str, object] = {
         path.relative_to(workdir).as_posix(): path.read_bytes()
         for path in workdir.glob("protected/*/protected*")
@@ -27,7 +28,7 @@ def content(workdir: pathlib.Path) -> dict[str, object]:
         results = run_directory.read_json(path)
         # Of which only the directory's own name differs.
         name = results["train"]["name"]
-        results["train"]["name"] = name.removeprefix(str(workdir))
+        results["train"]["name"] = name.removeprefix(named)
         found[path.parent.name] = json.dumps(results)
     return found
 

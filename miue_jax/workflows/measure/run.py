@@ -38,7 +38,7 @@ import jax
 import numpy as np
 
 from miue_jax import __version__, _settings, data, features
-from miue_jax.data import DataSource, public
+from miue_jax.data import DataSource, bucket, public
 from miue_jax.information import bounds
 from miue_jax.train import loop, parallel, run_directory
 from miue_jax.workflows.measure import brackets, estimates, summary, victims
@@ -106,7 +106,7 @@ def measure(
 
 def run(
     config: MeasureConfig,
-    workdir: pathlib.Path,
+    workdir: bucket.Place,
     *,
     resume: bool = True,
     progress: bool = True,
@@ -115,7 +115,7 @@ def run(
 
     Args:
       config: the settings.
-      workdir: directory of the measurement.
+      workdir: directory of the measurement, also in a bucket.
       resume: whether to resume a run that is in the directory.
       progress: whether to show a progress bar.
 
@@ -154,17 +154,19 @@ def run(
         **_settings.to_plain({name: getattr(config, name) for name in _SETTINGS}),
         "source": data.fingerprint(clean),
     }
-    with run_directory.open_directory(workdir, identity, resume=resume):
+    with run_directory.open_directory(workdir, identity, resume=resume) as opened:
+        folder = opened.path
         measured = []
         with loop.progress(len(cells), 0, quiet=not progress) as bar:
             for cell in cells:
-                measured.append(_measure_once(config, workdir, clean, *cell))
+                measured.append(_measure_once(config, folder, clean, *cell))
+                opened.keep()
                 bar.update(1)
         results = {**_about(), **identity, **_together(measured)}
         if named:
             results["data"] = {"name": source.name, **data_settings(source)}
-        run_directory.write_json(workdir / RESULTS, results)
-        _draw(workdir, results)
+        run_directory.write_json(folder / RESULTS, results)
+        _draw(folder, results)
         return results
 
 

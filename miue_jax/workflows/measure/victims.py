@@ -12,7 +12,7 @@ from flax import linen as nn
 from jax.sharding import SingleDeviceSharding
 
 from miue_jax import _checks, _settings, data, defenses, features, models, victims
-from miue_jax.data import DataSource, artifact
+from miue_jax.data import DataSource, artifact, bucket
 from miue_jax.train import checkpoints, run_directory, sampling
 from miue_jax.workflows import evaluate
 from miue_jax.workflows.measure.config import FEWEST, MeasureConfig
@@ -152,6 +152,7 @@ def load(
 
 
 def _results(label: str, run: str) -> dict[str, Any]:
+    bucket.refuse(victim=run)
     path = pathlib.Path(run)
     if not path.is_dir():
         raise ValueError(f"victim {label!r}: there is no run directory {run}")

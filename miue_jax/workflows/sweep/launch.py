@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from miue_jax import _checks
 from miue_jax.data import atomic
+from miue_jax.data.bucket import Place
 from miue_jax.train import loop, run_directory
 from miue_jax.workflows import evaluate
 from miue_jax.workflows.sweep import plan, records, status
@@ -108,14 +109,14 @@ class Launcher(NamedTuple):
       False
     """
 
-    submit: Callable[[Sweep, pathlib.Path, Sequence[Task]], Submission]
+    submit: Callable[[Sweep, Place, Sequence[Task]], Submission]
     checks: bool = False
     detached: bool = False
 
 
 def launch(
     sweep: Sweep,
-    workdir: pathlib.Path,
+    workdir: Place,
     launcher: Launcher,
     *,
     resume: bool = True,
@@ -181,7 +182,7 @@ def launch(
     return report(sweep, workdir, planned, {})
 
 
-def _left(sweep: Sweep, workdir: pathlib.Path) -> list[Task]:
+def _left(sweep: Sweep, workdir: Place) -> list[Task]:
     states = status.status(sweep, workdir).states
     return [
         task

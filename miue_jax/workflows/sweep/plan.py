@@ -1,13 +1,13 @@
 """The settings of a sweep, and its cells in the order in which they run."""
 
 import dataclasses
-import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from miue_jax import _checks, _settings, data, defenses, generators, victims
 from miue_jax.data import DataSource
+from miue_jax.data.bucket import Place
 from miue_jax.generators import GeneratorSpec
 from miue_jax.victims import VictimConfig
 from miue_jax.workflows import evaluate, protect
@@ -264,7 +264,7 @@ class Cell(NamedTuple):
         """Its identity in a directory, whatever else the sweep holds."""
         return f"{self.generator}-{self.defense}-{self.victim}-seed_{self.seed}"
 
-    def folder(self, workdir: pathlib.Path) -> pathlib.Path:
+    def folder(self, workdir: Place) -> Place:
         """The cell's folder in the directory of the sweep."""
         return workdir / "cells" / self.name
 
@@ -377,12 +377,12 @@ def training(sweep: Sweep, cell: Cell, train: DataSource) -> evaluate.EvaluateCo
     )
 
 
-def artifact_path(workdir: pathlib.Path, name: str) -> pathlib.Path:
+def artifact_path(workdir: Place, name: str) -> Place:
     """The path of a row's protected data set."""
     return workdir / "protected" / name / protect.ARTIFACT
 
 
-def train_data(sweep: Sweep, workdir: pathlib.Path, cell: Cell) -> DataSource:
+def train_data(sweep: Sweep, workdir: Place, cell: Cell) -> DataSource:
     """What a victim is trained on: the clean data, or a row's protected data set."""
     if sweep.generators[cell.generator] is None:
         return sweep.data
@@ -390,7 +390,7 @@ def train_data(sweep: Sweep, workdir: pathlib.Path, cell: Cell) -> DataSource:
     return dataclasses.replace(sweep.data, name=path, per_class=None)
 
 
-def expected(sweep: Sweep, workdir: pathlib.Path, cell: Cell) -> dict[str, Any]:
+def expected(sweep: Sweep, workdir: Place, cell: Cell) -> dict[str, Any]:
     """The entries of a cell's results that depend on the settings alone."""
     config = training(sweep, cell, train_data(sweep, workdir, cell))
     return {

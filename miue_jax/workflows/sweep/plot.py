@@ -1,6 +1,5 @@
 """A heat map of a sweep: generators down, defenses across, one panel per victim."""
 
-import pathlib
 import textwrap
 from collections.abc import Mapping
 from typing import Any
@@ -14,10 +13,11 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 
 from miue_jax.data import atomic
+from miue_jax.data.bucket import Place
 from miue_jax.workflows.sweep import table
 
 
-def heat_map(path: pathlib.Path, results: Mapping[str, Any]) -> None:
+def heat_map(path: Place, results: Mapping[str, Any]) -> None:
     """Draws the clean test accuracy of every cell that is done; the rest stays white.
 
     In a cell stand the mean and, of several seeds, the standard deviation and their

@@ -1,15 +1,14 @@
 """What a sweep has left in its directory: its settings, results and failures."""
 
 import dataclasses
-import fcntl
 import logging
-import pathlib
 from collections.abc import Iterable
 from typing import Any
 
 import jax
 
 from miue_jax.data import artifact
+from miue_jax.data.bucket import Place
 from miue_jax.train import parallel, run_directory
 from miue_jax.workflows import evaluate, protect
 from miue_jax.workflows.sweep import plan
@@ -25,7 +24,7 @@ FAILED = ".failed.json"
 _LOGGER = logging.getLogger("miue_jax")
 
 
-def claim(sweep: Sweep, workdir: pathlib.Path) -> None:
+def claim(sweep: Sweep, workdir: Place) -> None:
     """Records the settings in the directory, in which names go on to mean the same.
 
     Cells that wait in a queue are found by name: two sweeps may share a directory as
@@ -41,19 +40,18 @@ def claim(sweep: Sweep, workdir: pathlib.Path) -> None:
     """
     with parallel.together():
         if jax.process_index() == 0:
-            with (workdir / ".config.lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            with run_directory.claiming(workdir):
                 _claim(sweep.to_plain(), workdir / SETTINGS)
 
 
-def _claim(plain: dict[str, Any], file: pathlib.Path) -> None:
+def _claim(plain: dict[str, Any], file: Place) -> None:
     before, names = _joined(plain, file)
     now = {"sweep": plain, "names": names}
     if now != before:
         run_directory.write_json(file, now)
 
 
-def _joined(plain: dict[str, Any], file: pathlib.Path) -> tuple[Any, dict[str, Any]]:
+def _joined(plain: dict[str, Any], file: Place) -> tuple[Any, dict[str, Any]]:
     """What a directory's record holds, and the names with those of these settings."""
     own = {axis: plain[axis] for axis in AXES}
     known: dict[str, Any] = {axis: {} for axis in AXES}
@@ -68,7 +66,7 @@ def _joined(plain: dict[str, Any], file: pathlib.Path) -> tuple[Any, dict[str, A
     return before, {axis: known[axis] | own[axis] for axis in AXES}
 
 
-def check(sweep: Sweep, workdir: pathlib.Path) -> None:
+def check(sweep: Sweep, workdir: Place) -> None:
     """Checks that a directory is one for these settings, and writes nothing.
 
     Args:
@@ -83,7 +81,7 @@ def check(sweep: Sweep, workdir: pathlib.Path) -> None:
     check_protected(sweep, workdir, [cell.generator for cell in plan.cells(sweep)])
 
 
-def read_settings(workdir: pathlib.Path) -> Sweep:
+def read_settings(workdir: Place) -> Sweep:
     """The settings that were last started in a directory.
 
     Args:
@@ -101,7 +99,7 @@ def read_settings(workdir: pathlib.Path) -> Sweep:
     return Sweep(**run_directory.read_json(file, needed=("sweep",))["sweep"])
 
 
-def is_protected(workdir: pathlib.Path, name: str) -> bool:
+def is_protected(workdir: Place, name: str) -> bool:
     """Whether a row's data set is protected.
 
     Args:
@@ -112,7 +110,7 @@ def is_protected(workdir: pathlib.Path, name: str) -> bool:
     return path.exists() and artifact.delta_path(path).exists()
 
 
-def check_protected(sweep: Sweep, workdir: pathlib.Path, names: Iterable[str]) -> None:
+def check_protected(sweep: Sweep, workdir: Place, names: Iterable[str]) -> None:
     """Checks that protected data sets, also unfinished ones, are of these settings.
 
     Args:
@@ -139,7 +137,7 @@ def check_protected(sweep: Sweep, workdir: pathlib.Path, names: Iterable[str]) -
             run_directory.check_same(file.parent, found, meant, whole=False)
 
 
-def finished(sweep: Sweep, workdir: pathlib.Path, cell: Cell) -> dict[str, Any] | None:
+def finished(sweep: Sweep, workdir: Place, cell: Cell) -> dict[str, Any] | None:
     """The results of a cell if it is done, by whichever process.
 
     Args:
@@ -153,7 +151,7 @@ def finished(sweep: Sweep, workdir: pathlib.Path, cell: Cell) -> dict[str, Any] 
     return evaluate.read_results(file, plan.expected(sweep, workdir, cell))
 
 
-def generator_failure(sweep: Sweep, workdir: pathlib.Path, name: str) -> str | None:
+def generator_failure(sweep: Sweep, workdir: Place, name: str) -> str | None:
     """Why a row's data set was not protected, if it came to nothing.
 
     Args:
@@ -167,7 +165,7 @@ def generator_failure(sweep: Sweep, workdir: pathlib.Path, name: str) -> str | N
     return run_directory.read_json(file, needed=("why",))["why"]
 
 
-def failure(sweep: Sweep, workdir: pathlib.Path, cell: Cell) -> str | None:
+def failure(sweep: Sweep, workdir: Place, cell: Cell) -> str | None:
     """Why a cell of these settings came to nothing, if it or its generator did.
 
     Args:
@@ -186,7 +184,7 @@ def failure(sweep: Sweep, workdir: pathlib.Path, cell: Cell) -> str | None:
 
 
 def record_generator_failure(
-    workdir: pathlib.Path, name: str, error: run_directory.Failed
+    workdir: Place, name: str, error: run_directory.Failed
 ) -> None:
     """Marks a row that came to nothing, so that no process tries it again.
 
@@ -199,7 +197,7 @@ def record_generator_failure(
 
 
 def record_failure(
-    sweep: Sweep, workdir: pathlib.Path, cell: Cell, error: run_directory.Failed
+    sweep: Sweep, workdir: Place, cell: Cell, error: run_directory.Failed
 ) -> None:
     """Marks a cell that came to nothing, so that no process tries it again.
 
@@ -213,7 +211,7 @@ def record_failure(
     _record(cell.folder(workdir), {"why": str(error), "training": training})
 
 
-def _record(folder: pathlib.Path, note: dict[str, Any]) -> None:
+def _record(folder: Place, note: dict[str, Any]) -> None:
     _LOGGER.warning("%s", note["why"])
     folder.mkdir(parents=True, exist_ok=True)
     run_directory.write_json(folder / FAILED, note)

@@ -1,13 +1,13 @@
 """Writes what a sweep has found so far: results.json, the tables and the heat map."""
 
 import importlib.util
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 
 from miue_jax.data import artifact, atomic
+from miue_jax.data.bucket import Place
 from miue_jax.train import run_directory
 from miue_jax.workflows import evaluate
 from miue_jax.workflows.sweep import plan, records, summary, table
@@ -16,7 +16,7 @@ from miue_jax.workflows.sweep.plan import Cell, Sweep
 
 def report(
     sweep: Sweep,
-    workdir: pathlib.Path,
+    workdir: Place,
     planned: Sequence[Cell],
     made: dict[str, dict[str, Any]],
 ) -> dict[str, Any]:

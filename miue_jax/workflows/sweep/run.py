@@ -9,11 +9,11 @@ heat_map.png show those cells of its settings that are done so far, by any proce
 
 import logging
 import os
-import pathlib
 import time
 from collections.abc import Mapping
 from typing import Any
 
+from miue_jax.data.bucket import Address, Place
 from miue_jax.train import parallel, run_directory
 from miue_jax.workflows.protect import directory_of
 from miue_jax.workflows.sweep import launch, plan, records, tasks
@@ -74,7 +74,7 @@ def sweep(
 
 
 def run(
-    sweep: Sweep, workdir: pathlib.Path, *, resume: bool = True, progress: bool = True
+    sweep: Sweep, workdir: Place, *, resume: bool = True, progress: bool = True
 ) -> dict[str, Any]:
     """Runs, or finishes, a sweep in this process.
 
@@ -125,9 +125,15 @@ def run(
                     continue
                 if records.failure(sweep, workdir, cell) is not None:
                     continue
+                # Whoever wants a lock in a bucket waits for its holder to renew it.
+                # Elsewhere, all processes of a run must take the same way.
+                folder = cell.folder(workdir)
+                if isinstance(folder, Address) and run_directory.is_locked(folder):
+                    busy.append(cell)
+                    continue
                 try:
                     if cell not in logged:
-                        _LOGGER.info("cell: %s", cell.folder(workdir).name)
+                        _LOGGER.info("cell: %s", folder.name)
                         logged.add(cell)
                     _run_cell(
                         *(sweep, workdir, cell),
@@ -149,7 +155,7 @@ def run(
 
 def _run_cell(
     sweep: Sweep,
-    workdir: pathlib.Path,
+    workdir: Place,
     cell: Cell,
     *,
     resume: bool,
@@ -158,8 +164,7 @@ def _run_cell(
 ) -> None:
     """Trains the victim of a cell; its training data are protected first if need be."""
     name = cell.generator
-    if sweep.generators[name] is not None:
-        again = resume or name in known
-        tasks.make_protected(sweep, workdir, name, resume=again, progress=progress)
+    if sweep.generators[name] is not None and name not in known:
+        tasks.make_protected(sweep, workdir, name, resume=resume, progress=progress)
         known.add(name)
     tasks.train_victim(sweep, workdir, cell, resume=resume, progress=progress)

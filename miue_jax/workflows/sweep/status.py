@@ -1,13 +1,12 @@
 """How far a sweep is: which of its cells are done, running, failed or waiting."""
 
-import fcntl
-import pathlib
 import statistics
 import time
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from miue_jax.data import artifact
+from miue_jax.data.bucket import Place
 from miue_jax.train import run_directory
 from miue_jax.workflows import evaluate
 from miue_jax.workflows.sweep import plan, records
@@ -40,7 +39,7 @@ class Status(NamedTuple):
     seconds_left: float | None
 
 
-def status(sweep: Sweep, workdir: pathlib.Path) -> Status:
+def status(sweep: Sweep, workdir: Place) -> Status:
     """Looks at what is in a sweep's directory, whoever works there.
 
     A cell is running if a process holds the lock of its folder, and waiting if nobody
@@ -74,7 +73,7 @@ def status(sweep: Sweep, workdir: pathlib.Path) -> Status:
             states[task.name] = "failed"
             failed[task.name] = why
         else:
-            running = _is_locked(task.folder(workdir))
+            running = run_directory.is_locked(task.folder(workdir))
             states[task.name] = "running" if running else "waiting"
     return Status(states, failed, _seconds_left(workdir, tasks, states))
 
@@ -104,31 +103,14 @@ def describe(found: Status) -> str:
     return f"{text}; about {left} left"
 
 
-def _is_done(sweep: Sweep, workdir: pathlib.Path, task: Task) -> bool:
+def _is_done(sweep: Sweep, workdir: Place, task: Task) -> bool:
     if task.cell is None:
         return records.is_protected(workdir, task.generator)
     return records.finished(sweep, workdir, task.cell) is not None
 
 
-def _is_locked(folder: pathlib.Path) -> bool:
-    """Whether a process works in a run directory, as far as locks can be seen here."""
-    try:
-        file = (folder / run_directory.LOCK).open("rb")
-    except FileNotFoundError:
-        return False
-    with file:
-        try:
-            # Whoever comes in this moment takes it for another process, and waits.
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False  # a file system without locks
-    return False
-
-
 def _seconds_left(
-    workdir: pathlib.Path, tasks: Sequence[Task], states: dict[str, State]
+    workdir: Place, tasks: Sequence[Task], states: dict[str, State]
 ) -> float | None:
     """The time for what is left at the present pace, shared by those that run."""
     took = {
@@ -167,14 +149,14 @@ def _estimate(task: Task, took: dict[Task, float]) -> float | None:
     return None
 
 
-def _began(workdir: pathlib.Path, task: Task) -> float | None:
+def _began(workdir: Place, task: Task) -> float | None:
     try:
         return (task.folder(workdir) / "config.json").stat().st_mtime
     except FileNotFoundError:
         return None
 
 
-def _end(workdir: pathlib.Path, task: Task) -> float:
+def _end(workdir: Place, task: Task) -> float:
     folder = task.folder(workdir)
     if task.cell is not None:
         return (folder / evaluate.RESULTS).stat().st_mtime

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from miue_jax.budget import Budget
-from miue_jax.data import DataSource, public
+from miue_jax.data import DataSource, bucket, public
 from miue_jax.train.metrics import mean_and_std
 from miue_jax.workflows.sweep.plan import Cell, Sweep
 
@@ -80,7 +80,8 @@ def summarize(
 
 def _named(source: DataSource) -> str:
     path = pathlib.Path(source.name)
-    return path.name if path.exists() else source.name
+    there = bucket.is_address(source.name) or path.exists()
+    return path.name if there else source.name
 
 
 def _budget(made: Mapping[str, Any]) -> Budget:

@@ -5,11 +5,11 @@ task is known by its name, the generator's or that of the victim's folder, which
 as it is when others are added to the sweep.
 """
 
-import pathlib
 import time
 from typing import NamedTuple
 
 from miue_jax import _checks
+from miue_jax.data.bucket import Place
 from miue_jax.train import parallel, run_directory
 from miue_jax.workflows import evaluate, protect
 from miue_jax.workflows.sweep import plan, records
@@ -41,7 +41,7 @@ class Task(NamedTuple):
     cell: Cell | None
     after: tuple[str, ...]
 
-    def folder(self, workdir: pathlib.Path) -> pathlib.Path:
+    def folder(self, workdir: Place) -> Place:
         """The folder of its run in the directory of the sweep."""
         if self.cell is not None:
             return self.cell.folder(workdir)
@@ -109,7 +109,7 @@ def find(sweep: Sweep, name: str) -> Task:
 
 
 def run_task(
-    sweep: Sweep, workdir: pathlib.Path, name: str, *, progress: bool = False
+    sweep: Sweep, workdir: Place, name: str, *, progress: bool = False
 ) -> str | None:
     """Runs one task, or finishes it; where it is done, it is checked and left as it is.
 
@@ -170,7 +170,7 @@ def run_task(
             return None
 
 
-def failed(sweep: Sweep, workdir: pathlib.Path, task: Task) -> str | None:
+def failed(sweep: Sweep, workdir: Place, task: Task) -> str | None:
     """Why a task came to nothing, if it, or what it waits for, did.
 
     Args:
@@ -183,7 +183,7 @@ def failed(sweep: Sweep, workdir: pathlib.Path, task: Task) -> str | None:
     return records.failure(sweep, workdir, task.cell)
 
 
-def _can_start(sweep: Sweep, workdir: pathlib.Path, task: Task) -> bool:
+def _can_start(sweep: Sweep, workdir: Place, task: Task) -> bool:
     return all(
         records.is_protected(workdir, name)
         or records.generator_failure(sweep, workdir, name) is not None
@@ -193,7 +193,7 @@ def _can_start(sweep: Sweep, workdir: pathlib.Path, task: Task) -> bool:
 
 def make_protected(
     sweep: Sweep,
-    workdir: pathlib.Path,
+    workdir: Place,
     name: str,
     *,
     resume: bool = True,
@@ -223,7 +223,7 @@ def make_protected(
 
 def train_victim(
     sweep: Sweep,
-    workdir: pathlib.Path,
+    workdir: Place,
     cell: Cell,
     *,
     resume: bool = True,

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Sequence
 
+from miue_jax.data.bucket import Address, Place
 from miue_jax.train import run_directory
 from miue_jax.workflows.sweep.launch import Launcher, Submission
 from miue_jax.workflows.sweep.plan import Sweep
@@ -48,7 +49,7 @@ def launcher(count: int) -> Launcher:
 
 
 def _submit(
-    count: int, sweep: Sweep, workdir: pathlib.Path, tasks: Sequence[Task]
+    count: int, sweep: Sweep, workdir: Place, tasks: Sequence[Task]
 ) -> Submission:
     del tasks  # the processes find out which cells are left
     with contextlib.ExitStack() as stack:
@@ -57,7 +58,11 @@ def _submit(
         run_directory.write_json(settings, sweep.to_plain())
         command = [sys.executable, "-m", "miue_jax", "sweep-worker"]
         command += [str(settings), str(workdir), str(os.getpid())]
-        started = start(count, command, workdir / ".logs")
+        if isinstance(workdir, Address):
+            logs = pathlib.Path(tempfile.mkdtemp(prefix="miue-logs-"))
+        else:
+            logs = workdir / ".logs"
+        started = start(count, command, logs)
         stack.callback(started.close)
         return started._replace(close=stack.pop_all().close)
 

@@ -5,12 +5,12 @@ import functools
 import importlib.util
 import logging
 import os
-import pathlib
 import signal
 import socket
 from collections.abc import Sequence
 from typing import Any
 
+from miue_jax.data.bucket import Place
 from miue_jax.train import loop
 from miue_jax.workflows.sweep.launch import Launcher, Resources, Submission
 from miue_jax.workflows.sweep.launchers import work
@@ -58,7 +58,7 @@ def _submit(
     address: str | None,
     resources: Resources,
     sweep: Sweep,
-    workdir: pathlib.Path,
+    workdir: Place,
     tasks: Sequence[Task],
 ) -> Submission:
     if importlib.util.find_spec("ray") is None:

@@ -2,13 +2,14 @@
 
 import functools
 import importlib.util
-import pathlib
 import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from miue_jax.data import bucket
+from miue_jax.data.bucket import Place
 from miue_jax.workflows.sweep import status
 from miue_jax.workflows.sweep.launch import Launcher, Resources, Submission
 from miue_jax.workflows.sweep.launchers import work
@@ -49,7 +50,7 @@ def _submit(
     resources: Resources,
     options: dict[str, str],
     sweep: Sweep,
-    workdir: pathlib.Path,
+    workdir: Place,
     tasks: Sequence[Task],
 ) -> Submission:
     if importlib.util.find_spec("submitit") is None:
@@ -57,6 +58,7 @@ def _submit(
     for command in ("sbatch", "srun", "squeue", "scancel"):
         if shutil.which(command) is None:
             raise ValueError(f"there is no Slurm on this machine: no {command}")
+    bucket.refuse(workdir=workdir)  # submitit keeps its own files there
     if resources.gpus != int(resources.gpus):
         raise ValueError(f"gpus is {resources.gpus}; Slurm takes whole numbers")
     if resources.tpus:
@@ -140,7 +142,7 @@ def _groups(tasks: Sequence[Task]) -> dict[str | None, list[str]]:
 
 
 def _submit_array(
-    workdir: pathlib.Path,
+    workdir: Place,
     resources: Resources,
     options: dict[str, str],
     call: Cell,

@@ -1,12 +1,12 @@
 """What an engine runs on its machines: one cell, with what the cell asks for."""
 
 import os
-import pathlib
 import sys
 from collections.abc import Mapping
 from typing import Any
 
 from miue_jax import _command_line
+from miue_jax.data import bucket
 from miue_jax.workflows.sweep import tasks
 from miue_jax.workflows.sweep.launch import Resources
 from miue_jax.workflows.sweep.plan import Sweep
@@ -31,7 +31,7 @@ def run(
     if "" not in sys.path:
         sys.path.append("")  # settings may name parts of the user's own
     _command_line.keep_compiled()
-    return tasks.run_task(Sweep(**settings), pathlib.Path(workdir), name)
+    return tasks.run_task(Sweep(**settings), bucket.place(workdir), name)
 
 
 def environment(resources: Resources) -> dict[str, str]:
