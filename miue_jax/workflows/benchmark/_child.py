@@ -86,7 +86,7 @@ class _Case:
 
     def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
         try:
-            what, side = request["do"], request.get("side")
+            what, side = request["do"], request["side"]
             if what == "prepare":
                 return self._prepare(side)
             return self._time(side) if what == "time" else self._memory()
@@ -105,7 +105,7 @@ class _Case:
         make = getattr(importlib.import_module(f"{PACKAGE}.{place}"), function)
         work = make(**{**self.parameters, **side.options})
         self.memory_before = _resident()
-        # The first call compiles, or finds out what is fastest; the second one does not.
+        # The first call compiles, or finds out what is fastest.
         found, first = _timed(work.run)
         value = None if work.value is None else work.value(found)
         if value is not None and not math.isfinite(value):

@@ -50,7 +50,9 @@ def step(
     """Steps of SGD, or signed steps of a perturbation on the similarity loss."""
     count = steps_of_call(steps)
     shared = {"num_classes": CLASSES, "width": width, "dtype": jnp.dtype(dtype)}
-    module = models.create(model, axis_name=parallel.AXIS, **shared)
+    module = models.create(
+        model, axis_name=parallel.AXIS, convolution=models.loop_convolution, **shared
+    )
     mesh = parallel.data_mesh(jax.local_devices()[:1])
     optimizer = classifier.sgd(0.01, weight_decay=5e-4)
     learner = jax.jit(classifier.init_learner, static_argnums=(1, 2, 3))(

@@ -108,8 +108,8 @@ def benchmark(
 
     Example:
       >>> from miue_jax.workflows.benchmark.run import benchmark
-      >>> found = benchmark(cases=("covariance_trace_128",), size="small", repetitions=1)
-      >>> found["benchmark"]["covariance_trace_128"]["sides"]["miue_jax"]["calls"] > 0
+      >>> found = benchmark(cases=("ssim_512",), size="small", repetitions=1)
+      >>> found["benchmark"]["ssim_512"]["sides"]["miue_jax"]["calls"] > 0
       True
     """
     config = dataclasses.replace(config or BenchmarkConfig(), **settings)
@@ -128,7 +128,7 @@ def benchmark(
         if threads is None and not accelerator and hasattr(os, "sched_setaffinity"):
             threads = 1
         config = dataclasses.replace(config, threads=threads)
-        results = _header(config, here, about)
+        results = _header(config, here, about) | {"command": _command(config, path)}
         if path is not None:
             _add(path, results, {})
             results["benchmark"] = _read(path, results)
@@ -143,6 +143,16 @@ def benchmark(
     done = results["benchmark"]
     results["benchmark"] = {name: done[name] for name in CASES if name in done}
     return results
+
+
+def _command(config: BenchmarkConfig, path: pathlib.Path | None) -> str:
+    """The command that would give all of a file, in whatever pieces it was made."""
+    command, default = ["miue", "benchmark"], BenchmarkConfig()
+    for name in ("repetitions", "threads", "size", "against"):
+        value = getattr(config, name)
+        if value != getattr(default, name):
+            command += [f"--{name}", str(value)]
+    return public.command(command + ([] if path is None else ["--output", path.name]))
 
 
 def _header(
@@ -212,10 +222,7 @@ def _add(
         if not done:
             return
         done = {name: done[name] for name in CASES if name in done}
-        command = public.command(["miue", "benchmark", "--output", path.name])
-        run_directory.write_json(
-            path, {**results, "command": command, "benchmark": done}
-        )
+        run_directory.write_json(path, {**results, "benchmark": done})
     finally:
         os.close(folder)
 
@@ -383,13 +390,15 @@ def _measure(
             return None
 
         for ask, side, label in places:
-            found[label] |= tell(ask, "prepare", side, label) or {}
+            if (reply := tell(ask, "prepare", side, label)) is not None:
+                found[label] = reply
         for _ in range(config.repetitions):
             for ask, side, label in places:
                 if (reply := tell(ask, "time", side, label)) is not None:
                     timed[label].append(reply)
         for ask, side, label in places if case.alone else ():
-            found[label] |= tell(ask, "memory", side, label) or {}
+            if (reply := tell(ask, "memory", side, label)) is not None:
+                found[label] |= reply
     for label, about in found.items():
         if "why" not in about:
             found[label] = {**about, **_times(timed[label], timed[OURS])}

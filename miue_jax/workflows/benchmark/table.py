@@ -126,9 +126,9 @@ def _origin(results: Mapping[str, Any]) -> str:
         if case.get("load_average") is not None
     ]
     text = [
-        f"Times are {by}, median and range of {settings['repetitions']} turns; speed is "
-        "the time of a side over that of this library in the same turn: above 1, this "
-        "library is faster.",
+        f"Times are {by}, median and range of {settings['repetitions']} turns; speed "
+        "is the time of a side over that of this library in the same turn: above 1, "
+        "this library is faster.",
         f"{hardware['device']}, {hardware['processor']}, "
         + (f"{threads} of {hardware['cores']} cores" if threads else "all cores")
         + (f"; load average {min(loads):.1f} to {max(loads):.1f}." if loads else "."),
@@ -140,8 +140,9 @@ def _origin(results: Mapping[str, Any]) -> str:
     peaks = sorted({side["peak"] for side in sides if "peak" in side})
     if peaks:
         text.append(
-            "FLOPs are those of direct convolutions, three forward passes for a training "
-            f"step and two for a perturbation step; the peak: {' and '.join(peaks)}."
+            "FLOPs are those of direct convolutions, three forward passes for a "
+            "training step and two for a perturbation step; Winograd's filtering takes "
+            f"fewer. The peak: {' and '.join(peaks)}."
         )
     if any(side.get("peak_bytes") for side in sides):
         text.append("Memory is the most that a process took beyond its data.")
