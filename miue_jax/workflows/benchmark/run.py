@@ -185,6 +185,8 @@ def _digest(package: pathlib.Path) -> str:
 
 def _check_output(path: pathlib.Path) -> None:
     atomic.check_new_file(path)
+    if path.exists():
+        run_directory.read_json(path, needed=[*_SAME, "benchmark"])
     # Before minutes of measuring, not after.
     with tempfile.TemporaryFile(dir=path.parent):
         pass
