@@ -93,8 +93,7 @@ def steps(options: Options) -> dict[str, Step]:
       options: of the command.
 
     Returns:
-      The steps. Their shares add up so that the protected images and their victims,
-      which nothing can replace, have the most.
+      The steps. What one leaves of its share the next ones have.
     """
     small, work = options.size == "small", options.workdir
     found: dict[str, Step] = {}
