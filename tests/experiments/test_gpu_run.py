@@ -101,25 +101,25 @@ def sleepy(monkeypatch, tmp_path):
         found = {}
         for name, seconds in lasting.items():
             script = (
-                "import pathlib, sys, time\n"
-                "from miue_jax.train import run_directory\n"
-                f"path = pathlib.Path({str(given.workdir / f'{name}.json')!r})\n"
-                f"run_directory.write_json(path, {{'name': {name!r}}})\n"
+                "import sys, time\n"
+                f"with open({str(given.workdir / f'{name}.jsonl')!r}, 'w') as file:\n"
+                f'    file.write(\'{{"name": "{name}"}}\\n\')\n'
                 f"time.sleep({max(seconds, 0)})\n"
                 f"sys.exit('no luck' if {seconds} < 0 else 0)\n"
             )
             after = ("second",) if name == "third" else ()
-            found[name] = gpu_run.Step(["-c", script], 1.0, f"{name}.json", after)
+            found[name] = gpu_run.Step(["-c", script], 1.0, f"{name}.jsonl", after)
         return found
 
     monkeypatch.setattr(gpu_run, "steps", steps)
     monkeypatch.setattr(gpu_run, "_SECONDS_TO_STOP", 1.0)
+    monkeypatch.setattr(gpu_run, "_SHORTEST", 1.0)
     return lasting
 
 
 def test_a_cut_step_is_named_and_done_by_the_next_run(start, sleepy):
     sleepy["second"] = 1000.0
-    status, printed, _, steps = start("--minutes", 0.4)
+    status, printed, _, steps = start("--minutes", 0.1)
     assert status == 0
     assert {k: v["status"] for k, v in steps.items()} == {
         **{"first": "done", "second": "cut", "third": "skipped"}
@@ -145,7 +145,7 @@ def test_a_step_that_fails_is_told_in_a_line_and_tried_again(start, sleepy):
 
 
 def test_nothing_starts_without_time(start, sleepy):
-    _, _, _, steps = start("--minutes", 0.05)
+    _, _, _, steps = start("--minutes", 0.02)
     assert [v["why"] for v in steps.values()] == [
         *2 * ["no time is left for it"],
         "second is not done",
@@ -172,16 +172,13 @@ def test_what_is_done_is_written_at_once(tmp_path, monkeypatch, sleepy):
 def test_a_terminated_run_ends_its_step(tmp_path):
     # The check of figures takes a while.
     command = [sys.executable, gpu_run.__file__, "--size", "small"]
-    process = subprocess.Popen(
-        [*command, "--workdir", str(tmp_path / "run")],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
-    assert process.stderr.readline().startswith("smoke: ")
-    (step,) = _children(process.pid)
-    process.terminate()
-    assert process.wait(60) == 143
+    command += ["--workdir", str(tmp_path / "run")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("smoke: ")
+        (step,) = _children(process.pid)
+        process.terminate()
+        assert process.wait(60) == 143
     with contextlib.suppress(ProcessLookupError):
         os.kill(step, 0)
         pytest.fail("the step runs on")
