@@ -311,7 +311,7 @@ def test_the_command_measures_an_older_build_too(miue, tmp_path):
     with zipfile.ZipFile(wheel, "w") as archive:
         for path in (ROOT / "miue_jax").rglob("*.py"):
             name = path.relative_to(ROOT).as_posix()
-            # It had no benchmark, and no estimators of this name.
+            # As if it had neither yet.
             if "workflows" not in name and path.name != "quality.py":
                 archive.write(path, name)
         archive.writestr(

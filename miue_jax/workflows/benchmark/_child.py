@@ -168,7 +168,8 @@ def _describe(_: Mapping[str, Any]) -> dict[str, Any]:
     import miue_jax
 
     versions: dict[str, str | None] = {"python": platform.python_version()}
-    versions["miue_jax"] = miue_jax.__version__
+    # Not every build says it.
+    versions["miue_jax"] = getattr(miue_jax, "__version__", None)
     for name in _VERSIONS:
         try:
             versions[name] = importlib.metadata.version(name)

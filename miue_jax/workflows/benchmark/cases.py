@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from miue_jax import _checks
-
 # This library in a table of results, and an older build of it.
 OURS, BEFORE = "miue_jax", "before"
 
@@ -152,40 +150,3 @@ CASES: dict[str, Case] = {
     ),
     **_neighbors(),
 }
-
-
-def select(names: tuple[str, ...], *, accelerator: bool) -> list[str]:
-    """The cases to run.
-
-    Args:
-      names: those that are asked for; none for all that the device is for.
-      accelerator: whether there is one.
-
-    Returns:
-      Their names, in the order of the table.
-
-    Raises:
-      ValueError: if one is unknown, named twice, or for accelerators and there is none.
-    """
-    check_names(names)
-    fits = [name for name, case in CASES.items() if accelerator or not case.accelerator]
-    for name in names:
-        if name not in fits:
-            raise ValueError(f"{name} is for accelerators, and JAX finds none")
-    return [name for name in fits if not names or name in names]
-
-
-def check_names(names: tuple[str, ...]) -> None:
-    """Checks names of cases, before anything is asked of a device.
-
-    Args:
-      names: those that are asked for.
-
-    Raises:
-      ValueError: if one is unknown or named twice.
-    """
-    for name in names:
-        if name not in CASES:
-            raise _checks.unknown("case", name, CASES)
-        if names.count(name) > 1:
-            raise ValueError(f"case {name} is named twice")

@@ -26,7 +26,6 @@ import miue_jax
 from miue_jax import _checks, _command_line
 from miue_jax.data import atomic, public
 from miue_jax.train import run_directory
-from miue_jax.workflows.benchmark import cases as table_of_cases
 from miue_jax.workflows.benchmark.cases import BEFORE, CASES, OURS
 
 __all__ = ["BenchmarkConfig", "benchmark"]
@@ -66,7 +65,7 @@ class BenchmarkConfig:
     against: str | None = None
 
     def __post_init__(self) -> None:
-        table_of_cases.check_names(self.cases)
+        _check_names(self.cases)
         _checks.check_number("repetitions", self.repetitions, "> 0", whole=True)
         _checks.check_choice("size", self.size, ("full", "small"))
         if self.threads is None:
@@ -123,7 +122,7 @@ def benchmark(
             builds[BEFORE] = stack.enter_context(_installed(config.against))
         about = [_asked(config, build, {"do": "describe"}) for build in builds.values()]
         accelerator = about[0]["hardware"]["backend"] != "cpu"
-        names = table_of_cases.select(config.cases, accelerator=accelerator)
+        names = _select(config.cases, accelerator=accelerator)
         threads = config.threads
         if threads is None and not accelerator and hasattr(os, "sched_setaffinity"):
             threads = 1
@@ -143,6 +142,23 @@ def benchmark(
     done = results["benchmark"]
     results["benchmark"] = {name: done[name] for name in CASES if name in done}
     return results
+
+
+def _select(names: tuple[str, ...], *, accelerator: bool) -> list[str]:
+    """The cases to run, in the order of the table."""
+    fits = [name for name, case in CASES.items() if accelerator or not case.accelerator]
+    for name in names:
+        if name not in fits:
+            raise ValueError(f"{name} is for accelerators, and JAX finds none")
+    return [name for name in fits if not names or name in names]
+
+
+def _check_names(names: tuple[str, ...]) -> None:
+    for name in names:
+        if name not in CASES:
+            raise _checks.unknown("case", name, CASES)
+        if names.count(name) > 1:
+            raise ValueError(f"case {name} is named twice")
 
 
 def _command(config: BenchmarkConfig, path: pathlib.Path | None) -> str:
