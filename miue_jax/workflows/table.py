@@ -66,7 +66,7 @@ _KINDS: dict[str, Any] = {
     **dict.fromkeys(("victims", "defenses", "columns"), Mapping),
     **dict.fromkeys(("protected", "failed", "train", "test", "victim"), Mapping),
     **dict.fromkeys(("final", "best", "robust", "versions"), Mapping),
-    **dict.fromkeys(("benchmark", "settings", "hardware"), Mapping),
+    "benchmark": Mapping,
     **dict.fromkeys(
         ("generators", "cells", "entries", "seeds", "noise_variances"), list
     ),
