@@ -200,6 +200,8 @@ def run(options: Options) -> dict[str, Any]:
         environment = dict(os.environ)
         cache = str((options.workdir / "compiled").absolute())
         environment.setdefault("JAX_COMPILATION_CACHE_DIR", cache)
+        # The last line of a log is then what went wrong.
+        environment.setdefault("JAX_TRACEBACK_FILTERING", "off")
         done = results["steps"]
         for name, step in steps(options).items():
             if done.get(name, {}).get("status") == "done":
