@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 import tyro
 from tyro.conf import Positional, arg
 
-from miue_jax import _checks, _command_line, _sweep_command
+from miue_jax import _benchmark_command, _checks, _command_line, _sweep_command
 from miue_jax._command_line import option, parse, report, without_option
 from miue_jax._run_options import (
     PROG,
@@ -764,6 +764,7 @@ _COMMANDS = {
     "import": _Command(_import, _Import),
     "table": _Command(_table, _Table),
     "demo": _Command(_demo, _Demo),
+    "benchmark": _Command(_benchmark_command.run, _benchmark_command.BenchmarkOptions),
     "list": _Command(_list, _List),
 }
 

@@ -75,6 +75,8 @@ MODULES = (
     "miue_jax.train.run_directory",
     "miue_jax.train.sampling",
     "miue_jax.victims",
+    "miue_jax.workflows.benchmark.run",
+    "miue_jax.workflows.benchmark.table",
     "miue_jax.workflows.demo",
     "miue_jax.workflows.detect",
     "miue_jax.workflows.evaluate",

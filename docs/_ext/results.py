@@ -19,6 +19,7 @@ from miue_jax.workflows.measure import plots
 from miue_jax.workflows.sweep import plot
 
 RESULTS = pathlib.Path(__file__).parents[2] / "results"
+_NOT_YET = "Not measured for this version yet."
 NOTE = (
     "Accuracy on clean test images in %, 5,000 training images of CIFAR-10 (JPEG), "
     "ResNet-10 of width 16, ten epochs; mean ± standard deviation where there are "
@@ -27,7 +28,7 @@ NOTE = (
 
 
 class ResultsTable(rendering.MarkdownDirective):
-    """The table of a results file."""
+    """The table of a results file, if it was made."""
 
     required_arguments = 1
 
@@ -35,6 +36,8 @@ class ResultsTable(rendering.MarkdownDirective):
         """Renders the file."""
         path = RESULTS / self.arguments[0]
         self.env.note_dependency(str(path))
+        if not path.exists():
+            return self.render([_NOT_YET], "figures")
         text = table.render(run_directory.read_json(path, own=False))
         return self.render(text.split("\n"), "figures")
 
@@ -49,7 +52,7 @@ class FaultsTable(rendering.MarkdownDirective):
         path = RESULTS / self.arguments[0]
         self.env.note_dependency(str(path))
         if not path.exists():
-            return self.render(["Not measured for this version yet."], "figures")
+            return self.render([_NOT_YET], "figures")
         results = run_directory.read_json(path, own=False)
         header = ["", "cases", "faults", "right bytes", "one line", "failed"]
         keys = ("name", "cases", "faults", "equal", "refused", "failed")

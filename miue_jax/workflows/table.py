@@ -14,6 +14,7 @@ from miue_jax._checks import one_line, shown
 from miue_jax.data import memory, public
 from miue_jax.train import run_directory
 from miue_jax.workflows import estimator_table
+from miue_jax.workflows.benchmark import table as benchmark
 from miue_jax.workflows.measure import summary as measurement
 from miue_jax.workflows.sweep import table as sweep
 
@@ -65,6 +66,7 @@ _KINDS: dict[str, Any] = {
     **dict.fromkeys(("victims", "defenses", "columns"), Mapping),
     **dict.fromkeys(("protected", "failed", "train", "test", "victim"), Mapping),
     **dict.fromkeys(("final", "best", "robust", "versions"), Mapping),
+    "benchmark": Mapping,
     **dict.fromkeys(
         ("generators", "cells", "entries", "seeds", "noise_variances"), list
     ),
@@ -78,6 +80,7 @@ _TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "cells": sweep.render,
     "planned": estimator_table.render,
     "entries": measurement.render,
+    "benchmark": benchmark.render,
 }
 
 
@@ -120,7 +123,7 @@ def render(results: Mapping[str, Any]) -> str:
                 raise ValueError(f"the results are damaged: {_what(error)}") from error
     raise ValueError(
         "the results are of none of the runs that have a table: evaluate, sweep, "
-        "measure, or the benchmark of estimators"
+        "measure, benchmark, or the benchmark of estimators"
     )
 
 

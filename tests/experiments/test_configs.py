@@ -15,7 +15,6 @@ import matrix_cifar10_gpu
 import measure_cifar10
 import numpy as np
 import pytest
-import robust_cifar10_gpu
 
 from miue_jax import _command_line, cli
 from miue_jax.data import DataSource
@@ -25,7 +24,7 @@ from miue_jax.workflows.sweep import plan
 
 ROOT = pathlib.Path(__file__).parents[2]
 EXPERIMENTS = ROOT / "experiments"
-FILES = sorted(path for path in EXPERIMENTS.glob("*.py") if path.stem != "torch_resnet")
+FILES = sorted(EXPERIMENTS.glob("*.py"))
 SCRIPTS = [path for path in FILES if '__name__ == "__main__"' in path.read_text()]
 
 
@@ -97,9 +96,7 @@ def test_a_script_runs_from_any_directory(path, tmp_path):
 # The sweeps -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "module", [matrix_cifar10_cpu, matrix_cifar10_gpu, robust_cifar10_gpu]
-)
+@pytest.mark.parametrize("module", [matrix_cifar10_cpu, matrix_cifar10_gpu])
 def test_a_matrix_can_be_written_down_and_read_again(module):
     sweep = module.get_config()
     plain = json.loads(json.dumps(sweep.to_plain()))
