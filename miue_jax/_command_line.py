@@ -437,6 +437,10 @@ def _seconds(variable: str, default: int) -> int:
     return int(text)
 
 
+# JAX keeps what took a second. The cells of a sweep compile what takes less, each anew.
+_SHORTEST, _SECONDS_TO_KEEP = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", 0.1
+
+
 def keep_compiled() -> None:
     """Keeps compiled programs in the user's cache, unless JAX is told where already.
 
@@ -454,6 +458,8 @@ def keep_compiled() -> None:
         # JAX would warn about each program that it cannot keep.
         if os.access(cache, os.R_OK | os.W_OK | os.X_OK):
             jax.config.update("jax_compilation_cache_dir", str(cache))
+            if _SHORTEST not in os.environ:
+                jax.config.update(_SHORTEST.lower(), _SECONDS_TO_KEEP)
 
 
 def _own_cache() -> pathlib.Path:

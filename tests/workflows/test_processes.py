@@ -237,7 +237,23 @@ np.testing.assert_array_equal(parallel.to_host(placed)[3], images[3::4])
 """
 
 
-def test_a_process_places_its_own_share_of_the_data_only(monkeypatch):
+def _slurm() -> list[dict[str, str]]:
+    """What srun tells two tasks on this machine."""
+    return [
+        {
+            "SLURM_JOB_ID": str(os.getpid()),
+            "SLURM_STEP_NODELIST": "localhost",
+            "SLURM_NTASKS": "2",
+            "SLURM_PROCID": str(index),
+            "SLURM_LOCALID": str(index),
+            "JAX_NUM_CPU_DEVICES": "1",
+        }
+        for index in range(2)
+    ]
+
+
+@pytest.mark.parametrize("cluster", [_cluster, _slurm])
+def test_a_process_places_its_own_share_of_the_data_only(monkeypatch, cluster):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     processes = [
         subprocess.Popen(
@@ -248,7 +264,7 @@ def test_a_process_places_its_own_share_of_the_data_only(monkeypatch):
             stdout=subprocess.DEVNULL,
             text=True,
         )
-        for env in _cluster()
+        for env in cluster()
     ]
     _finish(processes)
 
