@@ -1,6 +1,6 @@
 """Cells a minute of a sweep whose cells do next to nothing, by launcher.
 
-    python experiments/launchers.py --launchers local ray --workers 1 --cells 40 \
+    python experiments/launchers.py --launchers ray local --workers 1 --cells 40 \
         --json results/launchers_cpu.json
 
 The result on one core is results/launchers_cpu.json. It takes a few minutes, with Slurm
@@ -8,13 +8,16 @@ longer. A cell trains a linear network for one epoch on 40 random images of 8x8 
 about a second, most of which is compiling. What is measured is what starting it costs
 beyond that. ``cells_per_minute`` is from the start of the command to its end, with the
 start of the engine and the checks before it; ``cells_per_minute_after_start`` from the
-end of the first cell to the end of the last.
+end of the first cell to the end of the last. On a busy machine both say little:
+``cpu_seconds_per_cell`` is the processor time of this process and of all that it has
+started, on Linux; the daemons of Slurm are not among them.
 
 Ray's workers and those of ``local`` run cell after cell; Slurm starts a process for
 each. ``slurm`` needs a cluster, such as the one of one machine that
 tests/workflows/test_sweep_slurm.py starts.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -22,7 +25,9 @@ import pathlib
 import platform
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -34,6 +39,8 @@ from miue_jax.workflows.sweep.launch import Launcher
 from miue_jax.workflows.sweep.launchers import local, ray, slurm
 
 PROG = "launchers.py"
+
+_SECONDS_TO_LOOK = 1.0
 
 _LAUNCHERS = ("local", "ray", "slurm")
 
@@ -49,7 +56,7 @@ class Options:
       json: file for the results.
     """
 
-    launchers: tuple[str, ...] = ("local", "ray")
+    launchers: tuple[str, ...] = ("ray", "local")
     workers: int = 1
     cells: int = 40
     json: pathlib.Path | None = None
@@ -110,7 +117,8 @@ def _measure(launcher: Launcher, folder: pathlib.Path, cells: int) -> dict[str, 
         seeds=range(cells),
     )
     began, workdir = time.time(), folder / "run"
-    results = launch.launch(sweep, workdir, launcher, progress=False)
+    with _processor_time() as seconds:
+        results = launch.launch(sweep, workdir, launcher, progress=False)
     ended = time.time()
     if results["done"] != cells:
         raise ValueError(f"{results['done']} of {cells} cells are done")
@@ -118,11 +126,56 @@ def _measure(launcher: Launcher, folder: pathlib.Path, cells: int) -> dict[str, 
     return {
         "seconds": round(ended - began, 1),
         "seconds_to_first_cell": round(done[0] - began, 1),
+        "cpu_seconds_per_cell": round(sum(seconds.values()) / cells, 2),
         "cells_per_minute": round(60 * cells / (ended - began), 1),
         "cells_per_minute_after_start": round(
             60 * (cells - 1) / max(done[-1] - done[0], 1e-9), 1
         ),
     }
+
+
+@contextlib.contextmanager
+def _processor_time() -> Iterator[dict[int, float]]:
+    """Seconds of this process and of those below it, by number, within the context."""
+    own, seen = os.getpid(), {}
+    first = _times_below(own)
+    ended = threading.Event()
+
+    def look() -> None:
+        # What a process took is gone with it, and its parent may not have waited.
+        for pid, seconds in _times_below(own).items():
+            seen[pid] = seconds - first.get(pid, 0.0)
+
+    def work() -> None:
+        while not ended.wait(_SECONDS_TO_LOOK):
+            look()
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        ended.set()
+        thread.join()
+        look()
+
+
+def _times_below(ancestor: int) -> dict[int, float]:
+    parents, times = {}, {}
+    for file in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            # The name of the program is in brackets, and may hold blanks.
+            fields = file.read_text().rpartition(")")[2].split()
+            pid = int(file.parent.name)
+            parents[pid] = int(fields[1])
+            times[pid] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def is_below(pid: int) -> bool:
+        while pid not in (0, ancestor):
+            pid = parents.get(pid, 0)
+        return pid == ancestor
+
+    return {pid: seconds for pid, seconds in times.items() if is_below(pid)}
 
 
 def main() -> None:

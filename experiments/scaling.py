@@ -150,7 +150,7 @@ def _measure(options: Options) -> dict[int, dict[str, list[float]]]:
 
 def _serve(connection: Any, count: int, options: Options) -> None:
     """A process with so many devices, which runs the loops that it is asked for."""
-    # The main program's variables hold for the platforms that it has.
+    _command_line.keep_compiled()
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", count)
     loops = _loops(count, options)

@@ -71,3 +71,11 @@ def test_what_cannot_be_measured_is_one_line(
     output, errors = capfd.readouterr()
     assert (output, errors.count("\n")) == ("", 1)
     assert said in errors
+
+
+def test_the_processor_time_is_that_of_processes_that_are_gone_too(monkeypatch):
+    monkeypatch.setattr(launchers, "_SECONDS_TO_LOOK", 0.05)
+    work = "import time\nwhile time.process_time() < 0.6: pass"
+    with launchers._processor_time() as seconds:
+        subprocess.run([sys.executable, "-c", work], check=True)
+    assert max(seconds.values()) == pytest.approx(0.6, abs=0.1)
