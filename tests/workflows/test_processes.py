@@ -58,7 +58,7 @@ def _cluster(count: int = 2) -> list[dict[str, str]]:
         **devices,
         "JAX_COORDINATOR_ADDRESS": address,
         "JAX_NUM_PROCESSES": str(count),
-        "MIUE_HEARTBEAT_TIMEOUT": "10",
+        "MIUE_HEARTBEAT_TIMEOUT": "20",
     }
     return [{**common, "JAX_PROCESS_ID": str(index)} for index in range(count)]
 
@@ -190,7 +190,7 @@ def test_a_killed_run_is_resumed_by_another_number_of_processes(
     run = f"--workdir={tmp_path / 'run'}"
     processes = [start(*_INVARIANT, run, env=env) for env in _cluster(before)]
     folder = tmp_path / "run" / "checkpoints"
-    deadline = time.monotonic() + 400
+    deadline = time.monotonic() + 500
     while time.monotonic() < deadline and not [*folder.glob("*/sha256.json")]:
         time.sleep(0.05)
     processes[-1].kill()
