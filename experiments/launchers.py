@@ -3,12 +3,12 @@
     python experiments/launchers.py --launchers ray local --workers 1 --cells 40 \
         --json results/launchers_cpu.json
 
-The result on one core is results/launchers_cpu.json. It takes a few minutes, with Slurm
-longer. A cell trains a linear network for one epoch on 40 random images of 8x8 pixels:
-about a second, most of which is compiling. What is measured is what starting it costs
-beyond that. ``cells_per_minute`` is from the start of the command to its end, with the
-start of the engine and the checks before it; ``cells_per_minute_after_start`` from the
-end of the first cell to the end of the last. On a busy machine both say little:
+No result of it is published yet. It takes eight minutes on a core that others use, with
+Slurm longer. A cell trains a linear network for one epoch on 40 random images of 8x8
+pixels: about a second, most of which is compiling. What is measured is what starting it
+costs beyond that. ``cells_per_minute`` is from the start of the command to its end,
+with the start of the engine and the checks; ``cells_per_minute_after_start`` is from
+the end of the first cell to the end of the last. On a busy machine both say little:
 ``cpu_seconds_per_cell`` is the processor time of this process and of all that it has
 started, on Linux; the daemons of Slurm are not among them.
 
