@@ -25,7 +25,7 @@ INTERRUPTED = 130
 # Set to anything, it shows where an error came from.
 TRACEBACK = "MIUE_TRACEBACK"
 
-_HEARTBEAT = "MIUE_HEARTBEAT_TIMEOUT"
+_HEARTBEAT, _JOIN = "MIUE_HEARTBEAT_TIMEOUT", "MIUE_JOIN_TIMEOUT"
 
 T = TypeVar("T")
 
@@ -414,12 +414,32 @@ def heartbeat_timeout() -> int:
     Raises:
       ValueError: if it is not a whole number of at least 1.
     """
-    text = os.environ.get(_HEARTBEAT, "100")
-    if not text.isdecimal() or not 1 <= int(text) <= 10**6:
+    return _seconds(_HEARTBEAT, 100)
+
+
+def join_timeout() -> int:
+    """Seconds within which all processes of a multi-process run must have come.
+
+    Returns:
+      The value of the variable MIUE_JOIN_TIMEOUT, 300 if it is not set.
+
+    Raises:
+      ValueError: if it is not a whole number of at least 1.
+    """
+    return _seconds(_JOIN, 300)
+
+
+def _seconds(variable: str, default: int) -> int:
+    text = os.environ.get(variable, str(default))
+    if not (text.isdecimal() and len(text) < 9 and 1 <= int(text) <= 10**6):
         raise ValueError(
-            f"{_HEARTBEAT} is {text!r}; allowed: whole seconds from 1 to {10**6}"
+            f"{variable} is {text!r}; allowed: whole seconds from 1 to {10**6}"
         )
     return int(text)
+
+
+# JAX keeps what took a second. The cells of a sweep compile what takes less, each anew.
+_SHORTEST, _SECONDS_TO_KEEP = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", 0.1
 
 
 def keep_compiled() -> None:
@@ -439,6 +459,8 @@ def keep_compiled() -> None:
         # JAX would warn about each program that it cannot keep.
         if os.access(cache, os.R_OK | os.W_OK | os.X_OK):
             jax.config.update("jax_compilation_cache_dir", str(cache))
+            if _SHORTEST not in os.environ:
+                jax.config.update(_SHORTEST.lower(), _SECONDS_TO_KEEP)
 
 
 def _own_cache() -> pathlib.Path:

@@ -1,18 +1,23 @@
-"""Says in one line that a process of a multi-process run was lost.
+"""Says in one line that a process of a multi-process run is missing or was lost.
 
-JAX aborts the remaining processes when one no longer answers, from a thread of its own
-that nothing in Python can catch, with pages on standard error. `watch` sends what
-compiled code writes there through a small process, which passes it on, except for such
-a report: of that it prints what the user needs.
+JAX aborts a process that waits for others in vain, and the remaining ones when one no
+longer answers, from code that nothing in Python can catch, with pages on standard
+error. `joining` is for the first: it keeps what is written there until all have come.
+`watch` is for the second: it sends what compiled code writes through a small process,
+which passes it on, except for such a report: of that it prints what the user needs.
 """
 
+import contextlib
 import ctypes
 import os
 import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from typing import Any
 
 # How the runtime begins its report, and the ways in which it names a process.
 _REPORT = re.compile(
@@ -29,6 +34,73 @@ _NAMED = (
 _DISCONNECTED = re.compile(
     r"\b[A-Z]{5,}(_[A-Z]+)*: .*(?i:gloo|nccl|heartbeat|connection|socket|peer)"
 )
+# Why the runtime could not connect, in its words.
+_STATUS = re.compile(rb"absl::Status: ([A-Z_]+): ([^\n]*)")
+
+_ABORT = ctypes.CFUNCTYPE(None, ctypes.c_int)
+
+
+@contextlib.contextmanager
+def joining(prog: str, seconds: int, status: int) -> Iterator[None]:
+    """Makes a process that cannot join the others end with one line.
+
+    Args:
+      prog: name of the program, which begins the line.
+      seconds: after which the runtime gives up.
+      status: to exit with.
+    """
+    if sys.stderr is None:
+        yield
+        return
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+
+        def leave(_: int) -> None:
+            text = f"{prog}: {join_line(_content(held), seconds)}\n"
+            os.write(terminal, text.encode())
+            os._exit(status)
+
+        os.dup2(held.fileno(), 2)
+        handler, set_handler = _ABORT(leave), ctypes.CDLL(None).signal
+        set_handler.restype = ctypes.c_void_p
+        before = set_handler(signal.SIGABRT, handler)
+        try:
+            yield
+        finally:
+            set_handler(signal.SIGABRT, ctypes.c_void_p(before))
+            sys.stderr.flush()
+            os.dup2(terminal, 2)
+            os.close(terminal)
+            os.write(2, _content(held))
+
+
+def _content(file: Any) -> bytes:
+    return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0)
+
+
+def join_line(report: bytes, seconds: int) -> str:
+    """Makes one line of what the runtime wrote as it gave up to connect.
+
+    Args:
+      report: what it wrote.
+      seconds: how long it was to try.
+
+    Returns:
+      The line.
+    """
+    found = _STATUS.search(report)
+    code = found[1].decode() if found else ""
+    if code == "ALREADY_EXISTS":
+        why = "another process has the same JAX_PROCESS_ID"
+    elif code == "DEADLINE_EXCEEDED":
+        why = f"after {seconds} seconds, not all processes have come"
+    else:
+        why = found[2].decode(errors="replace") if found else "it was not let in"
+    return (
+        f"this process cannot join a run: {why}; start all of them, with one address "
+        "of process 0"
+    )
 
 
 def watch(prog: str) -> None:

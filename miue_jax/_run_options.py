@@ -1,8 +1,9 @@
 """Options that several commands of ``miue`` have, and the settings in files."""
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from miue_jax import _checks, _command_line, _lost_process, _own
@@ -119,6 +120,38 @@ def shallow(instance: Any) -> dict[str, Any]:
     return {f.name: getattr(instance, f.name) for f in dataclasses.fields(instance)}
 
 
+@contextlib.contextmanager
+def shown_in_tensorboard(
+    workdir: Any, wanted: bool, *, launched: bool = False
+) -> Iterator[None]:
+    """Mirrors metrics while the context lasts, in the first process of a run.
+
+    Args:
+      workdir: of the run.
+      wanted: whether to do so.
+      launched: whether other processes do the work, and this one takes no device.
+
+    Raises:
+      ValueError: if the directory is in a bucket.
+    """
+    with contextlib.ExitStack() as stack:
+        if wanted:
+            if not isinstance(workdir, os.PathLike):
+                raise ValueError(
+                    f"tensorboard: {workdir} is in a bucket; allowed: a local --workdir"
+                )
+            import jax
+
+            from miue_jax.train import parallel
+            from miue_jax.workflows import tensorboard
+
+            # Where it cannot be done, all processes end.
+            with contextlib.nullcontext() if launched else parallel.together():
+                if launched or jax.process_index() == 0:
+                    stack.enter_context(tensorboard.mirrored(workdir))
+        yield
+
+
 def start(*, alone: bool = False) -> None:
     """Prepares JAX, once the arguments are known to be right."""
     import jax
@@ -128,7 +161,8 @@ def start(*, alone: bool = False) -> None:
     _command_line.keep_compiled()
     if alone:
         return
-    timeout = _command_line.heartbeat_timeout()
-    parallel.initialize_processes(heartbeat_timeout=timeout)
+    heartbeat, join = _command_line.heartbeat_timeout(), _command_line.join_timeout()
+    with _lost_process.joining(PROG, join, _command_line.BAD_INPUT):
+        parallel.initialize_processes(heartbeat_timeout=heartbeat, join_timeout=join)
     if jax.distributed.is_initialized():
         _lost_process.watch(PROG)

@@ -24,6 +24,7 @@ from miue_jax._run_options import (
     from_file,
     options_of,
     shallow,
+    shown_in_tensorboard,
     source_of,
     start,
 )
@@ -81,6 +82,7 @@ class SweepOptions(_Settings):
     Attributes:
       resume: resume runs that are in the directory.
       quiet: no progress bars.
+      tensorboard: write event files for TensorBoard, too.
       launcher: what runs the cells: local, processes of this machine; slurm; or ray.
         None for this process, or local where devices are given.
       devices: local processes to run at once, each on a device of its own.
@@ -95,6 +97,7 @@ class SweepOptions(_Settings):
 
     resume: bool = True
     quiet: bool = False
+    tensorboard: bool = False
     launcher: Literal["local", "slurm", "ray"] | None = None
     devices: int | None = None
     cpus: int = 1
@@ -138,11 +141,13 @@ class _StatusOptions(_Settings):
 
     Attributes:
       watch: go on until none of them is left, with a line for every change.
+      tensorboard: write event files for TensorBoard meanwhile.
       every: seconds between two looks.
       json: print JSON: the state of every cell.
     """
 
     watch: bool = False
+    tensorboard: bool = False
     every: float = 5.0
     json: bool = False
 
@@ -203,7 +208,9 @@ def run(arguments: Sequence[str]) -> int | None:
         default=action.options(**shallow(defaults)),
     )
     if name != "plan":
-        directory_of(given.workdir)
+        workdir = directory_of(given.workdir)
+        if name and base is None and not given.data:
+            raise ValueError(f"{workdir} holds no sweep: name its DATA or a --config")
     sweep = _sweep(given, defaults, base)
     if name == "manifest":
         return _manifest(sweep, given, arguments)
@@ -214,6 +221,7 @@ def _split(arguments: Sequence[str]) -> tuple[str, list[str]]:
     """The action, "" for all cells, and the other arguments."""
     several = {f"--{axis}" for axis in (*_AXES, "seeds", "slurm")}
     flags = {"--quiet", "--resume", "--device-invariant", "--watch", "--json", "--wait"}
+    flags.add("--tensorboard")
     values = 0.0
     for number, argument in enumerate(arguments):
         if argument.startswith("--"):
@@ -290,11 +298,16 @@ def _all(sweep: Any, given: SweepOptions) -> None:
     workdir = bucket.place(given.workdir)
     options = {"resume": given.resume, "progress": not given.quiet}
     launcher = _launcher(given)
-    if launcher is None:
+    launched = launcher is not None
+    if not launched:
         start()
-        results = run.run(sweep, workdir, **options)
-    else:
-        results = launch.launch(sweep, workdir, launcher, wait=given.wait, **options)
+    with shown_in_tensorboard(workdir, given.tensorboard, launched=launched):
+        if launcher is None:
+            results = run.run(sweep, workdir, **options)
+        else:
+            results = launch.launch(
+                sweep, workdir, launcher, wait=given.wait, **options
+            )
     told = _told(results)
     if not given.wait:
         return report(f"{workdir}: {told}; `miue sweep status --workdir {workdir}`")
@@ -375,12 +388,19 @@ def _run(sweep: Any, given: _RunOptions) -> int:
 
 def _status(sweep: Any, given: _StatusOptions) -> None:
     from miue_jax.data import bucket
-    from miue_jax.workflows.sweep import status
 
     _checks.check_number("every", given.every, "> 0")
-    workdir, before = bucket.place(given.workdir), None
+    workdir = bucket.place(given.workdir)
     if not workdir.is_dir():
         raise ValueError(f"{workdir}: no such directory")
+    with shown_in_tensorboard(workdir, given.tensorboard, launched=True):
+        _watch(sweep, workdir, given)
+
+
+def _watch(sweep: Any, workdir: Any, given: _StatusOptions) -> None:
+    from miue_jax.workflows.sweep import status
+
+    before = None
     while True:
         found = status.status(sweep, workdir)
         if given.json:

@@ -28,6 +28,7 @@ from miue_jax._run_options import (
     mapping,
     options_of,
     shallow,
+    shown_in_tensorboard,
     source_of,
     start,
 )
@@ -76,6 +77,7 @@ class _Protect(Run):
       device_invariant: make results equal to the last bit on any number of devices of
         one kind.
       checkpoint_every: steps between checkpoints.
+      tensorboard: write event files for TensorBoard, too.
     """
 
     data: Annotated[Positional[str], arg(metavar="DATA")] = ""
@@ -89,6 +91,7 @@ class _Protect(Run):
     num_shards: int | None = None
     device_invariant: bool = False
     checkpoint_every: int = 200
+    tensorboard: bool = False
 
 
 # The name of views, whose settings are options that begin with it.
@@ -136,7 +139,10 @@ def _protect(arguments: Sequence[str]) -> None:
         },
     )
     start()
-    made = protect.run(config, workdir, resume=given.resume, progress=not given.quiet)
+    with shown_in_tensorboard(workdir, given.tensorboard):
+        made = protect.run(
+            config, workdir, resume=given.resume, progress=not given.quiet
+        )
     report(f"{workdir / protect.ARTIFACT}: {artifact.describe(made)}")
 
 
@@ -319,6 +325,7 @@ class _Evaluate(Run):
         one kind.
       evaluate_every: epochs between tests.
       checkpoint_every: epochs between checkpoints.
+      tensorboard: write event files for TensorBoard, too.
     """
 
     train: Annotated[Positional[str], arg(metavar="TRAIN")] = ""
@@ -332,6 +339,7 @@ class _Evaluate(Run):
     device_invariant: bool = False
     evaluate_every: int = 1
     checkpoint_every: int = 1
+    tensorboard: bool = False
 
 
 def _evaluate(arguments: Sequence[str]) -> None:
@@ -377,9 +385,10 @@ def _evaluate(arguments: Sequence[str]) -> None:
         },
     )
     start()
-    results = evaluate.run(
-        config, workdir, resume=given.resume, progress=not given.quiet
-    )
+    with shown_in_tensorboard(workdir, given.tensorboard):
+        results = evaluate.run(
+            config, workdir, resume=given.resume, progress=not given.quiet
+        )
     report(f"{workdir / evaluate.RESULTS}: {evaluate.describe(results)}")
 
 

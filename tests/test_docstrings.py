@@ -109,6 +109,7 @@ MODULES = (
     "miue_jax.workflows.sweep.status",
     "miue_jax.workflows.sweep.tasks",
     "miue_jax.workflows.table",
+    "miue_jax.workflows.tensorboard",
 )
 
 

@@ -28,6 +28,35 @@ def test_the_line_names_the_process(report):
     assert line.endswith("rerun the same command in all processes to resume")
 
 
+JOINS = {
+    b"absl::Status: DEADLINE_EXCEEDED: Deadline Exceeded\n\nRPC: /x": "after 5 seconds",
+    b"absl::Status: ALREADY_EXISTS: Aborted connect": "the same JAX_PROCESS_ID",
+    b"absl::Status: INVALID_ARGUMENT: Unexpected task\n": "run: Unexpected task; start",
+    b"something else": "it was not let in",
+}
+
+
+@pytest.mark.parametrize("report", JOINS)
+def test_the_line_says_why_a_process_cannot_join(report):
+    line = _lost_process.join_line(b"F" + HEADER + report, 5)
+    assert line.startswith("this process cannot join a run: ")
+    assert JOINS[report] in line
+
+
+def test_what_is_written_while_joining_comes_behind_it():
+    program = (
+        "import os\n"
+        "from miue_jax import _lost_process\n"
+        "with _lost_process.joining('miue', 5, 2):\n"
+        "    os.write(2, b'inside ')\n"
+        "os.write(2, b'outside')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "inside outside")
+
+
 def _watched(*, writes: list[bytes]) -> str:
     program = (
         "import os, sys\n"

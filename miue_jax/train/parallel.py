@@ -23,6 +23,7 @@ AXIS = "data"
 
 _ADDRESS = "JAX_COORDINATOR_ADDRESS"
 _COUNT, _INDEX = "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+_DEVICES = "JAX_LOCAL_DEVICE_IDS"
 
 
 class State(NamedTuple):
@@ -109,8 +110,11 @@ def resolve_num_shards(num_shards: int | None, mesh: Mesh) -> int:
 def place(tree: Any, mesh: Mesh, spec: Any) -> Any:
     """Puts a pytree of host or device arrays on the mesh.
 
+    Every process reads and places the shards of its own devices only; of what is split,
+    nothing is sent from one to another.
+
     Args:
-      tree: a pytree of arrays.
+      tree: a pytree of arrays; with several processes, of the same ones in all of them.
       mesh: the devices.
       spec: a partition spec, or a prefix of the tree that holds specs.
 
@@ -125,7 +129,19 @@ def place(tree: Any, mesh: Mesh, spec: Any) -> Any:
       >>> placed.sharding.is_fully_replicated
       True
     """
-    return jax.device_put(tree, shardings(mesh, spec, tree))
+    placed = shardings(mesh, spec, tree)
+    if jax.process_count() == 1:
+        return jax.device_put(tree, placed)
+
+    def put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+        if sharding.is_fully_replicated:
+            return jax.device_put(leaf, sharding)
+        # device_put would compare all of it between all processes.
+        return jax.make_array_from_callback(
+            np.shape(leaf), sharding, lambda index: leaf[index]
+        )
+
+    return jax.tree.map(put, tree, placed)
 
 
 def run_key(seed: int, purpose: str, mesh: Mesh) -> jax.Array:
@@ -336,23 +352,25 @@ def barrier(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
-def _digits(text: str) -> bool:
-    return text.isdecimal() and text.isascii() and len(text) < 10
-
-
-def initialize_processes(*, heartbeat_timeout: int = 100) -> None:
+def initialize_processes(
+    *, heartbeat_timeout: int = 100, join_timeout: int = 300
+) -> None:
     """Joins a multi-process run if the environment describes one.
 
     TPU pods, Slurm and others describe themselves; elsewhere set
-    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. Call it before
-    anything touches a device. On a single host it does nothing.
+    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, all three of them,
+    which hold before what is found out. Call it before anything touches a device. On a
+    single host it does nothing.
 
     Args:
       heartbeat_timeout: seconds without a sign of life after which a process counts as
         lost, and the others end.
+      join_timeout: seconds within which all processes must have come. JAX ends a
+        process (SIGABRT) that waits for longer.
 
     Raises:
-      ValueError: if one of these variables is missing or not allowed.
+      ValueError: if one of these variables is missing or not allowed, or JAX cannot
+        start.
 
     Example:
       >>> from miue_jax.train import parallel
@@ -360,34 +378,59 @@ def initialize_processes(*, heartbeat_timeout: int = 100) -> None:
     """
     if jax.distributed.is_initialized():
         return
-    address = os.environ.get(_ADDRESS)
-    if address is not None:
-        missing = [k for k in (_COUNT, _INDEX) if not _digits(os.environ.get(k, ""))]
-        if missing:
-            raise ValueError(
-                f"{_ADDRESS} is set, so {missing[0]} must be a number, got "
-                f"{shown(os.environ.get(missing[0]))}"
-            )
-        count, index = int(os.environ[_COUNT]), int(os.environ[_INDEX])
-        if index >= count:
-            raise ValueError(
-                f"{_INDEX} is {index}; allowed: numbers below {_COUNT}, {count}"
-            )
-        host, _, port = address.rpartition(":")
-        if not host or not _digits(port) or not 0 < int(port) < 2**16:
-            raise ValueError(
-                f"{_ADDRESS} is {shown(address)}; allowed: HOST:PORT, the same in all "
-                "processes"
-            )
-        jax.distributed.initialize(
-            num_processes=count,
-            process_id=index,
-            heartbeat_timeout_seconds=heartbeat_timeout,
-        )
-        return
+    timeouts = {
+        "heartbeat_timeout_seconds": heartbeat_timeout,
+        "initialization_timeout": join_timeout,
+    }
     try:
-        jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat_timeout)
-    except ValueError as error:
-        # JAX detects no cluster, so there is nothing to join.
-        if "coordinator_address" not in str(error):
-            raise
+        if any(name in os.environ for name in (_ADDRESS, _COUNT, _INDEX)):
+            count, index = _given_process()
+            jax.distributed.initialize(
+                num_processes=count,
+                process_id=index,
+                # What Slurm says of its own processes is not about these.
+                cluster_detection_method="deactivate",
+                **timeouts,
+            )
+            return
+        try:
+            jax.distributed.initialize(**timeouts)
+        except ValueError as error:
+            # JAX detects no cluster, so there is nothing to join.
+            if "coordinator_address" not in str(error):
+                raise
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"this process cannot join a run: {reason}") from error
+
+
+def _given_process() -> tuple[int, int]:
+    """The number of processes and the index of this one, from the environment."""
+    values = {name: os.environ.get(name) for name in (_ADDRESS, _COUNT, _INDEX)}
+    given = next(name for name, value in values.items() if value is not None)
+    for name in (_COUNT, _INDEX):
+        if not _digits(values[name] or ""):
+            raise ValueError(
+                f"{given} is set, so {name} must be a number, got {shown(values[name])}"
+            )
+    count, index = int(values[_COUNT] or 0), int(values[_INDEX] or 0)
+    if index >= count:
+        raise ValueError(
+            f"{_INDEX} is {index}; allowed: numbers below {_COUNT}, {count}"
+        )
+    host, _, port = (values[_ADDRESS] or "").rpartition(":")
+    if not host or not _digits(port) or not 0 < int(port) < 2**16:
+        raise ValueError(
+            f"{_ADDRESS} is {shown(values[_ADDRESS])}; allowed: HOST:PORT, the same in "
+            "all processes"
+        )
+    devices = os.environ.get(_DEVICES, "")
+    if devices and not all(map(_digits, devices.split(","))):
+        raise ValueError(
+            f"{_DEVICES} is {shown(devices)}; allowed: numbers with commas between them"
+        )
+    return count, index
+
+
+def _digits(text: str) -> bool:
+    return text.isdecimal() and text.isascii() and len(text) < 10

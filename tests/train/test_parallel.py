@@ -87,13 +87,31 @@ def test_where_one_process_fails_all_raise(monkeypatch):
         ("host:1", "2", "2", "PROCESS_ID is 2; allowed: numbers below"),
         ("host:1", "9" * 5000, "0", "NUM_PROCESSES must be a number"),
         ("host:1", "-1", "0", "NUM_PROCESSES must be a number"),
+        ("host:1", "0", "0", "PROCESS_ID is 0; allowed: numbers below"),
+        ("host:1", "2", None, "PROCESS_ID must be a number, got None"),
+        ("host:1", None, "0", "NUM_PROCESSES must be a number, got None"),
+        (None, "2", "0", "ADDRESS is None; allowed: HOST:PORT"),
+        (None, "2", None, "NUM_PROCESSES is set, so JAX_PROCESS_ID must be"),
+        (None, None, "1", "PROCESS_ID is set, so JAX_NUM_PROCESSES must be"),
     ],
 )
 def test_a_cluster_that_cannot_be_is_refused(
     monkeypatch, address, count, index, message
 ):
-    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", address)
-    monkeypatch.setenv("JAX_NUM_PROCESSES", count)
-    monkeypatch.setenv("JAX_PROCESS_ID", index)
+    names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+    for name, value in zip(names, (address, count, index), strict=True):
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=message):
+        parallel.initialize_processes()
+
+
+def test_devices_that_are_no_numbers_are_refused(monkeypatch):
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "host:1")
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
+    monkeypatch.setenv("JAX_PROCESS_ID", "1")
+    monkeypatch.setenv("JAX_LOCAL_DEVICE_IDS", "0,x")
+    with pytest.raises(ValueError, match="DEVICE_IDS is '0,x'; allowed: numbers with"):
         parallel.initialize_processes()

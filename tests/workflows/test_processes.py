@@ -46,20 +46,21 @@ def start(monkeypatch):
         process.communicate()
 
 
-def _cluster() -> list[dict[str, str]]:
+def _cluster(count: int = 2) -> list[dict[str, str]]:
+    """The environments of as many processes, with a device each; one needs none."""
+    devices = {"JAX_NUM_CPU_DEVICES": "1"}
+    if count == 1:
+        return [devices]
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    common = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
-    return [
-        {
-            **common,
-            "JAX_PROCESS_ID": str(index),
-            "JAX_NUM_CPU_DEVICES": "1",
-            "MIUE_HEARTBEAT_TIMEOUT": "10",
-        }
-        for index in range(2)
-    ]
+    common = {
+        **devices,
+        "JAX_COORDINATOR_ADDRESS": address,
+        "JAX_NUM_PROCESSES": str(count),
+        "MIUE_HEARTBEAT_TIMEOUT": "20",
+    }
+    return [{**common, "JAX_PROCESS_ID": str(index)} for index in range(count)]
 
 
 def _lines(text: str) -> list[str]:
@@ -122,3 +123,162 @@ def test_a_lost_process_is_named_and_the_run_resumes_without_it(tmp_path, start,
     for name in (protect.ARTIFACT, "protected.delta.npy"):
         one, other = (tmp_path / folder / name for folder in ("whole", "run"))
         assert one.read_bytes() == other.read_bytes(), name
+
+
+# Several processes and one with as many devices.
+
+
+def _finish(processes) -> None:
+    for process in processes:
+        _, errors = process.communicate(timeout=500)
+        assert process.returncode == 0, errors
+
+
+# The sum over four devices is rounded otherwise in one process and in four.
+_SPLIT = {2: ("--num-shards=2",), 4: ("--num-shards=4", "--device-invariant")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", _SPLIT)
+def test_processes_make_the_bytes_of_one_with_as_many_devices(tmp_path, start, count):
+    protect_ = (*_OPTIONS, "--generator.epochs=3", *_SPLIT[count])
+    evaluate_ = (
+        *("evaluate", "shapes", "shapes", "--train.per-class=8", "--test.per-class=4"),
+        *("--victim.model=lenet5", "--victim.epochs=2", "--victim.batch-size=16"),
+        *("--seeds", "0", "--quiet", *_SPLIT[count]),
+    )
+    one = {"JAX_NUM_CPU_DEVICES": str(count)}
+    for name, arguments in (("protect", protect_), ("evaluate", evaluate_)):
+        for folder, environments in (("one", [one]), ("many", _cluster(count))):
+            where = f"--workdir={tmp_path / folder / name}"
+            _finish([start(*arguments, where, env=env) for env in environments])
+    for name in (
+        *(f"protect/{protect.ARTIFACT}", "protect/protected.delta.npy"),
+        "evaluate/results.json",
+    ):
+        one_, many = (tmp_path / folder / name for folder in ("one", "many"))
+        assert one_.read_bytes() == many.read_bytes(), name
+
+
+_INVARIANT = (
+    *(*_OPTIONS, "--generator.epochs=40", "--checkpoint-every=20"),
+    *("--num-shards=4", "--device-invariant"),
+)
+
+
+@pytest.fixture(scope="module")
+def never_killed(tmp_path_factory):
+    """The directory of a run that was not, on two devices of one process."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    done = subprocess.run(
+        [sys.executable, "-m", "miue_jax", *_INVARIANT, f"--workdir={folder}"],
+        cwd=ROOT,
+        env=os.environ | {"JAX_NUM_CPU_DEVICES": "2"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [(4, 2), (2, 4), (2, 1)])
+def test_a_killed_run_is_resumed_by_another_number_of_processes(
+    tmp_path, start, never_killed, before, after
+):
+    run = f"--workdir={tmp_path / 'run'}"
+    processes = [start(*_INVARIANT, run, env=env) for env in _cluster(before)]
+    folder = tmp_path / "run" / "checkpoints"
+    deadline = time.monotonic() + 500
+    while time.monotonic() < deadline and not [*folder.glob("*/sha256.json")]:
+        time.sleep(0.05)
+    processes[-1].kill()
+    for process in processes[:-1]:
+        _, errors = process.communicate(timeout=200)
+        assert process.returncode not in (0, -signal.SIGABRT)
+        assert f"lost process {before - 1} of this run" in errors
+    assert not (tmp_path / "run" / protect.ARTIFACT).exists(), "it was killed too late"
+    with checkpoints.Checkpoints(folder, read_only=True) as saved:
+        assert saved.latest_step
+
+    _finish([start(*_INVARIANT, run, env=env) for env in _cluster(after)])
+    for name in (protect.ARTIFACT, "protected.delta.npy"):
+        whole, resumed = (place / name for place in (never_killed, tmp_path / "run"))
+        assert whole.read_bytes() == resumed.read_bytes(), name
+
+
+# What each of them holds of the data.
+
+_SHARES = """
+import sys
+import jax, numpy as np
+from miue_jax.train import parallel, sampling
+
+parallel.initialize_processes()
+read = []
+
+class Watched(np.ndarray):
+    def __getitem__(self, index):
+        found = super().__getitem__(index)
+        read.append(found.nbytes)
+        return found
+
+images = np.arange(12 * 8 * 8 * 3, dtype=np.uint8).reshape(12, 8, 8, 3)
+shards = sampling.deal(images, np.arange(12) % 2, 4)
+shards = shards._replace(images=shards.images.view(Watched))
+placed = parallel.place(shards, parallel.data_mesh(), parallel.DATA_SPEC).images
+index = jax.process_index()
+own = [np.asarray(shard.data) for shard in placed.addressable_shards]
+assert sum(x.nbytes for x in own) == sum(read) == images.nbytes // 2, (own, read)
+np.testing.assert_array_equal(np.concatenate(own)[0], images[2 * index :: 4])
+np.testing.assert_array_equal(np.concatenate(own)[1], images[2 * index + 1 :: 4])
+np.testing.assert_array_equal(parallel.to_host(placed)[3], images[3::4])
+"""
+
+
+def _slurm() -> list[dict[str, str]]:
+    """What srun tells two tasks on this machine."""
+    return [
+        {
+            "SLURM_JOB_ID": str(os.getpid()),
+            "SLURM_STEP_NODELIST": "localhost",
+            "SLURM_NTASKS": "2",
+            "SLURM_PROCID": str(index),
+            "SLURM_LOCALID": str(index),
+            "JAX_NUM_CPU_DEVICES": "1",
+        }
+        for index in range(2)
+    ]
+
+
+@pytest.mark.parametrize("cluster", [_cluster, _slurm])
+def test_a_process_places_its_own_share_of_the_data_only(monkeypatch, cluster):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", _SHARES],
+            cwd=ROOT,
+            env=os.environ | env,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
+        for env in cluster()
+    ]
+    _finish(processes)
+
+
+def test_a_process_to_which_no_other_comes_says_so_in_time(tmp_path, start):
+    (_, second) = _cluster()
+    process = start(
+        *(*_OPTIONS, f"--workdir={tmp_path / 'run'}"),
+        env={**second, "MIUE_JOIN_TIMEOUT": "2"},
+    )
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 2
+    assert errors == (
+        "miue: this process cannot join a run: after 2 seconds, not all processes have "
+        "come; start all of them, with one address of process 0\n"
+    )
+    assert not (tmp_path / "run").exists()

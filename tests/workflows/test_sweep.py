@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -799,3 +800,27 @@ def test_two_processes_killed_and_resumed_finish_the_sweep(tmp_path, config):
     results = run_directory.read_json(tmp_path / "run" / evaluate.RESULTS)
     assert results["done"] == 5
     assert results["cells"] == _run(config, tmp_path / "whole")["cells"]
+
+
+def test_tables_take_a_tenth_of_the_time_of_quick_cells(tmp_path, config, monkeypatch):
+    now, reports = [0.0], []
+
+    def report(*_):
+        reports.append(now[0])
+        now[0] += 0.5
+        return {}
+
+    def run_cell(*_, **__):
+        now[0] += 1.0
+
+    clock = types.SimpleNamespace(monotonic=lambda: now[0], sleep=None)
+    monkeypatch.setattr(runs, "time", clock)
+    monkeypatch.setattr(runs, "report", report)
+    monkeypatch.setattr(runs, "_run_cell", run_cell)
+    many = dataclasses.replace(config, generators=["clean"], seeds=range(20), blocks=())
+    cells = len(plan.cells(many))
+    _run(many, tmp_path / "run")
+    # At the start, when ten times their duration is over, and at the end.
+    assert reports[:2] == [0.0, 5.5]
+    assert now[0] == cells + 0.5 * len(reports)
+    assert len(reports) <= 2 + cells / 5

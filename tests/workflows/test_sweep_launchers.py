@@ -172,6 +172,21 @@ def test_an_address_where_nobody_listens_is_one_line():
         ray._reach("localhost")
 
 
+def test_an_address_where_something_else_listens_is_one_line(monkeypatch):
+    with socket.socket() as other:
+        other.bind(("localhost", 0))
+        other.listen()
+        address = f"localhost:{other.getsockname()[1]}"
+        monkeypatch.setattr(ray, "_SECONDS_TO_ANSWER", 1.0)
+        monkeypatch.setattr(ray, "_TRY", "import time; time.sleep(100)")
+        with pytest.raises(ValueError, match="there has not answered in 1 seconds"):
+            ray._reach(address)
+        monkeypatch.setattr(ray, "_TRY", "raise OSError('not Ray')")
+        monkeypatch.setattr(ray, "_SECONDS_TO_ANSWER", 60.0)
+        with pytest.raises(ValueError, match=f"at {address}: OSError: not Ray$"):
+            ray._reach(address)
+
+
 def test_cells_that_ask_for_more_than_there_is_are_refused():
     nodes = [
         {"Alive": True, "Resources": {"CPU": 2.0}},

@@ -23,6 +23,9 @@ from miue_jax.workflows.sweep.report import report
 
 __all__ = ["run", "sweep"]
 
+# Of the time, at most this share goes into tables while cells run.
+_SHARE_OF_TABLES = 0.1
+
 # Between two looks at what other processes are doing.
 _SECONDS_TO_WAIT = 5.0
 
@@ -117,7 +120,9 @@ def run(
         # Runs of other settings are found before anything starts.
         records.check_protected(sweep, workdir, [cell.generator for cell in planned])
         records.claim(sweep, workdir)
+        began = time.monotonic()
         report(sweep, workdir, planned, made)
+        took = time.monotonic() - began
         while left:
             busy = []
             for cell in left:
@@ -146,7 +151,11 @@ def run(
                     continue
                 except run_directory.Failed:
                     continue
-                report(sweep, workdir, planned, made)
+                # With many quick cells, it would take longer than they do.
+                if (time.monotonic() - began) * _SHARE_OF_TABLES >= took:
+                    began = time.monotonic()
+                    report(sweep, workdir, planned, made)
+                    took = time.monotonic() - began
             if len(busy) == len(left):
                 time.sleep(_SECONDS_TO_WAIT)
             left = busy

@@ -7,6 +7,8 @@ import logging
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +28,11 @@ _RETRIES = 3
 _OBJECT_STORE = 100 * 2**20
 
 _SECONDS_TO_CONNECT = 5.0
+
+# Within which a cluster must have let a process in.
+_SECONDS_TO_ANSWER = 60.0
+
+_TRY = "import sys, ray; ray.init(sys.argv[1], log_to_driver=False)"
 
 
 def launcher(
@@ -147,7 +154,7 @@ def _connect(ray: Any, address: str | None) -> None:
 
 
 def _reach(address: str) -> None:
-    """Fails at once where nobody listens; Ray itself would try for a minute."""
+    """Fails where there is no cluster; Ray itself would try for minutes, with pages."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise ValueError(
@@ -160,6 +167,23 @@ def _reach(address: str) -> None:
         raise ValueError(
             f"no Ray cluster at {address}: {error.strerror or error}"
         ) from error
+    # Something else may listen there.
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _TRY, address],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_SECONDS_TO_ANSWER,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ValueError(
+            f"no Ray cluster at {address}: what listens there has not answered in "
+            f"{_SECONDS_TO_ANSWER:.0f} seconds"
+        ) from error
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no answer"])[-1]
+        raise ValueError(f"no Ray cluster at {address}: {reason}")
 
 
 def _check_room(nodes: Sequence[dict[str, Any]], resources: Resources) -> None:
