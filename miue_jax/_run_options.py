@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -136,7 +137,7 @@ def shown_in_tensorboard(
     """
     with contextlib.ExitStack() as stack:
         if wanted:
-            if not isinstance(workdir, os.PathLike):
+            if not isinstance(workdir, pathlib.Path):
                 raise ValueError(
                     f"tensorboard: {workdir} is in a bucket; allowed: a local --workdir"
                 )
