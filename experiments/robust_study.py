@@ -41,6 +41,7 @@ from tyro.conf import Positional, arg
 
 from miue_jax import _checks, _command_line, data, victims
 from miue_jax.data import DataSource, atomic, public
+from miue_jax.image import views
 from miue_jax.train import run_directory
 from miue_jax.workflows.sweep import plan, run
 from miue_jax.workflows.sweep.plan import Block, Row, Sweep, row
@@ -88,7 +89,10 @@ CHANGES: dict[str, dict[str, Any]] = {
     "full_color_50": {"views": {"full_color": 0.5}},
     "warmup_30": {"views": {"warmup": 0.3}},
     "paired_margin": {"entropy_weight": 0.0, "similarity": "paired", "margin": 0.2},
-    "views_robust": {"views": "robust"},
+    "views_robust": {
+        "views": {**dataclasses.asdict(views.PRESETS["robust"]), "redraw": "step"}
+    },
+    "views_robust_visit": {"views": "robust"},
     "adversary_noise_4": {"adversarial_radius": 4.0},
     "adversary_2_steps": {
         "adversarial_radius": 2.0,

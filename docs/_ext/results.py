@@ -120,9 +120,9 @@ def _draw(app: Any) -> None:
         measured["correlations"],
         "features",
     )
-    robust_plots.draw(
-        folder, run_directory.read_json(RESULTS / "robust_cpu.json", own=False)
-    )
+    robust = run_directory.read_json(RESULTS / "robust_cpu.json", own=False)
+    robust_plots.draw(folder, robust)
+    robust_plots.draw_changes(folder, robust)
 
 
 def setup(app: Any) -> dict[str, bool]:

@@ -14,6 +14,13 @@ _COLUMNS = {
 _NAMES = {"base": "drawn in each step", "redraw_visit": "drawn once a visit"}
 _COLORS = {"base": "tab:blue", "redraw_visit": "tab:orange"}
 _MARKERS = {0: "o", 1: "s"}
+_CHANGES = {
+    "base": "mi_ue/robust",
+    "batch_mixed": "30 % similarity",
+    "paired_mixed": "50 % paired similarity",
+    "views_robust_visit": "all views, once a visit",
+}
+_CHANGE_COLORS = {"none": "tab:green", "jpeg_50": "tab:purple", "jpeg_10": "tab:red"}
 
 
 def draw(folder: pathlib.Path, results: dict[str, Any]) -> None:
@@ -59,4 +66,44 @@ def draw(folder: pathlib.Path, results: dict[str, Any]) -> None:
     right.set_ylim(0, 60)
     right.set_title("circles: generator seed 0, squares: 1", fontsize=9)
     figure.savefig(folder / "robust.png", dpi=150)
+    pyplot.close(figure)
+
+
+def draw_changes(folder: pathlib.Path, results: dict[str, Any]) -> None:
+    """Draws what single changes to `mi_ue/robust` do, of the generator's first seed.
+
+    Args:
+      folder: of the PNG file.
+      results: of the study.
+    """
+    found = {
+        (cell["generator"], cell["defense"]): [
+            100 * value
+            for (seed, _), value in zip(cell["seeds"], cell["values"], strict=True)
+            if seed == 0
+        ]
+        for cell in results["accuracies"]
+        if cell["victim"] == "resnet10"
+    }
+    rows = [row for row in _CHANGES if (row, "none") in found]
+    figure, axes = pyplot.subplots(figsize=(7, 0.6 + 0.5 * len(rows)), layout="tight")
+    for column, color in _CHANGE_COLORS.items():
+        for place, row in enumerate(rows):
+            values = found.get((row, column), [])
+            first = place == 0
+            axes.plot(
+                *(values, [place] * len(values)),
+                marker="o",
+                linestyle="none",
+                color=color,
+                alpha=0.8,
+                label=_COLUMNS[column] if first else None,
+            )
+    axes.set_yticks(range(len(rows)), [_CHANGES[row] for row in rows])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 60)
+    axes.set_xlabel("accuracy of the victim on clean images, %")
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend(fontsize=8, loc="upper right")
+    figure.savefig(folder / "robust_changes.png", dpi=150)
     pyplot.close(figure)
