@@ -195,6 +195,9 @@ def place(given: "str | os.PathLike[str] | Address") -> Place:
         raise ValueError(
             f"{text}: allowed: {scheme}://bucket/name, the name without empty parts"
         )
+    # The libraries take what follows for the version of an object.
+    if "?" in key or "#" in key:
+        raise ValueError(f"{text}: allowed: names without ? and #")
     package, extra = _PACKAGES[scheme]
     if importlib.util.find_spec(package) is None:
         raise ValueError(f"{text}: needs {package}: pip install miue_jax[{extra}]")

@@ -22,6 +22,12 @@ def test_an_address_names_a_bucket_and_something_in_it(text):
         bucket.place(text)
 
 
+@pytest.mark.parametrize("text", ["s3://b/a?versionId=3", "gs://b/a#12", "s3://b/?"])
+def test_versions_of_objects_are_not_named(text):
+    with pytest.raises(ValueError, match=r"allowed: names without \? and #"):
+        bucket.place(text)
+
+
 @pytest.mark.parametrize(
     "given",
     ["s3:/runs/a", "S3://b/a", "http://host/a", "file:///a", pathlib.Path("gs://b/a")],

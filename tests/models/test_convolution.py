@@ -127,6 +127,15 @@ def test_an_empty_batch_has_an_empty_result():
     assert ours(x, kernel).shape == (0, 8, 8, 32)
 
 
+@pytest.mark.parametrize("strides", [(1, 1), (1, 2)])
+def test_a_kernel_larger_than_the_images_has_an_empty_result(strides):
+    arrays = _arrays((2, 4, 1, 3), (2, 5, 3, 8))
+    ours, xlas = (_value_and_gradients(f, *arrays) for f in _pair(strides, "VALID"))
+    assert xlas[0].shape[2] == 0
+    for actual, expected in zip(ours, xlas, strict=True):
+        np.testing.assert_array_equal(actual, expected, strict=True)
+
+
 def test_wide_3x3_convolutions_take_winograds_products():
     ours, _ = _pair((1, 1), "SAME")
     arrays = _arrays((2, 8, 8, 64), (3, 3, 64, 64))
