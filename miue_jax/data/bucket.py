@@ -184,9 +184,9 @@ def place(given: "str | os.PathLike[str] | Address") -> Place:
     text = os.fspath(given)
     found = _ADDRESS.fullmatch(text)
     if found is None and _MISTAKEN.match(text):
-        raise ValueError(
-            f"{text}: allowed: a local path, s3://bucket/name or gs://bucket/name"
-        )
+        # A path has lost one of the slashes.
+        others = ", s3://bucket/name or gs://bucket/name" if text is given else ""
+        raise ValueError(f"{text}: allowed: a local path{others}")
     if found is None:
         return pathlib.Path(text)
     scheme, name, key = found.groups()

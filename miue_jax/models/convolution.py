@@ -105,8 +105,9 @@ def loop_convolution(
             pads = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], strides, padding)
         else:
             pads = tuple((int(low), int(high)) for low, high in padding)
-    # A kernel that is larger than the images leaves nothing.
-    if not fits or min(_output_size(lhs, rhs, strides, pads)) < 1:
+    # No images, or a kernel that is larger than they are: there is nothing to compute.
+    empty = fits and not (lhs.size and min(_output_size(lhs, rhs, strides, pads)) > 0)
+    if not fits or empty:
         return lax.conv_general_dilated(
             lhs,
             rhs,

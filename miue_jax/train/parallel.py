@@ -440,20 +440,20 @@ def _given_process() -> tuple[int, int]:
 
 def _check_free(port: int) -> None:
     """Refuses a port that process 0 cannot listen on: JAX would crash (SIGSEGV)."""
-    with contextlib.suppress(OSError):  # of a system without IPv6
-        with socket.socket(socket.AF_INET6) as found:
-            # As the runtime does: of IPv4, too, and of one that was just given up.
-            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            found.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-            try:
-                found.bind(("::", port))
-            except OSError as error:
-                if error.errno not in (errno.EADDRINUSE, errno.EACCES):
-                    raise
-                raise ValueError(
-                    f"{_ADDRESS}: process 0 cannot listen on port {port} "
-                    f"({os.strerror(error.errno).lower()}); allowed: a free one"
-                ) from error
+    # Without IPv6 nothing is said: the runtime then takes another way.
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as found:
+        # As the runtime does: of IPv4, too, and of one that was just given up.
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        try:
+            found.bind(("::", port))
+        except OSError as error:
+            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                raise
+            raise ValueError(
+                f"{_ADDRESS}: process 0 cannot listen on port {port} "
+                f"({os.strerror(error.errno).lower()}); allowed: a free one"
+            ) from error
 
 
 def _digits(text: str) -> bool:

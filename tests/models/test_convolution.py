@@ -121,10 +121,12 @@ def test_bfloat16_kernel_gradient_is_summed_in_float32():
     assert float(gradient.squeeze()) == 64 * 16 * 16
 
 
-def test_an_empty_batch_has_an_empty_result():
+@pytest.mark.parametrize("channels", [3, 16, 32])
+def test_an_empty_batch_has_an_empty_result(channels):
     ours, _ = _pair((1, 1), "SAME")
-    x, kernel = _arrays((0, 8, 8, 32), (3, 3, 32, 32))
-    assert ours(x, kernel).shape == (0, 8, 8, 32)
+    x, kernel = _arrays((0, 8, 8, channels), (3, 3, channels, channels))
+    assert ours(x, kernel).shape == (0, 8, 8, channels)
+    assert not jax.grad(lambda k: ours(x, k).sum())(kernel).any()
 
 
 @pytest.mark.parametrize("strides", [(1, 1), (1, 2)])

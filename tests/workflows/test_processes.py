@@ -297,7 +297,7 @@ def test_a_port_that_is_not_free_is_named(tmp_path, start):
         _, errors = process.communicate(timeout=100)
     assert process.returncode == 2
     assert errors == (
-        f"miue protect: JAX_COORDINATOR_ADDRESS: process 0 cannot listen on port {port} "
-        "(address already in use); allowed: a free one\n"
+        "miue protect: JAX_COORDINATOR_ADDRESS: process 0 cannot listen on port "
+        f"{port} (address already in use); allowed: a free one\n"
     )
     assert not (tmp_path / "run").exists()
