@@ -233,6 +233,8 @@ def _run_step(
 ) -> dict[str, Any]:
     began = time.monotonic()
     with log.with_suffix(".log").open("ab") as output:
+        # A signal while it starts would leave it to itself.
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *_ENDING})
         process = subprocess.Popen(
             [sys.executable, *step.command],
             stdout=output,
@@ -240,8 +242,10 @@ def _run_step(
             env=environment,
             # With all processes that it has started.
             start_new_session=True,
+            preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, held),
         )
         try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
             status = process.wait(seconds)
             why = "" if status == 0 else _last_line(log.with_suffix(".log"))
             ended = {"status": "failed", "why": why} if status else {"status": "done"}
