@@ -452,7 +452,7 @@ def _check_free(port: int) -> None:
                 raise
             raise ValueError(
                 f"{_ADDRESS}: process 0 cannot listen on port {port} "
-                f"({os.strerror(error.errno).lower()}); allowed: a free one"
+                f"({str(error.strerror).lower()}); allowed: a free one"
             ) from error
 
 
