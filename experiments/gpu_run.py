@@ -234,7 +234,11 @@ def _run_step(
     began = time.monotonic()
     with log.with_suffix(".log").open("ab") as output:
         # A signal while it starts would leave it to itself.
-        held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *_ENDING})
+        came: list[int] = []
+        handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, *_ENDING)}
+        handlers = {n: handler for n, handler in handlers.items() if callable(handler)}
+        for number in handlers:
+            signal.signal(number, lambda number, _: came.append(number))
         process = subprocess.Popen(
             [sys.executable, *step.command],
             stdout=output,
@@ -242,10 +246,12 @@ def _run_step(
             env=environment,
             # With all processes that it has started.
             start_new_session=True,
-            preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, held),
         )
         try:
-            signal.pthread_sigmask(signal.SIG_SETMASK, held)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            for number in came:
+                signal.raise_signal(number)
             status = process.wait(seconds)
             why = "" if status == 0 else _last_line(log.with_suffix(".log"))
             ended = {"status": "failed", "why": why} if status else {"status": "done"}
