@@ -32,7 +32,7 @@ import time
 from typing import Any, Literal, NamedTuple
 
 from miue_jax import _checks, _command_line
-from miue_jax.data import public
+from miue_jax.data import bucket, public
 from miue_jax.train import run_directory
 
 PROG = "gpu_run.py"
@@ -41,6 +41,7 @@ RESULTS = "results.json"
 _HERE = pathlib.Path(__file__).parent
 # A stopped step writes a checkpoint, half a gigabyte of perturbation.
 _SECONDS_TO_STOP = 15.0
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
 # Less is not worth the start of a process.
 _SHORTEST = 5.0
 
@@ -179,6 +180,10 @@ def run(options: Options) -> dict[str, Any]:
     began = time.monotonic()
     _checks.check_number("minutes", options.minutes, "> 0")
     _checks.check_choice("size", options.size, ("full", "small"))
+    if not options.data:
+        raise ValueError("data is empty: name a data set, such as shapes")
+    bucket.refuse(data=options.data)
+    bucket.place(options.workdir)  # the path of an address is refused
     is_path = "/" in options.data or _is_packed(options.data)
     if is_path and not os.path.exists(options.data):
         raise ValueError(f"{options.data}: no such data")
@@ -228,6 +233,12 @@ def _run_step(
 ) -> dict[str, Any]:
     began = time.monotonic()
     with log.with_suffix(".log").open("ab") as output:
+        # A signal while it starts would leave it to itself.
+        came: list[int] = []
+        handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, *_ENDING)}
+        handlers = {n: handler for n, handler in handlers.items() if callable(handler)}
+        for number in handlers:
+            signal.signal(number, lambda number, _: came.append(number))
         process = subprocess.Popen(
             [sys.executable, *step.command],
             stdout=output,
@@ -237,6 +248,10 @@ def _run_step(
             start_new_session=True,
         )
         try:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            for number in came:
+                signal.raise_signal(number)
             status = process.wait(seconds)
             why = "" if status == 0 else _last_line(log.with_suffix(".log"))
             ended = {"status": "failed", "why": why} if status else {"status": "done"}
@@ -287,12 +302,16 @@ def main() -> None:
     from miue_jax.workflows.benchmark import table
 
     options = _command_line.parse(Options, sys.argv[1:], prog=PROG)
-    # So that the step that is running ends, too.
-    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    # So that the step that is running ends, too, also where a terminal is closed.
+    before = {number: signal.getsignal(number) for number in _ENDING}
+    for number, handler in before.items():
+        if handler != signal.SIG_IGN:  # as nohup sets it
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         results = run(options)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     for name, step in results["steps"].items():
         print(f"{name}: {_told(step)}")
     for name in ("benchmark_rest", "benchmark"):

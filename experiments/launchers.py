@@ -75,6 +75,8 @@ def run(options: Options) -> dict[str, Any]:
       ValueError: for an unknown launcher, a number that is not positive, or an engine
         that is not there.
     """
+    if not options.launchers:
+        raise ValueError(f"launchers are missing; allowed: {', '.join(_LAUNCHERS)}")
     for name in options.launchers:
         _checks.check_choice("launchers", name, _LAUNCHERS)
     _checks.check_number("workers", options.workers, "> 0", whole=True)
@@ -183,8 +185,8 @@ def main() -> None:
     options = _command_line.parse(Options, sys.argv[1:], prog=PROG)
     path = options.json
     # Before minutes of measuring, not after.
-    if path is not None and not path.parent.is_dir():
-        raise ValueError(f"{path}: there is no folder {path.parent}")
+    if path is not None:
+        atomic.check_new_file(path)
     measured = run(options)
     measured["command"] = public.command(
         ["python", f"experiments/{PROG}", *sys.argv[1:]]

@@ -32,8 +32,9 @@ from typing import Any
 import numpy as np
 
 from miue_jax import _command_line
-from miue_jax._checks import check_number, check_text, one_line
+from miue_jax._checks import check_choice, check_number, check_text, one_line
 from miue_jax.data import atomic, public
+from miue_jax.generators.perturbation_store import STORAGES
 
 PROG = "memory.py"
 
@@ -66,6 +67,12 @@ class Options:
     def __post_init__(self) -> None:
         check_text("model", self.model)
         check_number("share", self.share, "in (0, 1]")
+        if self.width is not None:
+            check_number("width", self.width, "> 0", whole=True)
+        if not self.storages:
+            raise ValueError(f"storages are missing; allowed: {', '.join(STORAGES)}")
+        for name in self.storages:
+            check_choice("storages", name, STORAGES)
         if self.base is not None and not (self.base / "miue_jax").is_dir():
             raise ValueError(f"base is {self.base}: there is no folder miue_jax in it")
 
@@ -190,8 +197,8 @@ def main() -> None:
     options = _command_line.parse(Options, sys.argv[1:], prog=PROG)
     path = options.json
     # Before minutes of measuring, not after.
-    if path is not None and not path.parent.is_dir():
-        raise ValueError(f"{path}: there is no folder {path.parent}")
+    if path is not None:
+        atomic.check_new_file(path)
     measured = run(options)
     measured["command"] = public.command(
         ["python", f"experiments/{PROG}", *sys.argv[1:]]

@@ -84,6 +84,13 @@ def run(options: Options) -> dict[str, Any]:
     """
     for name in ("batch_size", "examples", "repeats", "steps"):
         _checks.check_number(name, getattr(options, name), "> 0", whole=True)
+    if options.width is not None:
+        _checks.check_number("width", options.width, "> 0", whole=True)
+    if options.examples < options.batch_size:
+        raise ValueError(
+            f"examples is {options.examples}; allowed: at least batch_size, "
+            f"{options.batch_size}"
+        )
     if not options.devices or list(options.devices) != sorted(set(options.devices)):
         raise ValueError(f"devices are {options.devices}; they must ascend")
     for count in options.devices:
@@ -244,8 +251,8 @@ def main() -> None:
     options = _command_line.parse(Options, sys.argv[1:], prog=PROG)
     path = options.json
     # Before minutes of measuring, not after.
-    if path is not None and not path.parent.is_dir():
-        raise ValueError(f"{path}: there is no folder {path.parent}")
+    if path is not None:
+        atomic.check_new_file(path)
     measured = run(options)
     measured["command"] = public.command(
         ["python", f"experiments/{PROG}", *sys.argv[1:]]

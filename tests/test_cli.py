@@ -435,6 +435,9 @@ BAD = {
         (["--output=foreign"], "foreign: is a folder"),
         (["--output=results.json"], "results.json is damaged: it has no settings"),
         (["--output="], "--output is empty: name a file"),
+        (["--output=out.txt"], "output is out.txt; allowed: names that end with .json"),
+        (["--output=s3://bucket/out.json"], "output is s3://bucket/out.json; allowed"),
+        (["--against="], "against: no wheel"),
         (["--repetition=3"], "did you mean '--repetitions'"),
     ],
     "list": [

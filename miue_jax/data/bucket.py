@@ -28,6 +28,8 @@ SCRATCH = "miue-bucket-"
 _PACKAGES = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gcs")}
 
 _ADDRESS = re.compile(r"(s3|gs)://([^/]*)/?(.*)", re.DOTALL)
+# What is meant as an address and is none: as a path it would be a folder "s3:".
+_MISTAKEN = re.compile(r"(s3|gs):/|[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 # Within which a bucket must answer: its libraries would try for minutes.
 _SECONDS_TO_CONNECT = 5.0
@@ -169,8 +171,8 @@ def place(given: "str | os.PathLike[str] | Address") -> Place:
       A path or an address.
 
     Raises:
-      ValueError: if an address names no bucket or nothing in it, or what reads it is
-        not installed.
+      ValueError: if an address names no bucket or nothing in it, is of another kind,
+        or what reads it is not installed.
 
     Example:
       >>> from miue_jax.data import bucket
@@ -181,14 +183,21 @@ def place(given: "str | os.PathLike[str] | Address") -> Place:
         return given
     text = os.fspath(given)
     found = _ADDRESS.fullmatch(text)
+    if found is None and _MISTAKEN.match(text):
+        # A path has lost one of the slashes.
+        others = ", s3://bucket/name or gs://bucket/name" if text is given else ""
+        raise ValueError(f"{text}: allowed: a local path{others}")
     if found is None:
-        return pathlib.Path(given)
+        return pathlib.Path(text)
     scheme, name, key = found.groups()
     parts = key.rstrip("/").split("/")
     if not name or not all(part not in ("", ".", "..") for part in parts):
         raise ValueError(
             f"{text}: allowed: {scheme}://bucket/name, the name without empty parts"
         )
+    # The libraries take what follows for the version of an object.
+    if "?" in key or "#" in key:
+        raise ValueError(f"{text}: allowed: names without ? and #")
     package, extra = _PACKAGES[scheme]
     if importlib.util.find_spec(package) is None:
         raise ValueError(f"{text}: needs {package}: pip install miue_jax[{extra}]")

@@ -98,7 +98,16 @@ def loop_convolution(
     plain = all(value is None for value in options.values())
     depthwise = 1 < feature_group_count == lhs.shape[-1] == rhs.shape[-1]
     ungrouped = feature_group_count == 1 and canonical and lhs.shape[3] == rhs.shape[2]
-    if not canonical or dilated or not plain or not (depthwise or ungrouped):
+    strides, pads = tuple(window_strides), ()
+    fits = canonical and not dilated and plain and (depthwise or ungrouped)
+    if fits:
+        if isinstance(padding, str):
+            pads = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], strides, padding)
+        else:
+            pads = tuple((int(low), int(high)) for low, high in padding)
+    # No images, or a kernel that is larger than they are: there is nothing to compute.
+    empty = fits and not (lhs.size and min(_output_size(lhs, rhs, strides, pads)) > 0)
+    if not fits or empty:
         return lax.conv_general_dilated(
             lhs,
             rhs,
@@ -110,10 +119,6 @@ def loop_convolution(
             feature_group_count,
             **options,
         )
-    strides = tuple(window_strides)
-    if isinstance(padding, str):
-        padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], strides, padding)
-    pads = tuple((int(low), int(high)) for low, high in padding)
     return _conv(lhs, rhs, strides, pads, depthwise)
 
 

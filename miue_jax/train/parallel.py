@@ -5,8 +5,10 @@ the axis ``AXIS``; `parallelize` runs it on a mesh. A single device is a mesh of
 """
 
 import contextlib
+import errno
 import numbers
 import os
+import socket
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -23,7 +25,7 @@ AXIS = "data"
 
 _ADDRESS = "JAX_COORDINATOR_ADDRESS"
 _COUNT, _INDEX = "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
-_DEVICES = "JAX_LOCAL_DEVICE_IDS"
+_DEVICES, _BIND = "JAX_LOCAL_DEVICE_IDS", "JAX_COORDINATOR_BIND_ADDRESS"
 
 
 class State(NamedTuple):
@@ -414,6 +416,8 @@ def _given_process() -> tuple[int, int]:
                 f"{given} is set, so {name} must be a number, got {shown(values[name])}"
             )
     count, index = int(values[_COUNT] or 0), int(values[_INDEX] or 0)
+    if count < 1:
+        raise ValueError(f"{_COUNT} is {count}; allowed: numbers from 1 on")
     if index >= count:
         raise ValueError(
             f"{_INDEX} is {index}; allowed: numbers below {_COUNT}, {count}"
@@ -429,7 +433,27 @@ def _given_process() -> tuple[int, int]:
         raise ValueError(
             f"{_DEVICES} is {shown(devices)}; allowed: numbers with commas between them"
         )
+    if index == 0 and not os.environ.get(_BIND):
+        _check_free(int(port))
     return count, index
+
+
+def _check_free(port: int) -> None:
+    """Refuses a port that process 0 cannot listen on: JAX would crash (SIGSEGV)."""
+    # Without IPv6 nothing is said: the runtime then takes another way.
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as found:
+        # As the runtime does: of IPv4, too, and of one that was just given up.
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        try:
+            found.bind(("::", port))
+        except OSError as error:
+            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                raise
+            raise ValueError(
+                f"{_ADDRESS}: process 0 cannot listen on port {port} "
+                f"({str(error.strerror).lower()}); allowed: a free one"
+            ) from error
 
 
 def _digits(text: str) -> bool:

@@ -2,6 +2,7 @@
 
 import contextlib
 import http.server
+import pathlib
 import threading
 import time
 
@@ -21,8 +22,29 @@ def test_an_address_names_a_bucket_and_something_in_it(text):
         bucket.place(text)
 
 
+@pytest.mark.parametrize("text", ["s3://b/a?versionId=3", "gs://b/a#12", "s3://b/?"])
+def test_versions_of_objects_are_not_named(text):
+    with pytest.raises(ValueError, match=r"allowed: names without \? and #"):
+        bucket.place(text)
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["s3:/runs/a", "S3://b/a", "http://host/a", "file:///a", pathlib.Path("gs://b/a")],
+)
+def test_other_addresses_are_not_taken_for_folders(given, tmp_path, monkeypatch, miue):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="allowed: a local path"):
+        bucket.place(given)
+    status, _, errors = miue(
+        *("protect", "shapes", "--data.per-class", 2, "--generator", "random_noise"),
+        *("--workdir", given, "--quiet"),
+    )
+    assert (status, errors.count("\n"), list(tmp_path.iterdir())) == (2, 1, [])
+
+
 def test_paths_stay_paths():
-    assert bucket.place("runs/s3:/a") == bucket.pathlib.Path("runs/s3:/a")
+    assert bucket.place("runs/s3:/a") == pathlib.Path("runs/s3:/a")
     assert not bucket.is_address("http://host/x")
 
 

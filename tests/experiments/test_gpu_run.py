@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import tarfile
@@ -27,7 +28,7 @@ def start(monkeypatch, capfd, tmp_path):
 
     def run(*arguments, script=gpu_run):
         workdir = tmp_path / "run"
-        if script is gpu_run:
+        if script is gpu_run and "--workdir" not in arguments:
             arguments = ["--workdir", str(workdir), *arguments]
         monkeypatch.setattr(sys, "argv", [script.__file__, *map(str, arguments)])
         status = _command_line.run(script.main, script.PROG)
@@ -169,7 +170,8 @@ def test_what_is_done_is_written_at_once(tmp_path, monkeypatch, sleepy):
     assert found["first"]["found"] == {"name": "first"}
 
 
-def test_a_terminated_run_ends_its_step(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_terminated_run_ends_its_step(tmp_path, number):
     # The check of figures takes a while.
     command = [sys.executable, gpu_run.__file__, "--size", "small"]
     command += ["--workdir", str(tmp_path / "run")]
@@ -177,8 +179,8 @@ def test_a_terminated_run_ends_its_step(tmp_path):
         assert process.stderr is not None
         assert process.stderr.readline().startswith("smoke: ")
         (step,) = _children(process.pid)
-        process.terminate()
-        assert process.wait(60) == 143
+        process.send_signal(number)
+        assert process.wait(60) == 128 + number
     with contextlib.suppress(ProcessLookupError):
         os.kill(step, 0)
         pytest.fail("the step runs on")
@@ -202,6 +204,9 @@ def _children(pid):
         (["--size", "huge"], "huge"),
         (["--data", "nowhere/pictures"], "nowhere/pictures: no such data"),
         (["--data", "nowhere.tar.xz"], "nowhere.tar.xz: no such data"),
+        (["--data="], "data is empty"),
+        (["--data", "s3://bucket/pictures"], "data is s3://bucket/pictures; allowed"),
+        (["--workdir", "s3://bucket/gpu"], "allowed: a local path"),
         (["--minute", "3"], "--minutes"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
@@ -213,6 +218,7 @@ def test_bad_input_is_one_line_and_status_2(start, tmp_path, arguments, said):
     assert errors.startswith("gpu_run.py: ")
     assert said in errors
     assert not list(tmp_path.iterdir())
+    assert not pathlib.Path("s3:").exists()
 
 
 def test_a_directory_of_something_else_stays(start, sleepy, tmp_path):

@@ -43,6 +43,10 @@ def test_a_build_is_compared_with_another(tmp_path, start):
         (["--base", "nowhere"], "base is nowhere: there is no folder miue_jax in it"),
         (["--share", "0"], "share is 0"),
         (["--json", "nowhere/memory.json"], "there is no folder nowhere"),
+        (["--json", "."], "is a folder"),
+        (["--storages", "int4"], "storages is 'int4'; did you mean 'int8'"),
+        (["--storages"], "storages are missing"),
+        (["--width", "0"], "width is 0"),
     ],
 )
 def test_bad_options_are_refused_in_one_line(arguments, said, start):

@@ -121,10 +121,21 @@ def test_bfloat16_kernel_gradient_is_summed_in_float32():
     assert float(gradient.squeeze()) == 64 * 16 * 16
 
 
-def test_an_empty_batch_has_an_empty_result():
+@pytest.mark.parametrize("channels", [3, 16, 32])
+def test_an_empty_batch_has_an_empty_result(channels):
     ours, _ = _pair((1, 1), "SAME")
-    x, kernel = _arrays((0, 8, 8, 32), (3, 3, 32, 32))
-    assert ours(x, kernel).shape == (0, 8, 8, 32)
+    x, kernel = _arrays((0, 8, 8, channels), (3, 3, channels, channels))
+    assert ours(x, kernel).shape == (0, 8, 8, channels)
+    assert not jax.grad(lambda k: ours(x, k).sum())(kernel).any()
+
+
+@pytest.mark.parametrize("strides", [(1, 1), (1, 2)])
+def test_a_kernel_larger_than_the_images_has_an_empty_result(strides):
+    arrays = _arrays((2, 4, 1, 3), (2, 5, 3, 8))
+    ours, xlas = (_value_and_gradients(f, *arrays) for f in _pair(strides, "VALID"))
+    assert xlas[0].shape[2] == 0
+    for actual, expected in zip(ours, xlas, strict=True):
+        np.testing.assert_array_equal(actual, expected, strict=True)
 
 
 def test_wide_3x3_convolutions_take_winograds_products():

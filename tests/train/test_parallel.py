@@ -87,7 +87,7 @@ def test_where_one_process_fails_all_raise(monkeypatch):
         ("host:1", "2", "2", "PROCESS_ID is 2; allowed: numbers below"),
         ("host:1", "9" * 5000, "0", "NUM_PROCESSES must be a number"),
         ("host:1", "-1", "0", "NUM_PROCESSES must be a number"),
-        ("host:1", "0", "0", "PROCESS_ID is 0; allowed: numbers below"),
+        ("host:1", "0", "0", "NUM_PROCESSES is 0; allowed: numbers from 1 on"),
         ("host:1", "2", None, "PROCESS_ID must be a number, got None"),
         ("host:1", None, "0", "NUM_PROCESSES must be a number, got None"),
         (None, "2", "0", "ADDRESS is None; allowed: HOST:PORT"),

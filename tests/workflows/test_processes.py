@@ -282,3 +282,22 @@ def test_a_process_to_which_no_other_comes_says_so_in_time(tmp_path, start):
         "come; start all of them, with one address of process 0\n"
     )
     assert not (tmp_path / "run").exists()
+
+
+def test_a_port_that_is_not_free_is_named(tmp_path, start):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        (first, _) = _cluster()
+        process = start(
+            *(*_OPTIONS, f"--workdir={tmp_path / 'run'}"),
+            env={**first, "JAX_COORDINATOR_ADDRESS": f"localhost:{port}"},
+        )
+        _, errors = process.communicate(timeout=100)
+    assert process.returncode == 2
+    assert errors == (
+        "miue protect: JAX_COORDINATOR_ADDRESS: process 0 cannot listen on port "
+        f"{port} (address already in use); allowed: a free one\n"
+    )
+    assert not (tmp_path / "run").exists()

@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 import miue_jax
 from miue_jax import _checks, _command_line
-from miue_jax.data import atomic, public
+from miue_jax.data import atomic, bucket, public
 from miue_jax.train import run_directory
 from miue_jax.workflows.benchmark.cases import BEFORE, CASES, OURS
 
@@ -112,6 +112,7 @@ def benchmark(
       True
     """
     config = dataclasses.replace(config or BenchmarkConfig(), **settings)
+    bucket.refuse(output=output)
     path = None if output is None else pathlib.Path(output)
     if path is not None:
         _check_output(path)
@@ -201,6 +202,8 @@ def _digest(package: pathlib.Path) -> str:
 
 def _check_output(path: pathlib.Path) -> None:
     atomic.check_new_file(path)
+    if path.suffix != ".json":  # `miue table` takes others for Markdown
+        raise ValueError(f"output is {path}; allowed: names that end with .json")
     if path.exists():
         run_directory.read_json(path, needed=[*_SAME, "benchmark"])
     # Before minutes of measuring, not after.
@@ -253,7 +256,7 @@ def _installed(wheel: str) -> Iterator[pathlib.Path]:
     """Installs a wheel, without what it depends on, in a temporary folder."""
     path = pathlib.Path(wheel)
     if not path.is_file():
-        raise ValueError(f"{wheel}: no such wheel")
+        raise ValueError(f"{wheel}: no such wheel" if wheel else "against: no wheel")
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
