@@ -52,13 +52,13 @@ def joining(prog: str, seconds: int, status: int) -> Iterator[None]:
     if sys.stderr is None:
         yield
         return
-    sys.stderr.flush()
+    _flush()
     terminal = os.dup(2)
     with tempfile.TemporaryFile() as held:
 
         def leave(_: int) -> None:
             text = f"{prog}: {join_line(_content(held), seconds)}\n"
-            os.write(terminal, text.encode())
+            _write(terminal, text.encode())
             os._exit(status)
 
         os.dup2(held.fileno(), 2)
@@ -69,10 +69,23 @@ def joining(prog: str, seconds: int, status: int) -> Iterator[None]:
             yield
         finally:
             set_handler(signal.SIGABRT, ctypes.c_void_p(before))
-            sys.stderr.flush()
+            _flush()
             os.dup2(terminal, 2)
             os.close(terminal)
-            os.write(2, _content(held))
+            _write(2, _content(held))
+
+
+# Where nothing can be written, the status says it.
+
+
+def _flush() -> None:
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.flush()
+
+
+def _write(descriptor: int, text: bytes) -> None:
+    with contextlib.suppress(OSError):
+        os.write(descriptor, text)
 
 
 def _content(file: Any) -> bytes:

@@ -20,8 +20,6 @@ from miue_jax.data import bucket
 from miue_jax.data.bucket import Address
 from miue_jax.train import lease
 
-__all__ = ["LOCK", "Mirror", "open_mirror", "visible"]
-
 # The folder of the lock's objects.
 LOCK = ".lock"
 

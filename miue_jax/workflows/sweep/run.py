@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from miue_jax.data.bucket import Address, Place
-from miue_jax.train import parallel, run_directory
+from miue_jax.train import loop, parallel, run_directory
 from miue_jax.workflows.protect import directory_of
 from miue_jax.workflows.sweep import launch, plan, records, tasks
 from miue_jax.workflows.sweep.launchers import local
@@ -151,6 +151,9 @@ def run(
                     continue
                 except run_directory.Failed:
                     continue
+                except loop.Stopped:
+                    report(sweep, workdir, planned, made)
+                    raise
                 # With many quick cells, it would take longer than they do.
                 if (time.monotonic() - began) * _SHARE_OF_TABLES >= took:
                     began = time.monotonic()
