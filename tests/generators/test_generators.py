@@ -193,7 +193,7 @@ def test_views_are_a_setting_by_name_and_survive_json():
             "allowed with perturbation 'class', which no single picture limits: None",
         ),
         ("error_minimizing", {"adversarial_steps": -1}, "adversarial_steps is -1"),
-        ("mi_ue", {"storage": "int4"}, "storage is 'int4'; allowed: float32, bfloat16"),
+        ("mi_ue", {"storage": "int4"}, "storage is 'int4'; did you mean 'int8'"),
         (
             "mi_ue",
             {"storage": "int8", "step_size": 0.06},
