@@ -73,8 +73,6 @@ class Options:
             raise ValueError(f"storages are missing; allowed: {', '.join(STORAGES)}")
         for name in self.storages:
             check_choice("storages", name, STORAGES)
-        if self.base is not None and not (self.base / "miue_jax").is_dir():
-            raise ValueError(f"base is {self.base}: there is no folder miue_jax in it")
 
 
 def run(options: Options) -> dict[str, Any]:
@@ -85,7 +83,12 @@ def run(options: Options) -> dict[str, Any]:
 
     Returns:
       The settings, the machine, and by data set and build the peaks in megabytes.
+
+    Raises:
+      ValueError: if the other checkout is none.
     """
+    if options.base is not None and not (options.base / "miue_jax").is_dir():
+        raise ValueError(f"base is {options.base}: there is no folder miue_jax in it")
     builds = {name: (_HERE, name) for name in options.storages}
     if options.base is not None:
         builds = {"base": (options.base.resolve(), None), **builds}

@@ -118,7 +118,7 @@ def test_every_image_is_attacked_once_and_counted_once():
     selected = np.arange(SIZE) % 5 != 0
     previous, changed, weight = None, np.zeros(SIZE, int), 0.0
     for state, metrics in _run(CONFIG, selected=selected):
-        delta = sampling.collect(np.asarray(state.per_example.delta), SIZE)
+        delta = sampling.collect(np.asarray(state.per_example.stored), SIZE)
         if previous is not None:
             changed += (delta != previous).any((1, 2, 3))
         previous, weight = delta, weight + float(metrics["perturbation_loss"].weight)
@@ -170,7 +170,7 @@ def test_the_restart_of_the_lowest_loss_is_kept(selected):
             total, weight = total + float(measured.total), weight + measured.weight
             if weight == (SIZE if selected is None else selected.sum()):
                 losses.append(total / float(weight))
-                deltas.append(np.asarray(state.per_example.delta))
+                deltas.append(np.asarray(state.per_example.stored))
                 total = weight = 0.0
         assert len(losses) == restarts
         best.append(int(np.argmin(losses)))
