@@ -407,7 +407,8 @@ def _measure(
             why = reply["error"]
             if label == BEFORE and what == "prepare":
                 why = f"not in this build: {why}"
-            found[label] = {"why": why}
+            # It may name files of the folder in which an older build was unpacked.
+            found[label] = public.without_folders({"why": why})
             return None
 
         for ask, side, label in places:
