@@ -27,7 +27,8 @@ def _run(script: str, *arguments: str) -> None:
 @pytest.mark.slow
 def test_scaling_relates_the_time_per_image_to_that_of_the_fewest_devices(tmp_path):
     file = tmp_path / "scaling.json"
-    sizes = ("--model=linear", "--batch-size=4", "--examples=8", "--repeats=3")
+    sizes = ("--model=linear", "--width=None", "--batch-size=4")
+    sizes += ("--examples=8", "--repeats=3")
     _run("scaling.py", *sizes, "--devices", "2", "4", "--json", str(file))
     measured = json.loads(file.read_text())
     assert measured["command"].endswith("--json scaling.json")
