@@ -371,7 +371,6 @@ def _kernel_gradient(x, cotangent, *, shape, strides, pads, depthwise):
         and math.prod(window) > 1
         and max(channels, outputs) < _CONVOLVED
         and outputs >= _TOO_FEW
-        and x.size * cotangent.size
     ):
         group = 1
         if outputs <= _GROUPED_OUTPUTS:
