@@ -33,7 +33,6 @@ from typing import Any
 import numpy as np
 
 from miue_jax import _checks, _command_line
-from miue_jax.data import atomic, public
 from miue_jax.workflows.sweep import launch, plan
 from miue_jax.workflows.sweep.launch import Launcher
 from miue_jax.workflows.sweep.launchers import local, ray, slurm
@@ -182,18 +181,7 @@ def _times_below(ancestor: int) -> dict[int, float]:
 
 def main() -> None:
     """Measures, prints and writes what the options ask for."""
-    options = _command_line.parse(Options, sys.argv[1:], prog=PROG)
-    path = options.json
-    # Before minutes of measuring, not after.
-    if path is not None:
-        atomic.check_new_file(path)
-    measured = run(options)
-    measured["command"] = public.command(
-        ["python", f"experiments/{PROG}", *sys.argv[1:]]
-    )
-    if path is not None:
-        with atomic.write_file(path) as file:
-            file.write(json.dumps(measured, indent=2).encode() + b"\n")
+    _command_line.measure(Options, run, PROG)
 
 
 if __name__ == "__main__":

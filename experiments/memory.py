@@ -33,7 +33,6 @@ import numpy as np
 
 from miue_jax import _command_line
 from miue_jax._checks import check_choice, check_number, check_text, one_line
-from miue_jax.data import atomic, public
 from miue_jax.generators.perturbation_store import STORAGES
 
 PROG = "memory.py"
@@ -197,18 +196,7 @@ def _hardware() -> dict[str, Any]:
 
 def main() -> None:
     """Measures, prints and writes what the options ask for."""
-    options = _command_line.parse(Options, sys.argv[1:], prog=PROG)
-    path = options.json
-    # Before minutes of measuring, not after.
-    if path is not None:
-        atomic.check_new_file(path)
-    measured = run(options)
-    measured["command"] = public.command(
-        ["python", f"experiments/{PROG}", *sys.argv[1:]]
-    )
-    if path is not None:
-        with atomic.write_file(path) as file:
-            file.write(json.dumps(measured, indent=2).encode() + b"\n")
+    _command_line.measure(Options, run, PROG)
 
 
 if __name__ == "__main__":

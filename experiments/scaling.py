@@ -21,7 +21,6 @@ On a shared machine pin it to one core (``taskset -c 0 python ...``).
 
 import dataclasses
 import importlib.metadata
-import json
 import multiprocessing
 import os
 import pathlib
@@ -35,7 +34,7 @@ from typing import Any
 import jax
 
 from miue_jax import _checks, _command_line, generators, models, victims
-from miue_jax.data import atomic, public, shapes
+from miue_jax.data import shapes
 from miue_jax.train import loop, parallel, sampling
 
 PROG = "scaling.py"
@@ -248,19 +247,7 @@ def _report(measured: dict[str, Any]) -> None:
 
 def main() -> None:
     """Measures, prints and writes what the options ask for."""
-    options = _command_line.parse(Options, sys.argv[1:], prog=PROG)
-    path = options.json
-    # Before minutes of measuring, not after.
-    if path is not None:
-        atomic.check_new_file(path)
-    measured = run(options)
-    measured["command"] = public.command(
-        ["python", f"experiments/{PROG}", *sys.argv[1:]]
-    )
-    _report(measured)
-    if path is not None:
-        with atomic.write_file(path) as file:
-            file.write(json.dumps(measured, indent=2).encode() + b"\n")
+    _command_line.measure(Options, run, PROG, report=_report)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import contextlib
 import glob
 import importlib.util
 import io
+import json
 import logging
 import os
 import pathlib
@@ -403,6 +404,42 @@ def _logged(prog: str) -> Iterator[None]:
         logger.removeHandler(handler)
         logger.setLevel(level)
         logger.propagate, warnings.showwarning = propagate, before
+
+
+def measure(
+    kind: type[T],
+    run: Callable[[T], dict[str, Any]],
+    prog: str,
+    report: Callable[[dict[str, Any]], None] | None = None,
+) -> None:
+    """Does what a script of experiments/ is for: measures and writes what it found.
+
+    Args:
+      kind: a dataclass of options, of which "json" is the file for the results, or
+        None.
+      run: options -> results.
+      prog: name of the script.
+      report: prints the results.
+
+    Raises:
+      ValueError: if the arguments are wrong; nothing is measured then.
+    """
+    from miue_jax.data import atomic, public
+
+    options: Any = parse(kind, sys.argv[1:], prog=prog)
+    path = options.json
+    # Before minutes of measuring, not after.
+    if path is not None:
+        atomic.check_new_file(path)
+    measured = run(options)
+    measured["command"] = public.command(
+        ["python", f"experiments/{prog}", *sys.argv[1:]]
+    )
+    if report is not None:
+        report(measured)
+    if path is not None:
+        with atomic.write_file(path) as file:
+            file.write(json.dumps(measured, indent=2).encode() + b"\n")
 
 
 def heartbeat_timeout() -> int:
