@@ -134,6 +134,7 @@ def _compare(
     command: list[str],
 ) -> dict[str, Any]:
     found: dict[str, Any] = {}
+    base: dict[str, float] | None = None
     for name, (root, storage) in builds.items():
         options = [*command, *(["--generator.storage", storage] if storage else [])]
         imported = _peak(root, ["-c", "import miue_jax.workflows.protect"])
@@ -147,9 +148,10 @@ def _compare(
             "less_empty_run": whole - empty,
         }
         found[name] = {k: round(v, 1) for k, v in peaks.items()}
-        if "base" in found:
-            base = found["base"]
-            found[name]["ratio"] = {k: round(peaks[k] / base[k], 3) for k in peaks}
+        if name == "base":
+            base = peaks
+        if base is not None:
+            found[name]["ratio"] = {k: round(v / base[k], 3) for k, v in peaks.items()}
         # At once: a whole run takes minutes.
         print(f"{data}, {name}: {json.dumps(found[name])}", flush=True)
     return found
