@@ -30,12 +30,70 @@ class Rows:
         """The number of axes."""
         return len(self.shape)
 
+    @property
+    def size(self) -> int:
+        """The number of values."""
+        return math.prod(self.shape)
+
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         start, stop, step = rows.indices(len(self))
         return self.read(start, max(start, stop))[::step]
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomRows(Rows):
+    """Rows that can be read in any order.
+
+    Attributes:
+      gather: reads the rows of some numbers into an array of as many.
+    """
+
+    gather: Callable[[np.ndarray, np.ndarray], None]
+
+    @classmethod
+    def of(
+        cls,
+        shape: Sequence[int],
+        dtype: np.dtype,
+        gather: Callable[[np.ndarray, np.ndarray], None],
+    ) -> "RandomRows":
+        """Makes them of the function that gathers."""
+
+        def read(start: int, stop: int) -> np.ndarray:
+            rows = np.empty((stop - start, *shape[1:]), dtype)
+            gather(np.arange(start, stop), rows)
+            return rows
+
+        return cls(tuple(map(int, shape)), np.dtype(dtype), read, gather)
+
+    def chosen(self, numbers: np.ndarray) -> "RandomRows":
+        """Some of the rows, in the order of their numbers."""
+        return RandomRows.of(
+            (len(numbers), *self.shape[1:]),
+            self.dtype,
+            lambda rows, out: self.gather(numbers[rows], out),
+        )
+
+
+def of_array(array: np.ndarray) -> RandomRows:
+    """The rows of an array in memory."""
+
+    def gather(numbers: np.ndarray, out: np.ndarray) -> None:
+        np.take(array, numbers, axis=0, out=out, mode="clip")
+
+    return RandomRows.of(array.shape, array.dtype, gather)
+
+
+def at(array: "np.ndarray | Rows", numbers: np.ndarray) -> np.ndarray:
+    """Rows of some numbers."""
+    if not isinstance(array, RandomRows):
+        return array[numbers]
+    out = np.empty((len(numbers), *array.shape[1:]), array.dtype)
+    array.gather(numbers, out)
+    return out
 
 
 def as_rows(array: Any) -> "np.ndarray | Rows":

@@ -171,7 +171,7 @@ def quantize(
       >>> int(budget.quantize(clean, delta, radius=4).max())
       254
     """
-    images, delta = np.asarray(images), as_rows(delta)
+    images, delta = as_rows(images), as_rows(delta)
     if images.dtype != np.uint8:
         raise ValueError(f"images must be uint8, got {images.dtype}")
     if images.shape != delta.shape:
@@ -185,7 +185,7 @@ def quantize(
         raise ValueError(f"radius is in gray levels, from 1 to 255, got {radius}")
     check_export(export)
     levels = math.floor(radius)
-    protected = np.empty_like(images)
+    protected = np.empty(images.shape, np.uint8)
     for block in blocks(images.shape):
         part = delta[block]
         if not np.all(np.isfinite(part)):
@@ -336,7 +336,7 @@ def audit(clean: np.ndarray, protected: np.ndarray) -> PerturbationAudit:
       >>> found.max_change, found.max_l0
       (4, 4)
     """
-    clean, protected = np.asarray(clean), np.asarray(protected)
+    clean, protected = as_rows(clean), as_rows(protected)
     for name, array in (("clean", clean), ("protected", protected)):
         if array.dtype != np.uint8 or array.ndim != 4:
             raise ValueError(

@@ -13,6 +13,7 @@ from miue_jax.data import (
     shapes,
     tfds,
     user_defined,
+    webdataset,
 )
 from miue_jax.data.dataset import (
     Dataset,
@@ -30,6 +31,7 @@ __all__ = [
     "fingerprint",
     "load",
     "source",
+    "stream",
     "subset",
     "validate",
 ]
@@ -83,6 +85,11 @@ class DataSource:
         given = dataclasses.asdict(self)
         return load(given.pop("name"), **given)
 
+    def stream(self) -> Dataset:
+        """Opens the data set, see `miue_jax.data.stream`."""
+        given = dataclasses.asdict(self)
+        return stream(given.pop("name"), **given)
+
 
 def source(given: object, split: str = "train") -> "DataSource | Dataset":
     """Converts what workflows take as data.
@@ -126,9 +133,9 @@ def load(
 
     - "shapes", ten classes of procedural images that need no download;
     - an existing path, or an address in a bucket (s3://, gs://): an image folder with
-      one folder per class, perhaps below ``train`` and ``test`` (or ``val``); a
-      ``.npz`` file of arrays; a protected data set; or an original CIFAR binary
-      archive;
+      one folder per class, perhaps below ``train`` and ``test`` (or ``val``); a folder
+      of WebDataset's ``.tar`` shards; a ``.npz`` file of arrays; a protected data set;
+      or an original CIFAR binary archive;
     - ``module:function``, a function that returns ``(images, labels)``, ``(images,
       labels, class_names)`` or a `Dataset`. It is called with the split if it has a
       parameter ``split``; otherwise it has only the split "train";
@@ -163,6 +170,59 @@ def load(
         dataset = validate(name_or_path)
     else:
         # What a loader returns has been validated.
+        dataset = _load(name_or_path, split, per_class or 0, seed, data_dir)
+    if per_class is None:
+        return dataset
+    return subset(dataset, per_class=per_class, seed=seed)
+
+
+def stream(
+    name_or_path: str | os.PathLike[str],
+    split: str = "train",
+    *,
+    per_class: int | None = None,
+    seed: int = 0,
+    data_dir: str | os.PathLike[str] | None = None,
+) -> Dataset:
+    """Opens a data set whose images are read when they are needed.
+
+    They are those of `load`. Read when they are needed are an image folder, a TFDS
+    data set and shards of WebDataset (all need ``miue_jax[stream]``), and the arrays
+    of an uncompressed ``.npz`` file, that of a protected data set included. Others are
+    loaded.
+
+    Args:
+      name_or_path: the data set, see `load`.
+      split: "train" or "test".
+      per_class: images per class, for a balanced subset; None for all images.
+      seed: seed of the procedural images ("shapes") and of the subset.
+      data_dir: where TFDS keeps its prepared data; None for its default.
+
+    Returns:
+      The data set. Slices of its images are arrays.
+
+    Raises:
+      ValueError: as `load`; or if the data are in a bucket.
+
+    Example:
+      >>> from miue_jax import data
+      >>> data.stream("shapes", "test", per_class=2).images.shape
+      (20, 32, 32, 3)
+    """
+    _check_part(split, per_class, seed)
+    name = os.fspath(name_or_path)
+    bucket.refuse(data=name)
+    path, exists = _look_up(name)
+    if name != "shapes" and exists:
+        dataset = _load_path(path, split, streamed=True)
+    elif (
+        name != "shapes"
+        and not user_defined.is_name(name)
+        and not (isinstance(name_or_path, os.PathLike) or _looks_like_path(name))
+        and tfds.exists(name)
+    ):
+        dataset = tfds.stream(name, split, data_dir=data_dir)
+    else:
         dataset = _load(name_or_path, split, per_class or 0, seed, data_dir)
     if per_class is None:
         return dataset
@@ -221,11 +281,12 @@ def _look_up(name: str) -> tuple[pathlib.Path, bool]:
         raise ValueError(f"{name}: cannot be looked up ({error})") from error
 
 
-def _load_path(path: pathlib.Path, split: str) -> Dataset:
+def _load_path(path: pathlib.Path, split: str, *, streamed: bool = False) -> Dataset:
     if path.is_dir():
         if cifar_archive.is_archive(path):
             return cifar_archive.load(path, split)
-        return folder.load(path, split)
+        kind = webdataset if webdataset.is_folder(path) else folder
+        return kind.stream(path, split) if streamed else kind.load(path, split)
     if not path.is_file():
         # Reading a pipe would wait for a writer.
         raise ValueError(f"{path}: is neither a file nor a folder")
@@ -233,13 +294,14 @@ def _load_path(path: pathlib.Path, split: str) -> Dataset:
         from miue_jax.data import artifact  # heavy: image metrics
 
         if not artifact.is_artifact(path):
-            return arrays.load(path, split)
+            kind = arrays.stream if streamed else arrays.load
+            return kind(path, split)
         if split != "train":
             raise ValueError(
                 f"{path}: a protected data set has only a 'train' split; evaluate on "
                 "the clean test images"
             )
-        return artifact.load(path).dataset
+        return artifact.load(path, stream=streamed).dataset
     if cifar_archive.is_archive(path):
         return cifar_archive.load(path, split)
     raise ValueError(

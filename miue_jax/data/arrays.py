@@ -2,10 +2,12 @@
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from miue_jax._checks import listed
+from miue_jax._rows import RandomRows
 from miue_jax.data import npz
 from miue_jax.data.dataset import Dataset, validate
 
@@ -52,7 +54,41 @@ def load(path: str | os.PathLike[str], split: str = "train") -> Dataset:
       ...     arrays.load(f"{folder}/data.npz").images.shape
       (4, 8, 8, 1)
     """
-    content = npz.read(path)
+    return _from(path, split, npz.read(path))
+
+
+def stream(path: str | os.PathLike[str], split: str = "train") -> Dataset:
+    """Opens a ``.npz`` file, as `load` reads it, without reading its images.
+
+    Args:
+      path: the file. Images are (N, H, W, C) or, gray, (N, H, W) uint8, and were not
+        compressed.
+      split: "train" or "test".
+
+    Returns:
+      The data set, whose images are read when they are needed.
+
+    Raises:
+      ValueError: as `load`; or if the images are compressed, or not 8-bit.
+
+    Example:
+      >>> import tempfile
+      >>> import numpy as np
+      >>> from miue_jax.data import arrays
+      >>> images, labels = np.zeros((4, 8, 8), np.uint8), np.array([0, 1, 0, 1])
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     np.savez(f"{folder}/data.npz", images=images, labels=labels)
+      ...     arrays.stream(f"{folder}/data.npz").images[1:3].shape
+      (2, 8, 8, 1)
+    """
+    keys = {image for pairs in _KEYS.values() for image, _ in pairs}
+    content: dict[str, Any] = dict(npz.read(path, except_for=keys))
+    for key in sorted(keys & npz.names(path)):
+        content[key] = npz.rows_of_member(path, key)
+    return _from(path, split, content)
+
+
+def _from(path: str | os.PathLike[str], split: str, content: dict[str, Any]) -> Dataset:
     try:
         pairs = [pair for pair in _KEYS[split] if set(pair) <= set(content)]
         if not pairs:
@@ -125,7 +161,14 @@ def _to_names(names: np.ndarray) -> tuple[str, ...]:
     return tuple(str(name) for name in names.ravel())
 
 
-def _to_uint8(key: str, images: np.ndarray) -> np.ndarray:
+def _to_uint8(key: str, images: Any) -> Any:
+    if isinstance(images, RandomRows):
+        if images.dtype != np.uint8:
+            raise ValueError(
+                f"{key} are {images.dtype}; allowed with stream: uint8 in [0, 255]"
+            )
+        if images.ndim == 3:
+            images = RandomRows.of((*images.shape, 1), images.dtype, images.gather)
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4 or images.shape[-1] not in (1, 3):

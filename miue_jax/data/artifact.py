@@ -68,6 +68,7 @@ def build(
     metadata: Mapping[str, Any],
     export: str = "round",
     source_fingerprint: str | None = None,
+    scratch: pathlib.Path | None = None,
 ) -> Protected:
     """Adds a perturbation in whole gray levels, checks its budget and measures it.
 
@@ -81,6 +82,8 @@ def build(
         Paths are reduced to their last part: an artifact is made to be published.
       export: how it becomes whole gray levels, see `quantize`.
       source_fingerprint: the fingerprint of `clean`, if it is known already.
+      scratch: a ``.npy`` file to create for the protected images, which are then read
+        from it when they are needed; None to have them in memory.
 
     Returns:
       The protected data set.
@@ -110,7 +113,19 @@ def build(
         nearest = float(np.rint(radius))
         radius = nearest if abs(radius - nearest) <= 1e-4 else float(radius)
     levels = radius if norm == "linf" and radius is not None else 255
-    images = quantize(clean.images, delta, radius=levels, export=export)
+
+    def quantized(start: int, stop: int) -> np.ndarray:
+        part = clean.images[start:stop], delta[start:stop]
+        return quantize(*part, radius=levels, export=export)
+
+    images: Any
+    if scratch is None:
+        images = quantize(clean.images, delta, radius=levels, export=export)
+    else:
+        made = Rows(clean.images.shape, np.dtype(np.uint8), quantized)
+        with atomic.write_file(scratch) as file:
+            npz.write_npy(file, made, "|u1")
+        images = npz.rows_of_whole(scratch)
     budget = Budget(norm, radius)
     check_within(clean.images, delta, images, budget, export=export)
     dataset = Dataset(images, clean.labels, clean.class_names)
@@ -192,11 +207,13 @@ def save(
             delta_path(path).unlink(missing_ok=True)
 
 
-def load(path: str | os.PathLike[str] | Address) -> Protected:
+def load(path: str | os.PathLike[str] | Address, *, stream: bool = False) -> Protected:
     """Reads an artifact and checks that it is complete; nothing in it is executed.
 
     Args:
       path: the ``.npz`` file, also in a bucket.
+      stream: whether to read its images when they are needed, of a local file. They are
+        read once for the check.
 
     Returns:
       The protected data set.
@@ -218,8 +235,15 @@ def load(path: str | os.PathLike[str] | Address) -> Protected:
       ...     artifact.load(f"{folder}/protected.npz").metadata["radius"]
       8.0
     """
-    with bucket.local(path) as file:
-        arrays = npz.read(file)
+    if stream:
+        bucket.refuse(path=path)
+        arrays: dict[str, Any] = {
+            **npz.read(path, except_for=("images",)),  # pyrefly: ignore
+            "images": npz.rows_of_member(path, "images"),  # pyrefly: ignore
+        }
+    else:
+        with bucket.local(path) as file:
+            arrays = dict(npz.read(file))
     missing = [name for name in _ARRAYS if name not in arrays]
     if missing:
         raise ValueError(
@@ -237,6 +261,20 @@ def load(path: str | os.PathLike[str] | Address) -> Protected:
     except ValueError as error:
         raise ValueError(f"{path}: not a protected data set: {error}") from error
     return Protected(dataset, metadata)
+
+
+def in_file(path: pathlib.Path, protected: Protected) -> Protected:
+    """Takes the images of an artifact from its file, when they are needed.
+
+    Args:
+      path: where it was saved.
+      protected: what was saved.
+
+    Returns:
+      The same artifact.
+    """
+    images: Any = npz.rows_of_member(path, "images")
+    return protected._replace(dataset=protected.dataset._replace(images=images))
 
 
 def check_name(path: str | os.PathLike[str]) -> None:

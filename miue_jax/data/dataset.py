@@ -3,18 +3,20 @@
 import hashlib
 import numbers
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from miue_jax._checks import check_number, unknown
+from miue_jax._rows import RandomRows, Rows, blocks
 
 
 class Dataset(NamedTuple):
     """Images of one size with their labels.
 
     Attributes:
-      images: (N, H, W, C) uint8, with C = 1 or 3.
+      images: (N, H, W, C) uint8, with C = 1 or 3: an array, or rows that are read when
+        they are needed, of which slices are arrays.
       labels: (N,) int32, indices into `class_names`.
       class_names: one name per class.
 
@@ -108,7 +110,8 @@ def validate(dataset: Dataset) -> Dataset:
       True
     """
     images, labels, class_names = dataset
-    if not isinstance(images, np.ndarray) or not isinstance(labels, np.ndarray):
+    known = isinstance(images, np.ndarray | Rows) and isinstance(labels, np.ndarray)
+    if not known:
         raise ValueError(
             "images and labels must be NumPy arrays, got "
             f"{type(images).__name__} and {type(labels).__name__}"
@@ -182,7 +185,9 @@ def subset(dataset: Dataset, *, per_class: int, seed: int = 0) -> Dataset:
         order = np.random.default_rng([seed, label]).permutation(members.size)
         chosen.append(members[order[:per_class]])
     index = np.sort(np.concatenate(chosen))
-    part = dataset.images[index], dataset.labels[index], dataset.class_names
+    images: Any = dataset.images
+    images = images.chosen(index) if isinstance(images, RandomRows) else images[index]
+    part = images, dataset.labels[index], dataset.class_names
     if names := file_names(dataset):
         return with_names(Dataset(*part), [names[i] for i in index])
     return Dataset(*part)
@@ -204,7 +209,8 @@ def fingerprint(dataset: Dataset) -> str:
       64
     """
     digest = hashlib.sha256(repr(tuple(map(int, dataset.images.shape))).encode())
-    digest.update(np.ascontiguousarray(dataset.images, dtype=np.uint8).data)
+    for block in blocks(dataset.images.shape):
+        digest.update(np.ascontiguousarray(dataset.images[block], dtype=np.uint8).data)
     digest.update(np.ascontiguousarray(dataset.labels, dtype="<i4").data)
     return digest.hexdigest()
 

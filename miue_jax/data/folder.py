@@ -6,13 +6,15 @@ import math
 import os
 import pathlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from miue_jax._checks import one_line
-from miue_jax.data import aligned, color_profile, memory, picture_kinds
+from miue_jax._rows import RandomRows
+from miue_jax.data import aligned, color_profile, memory, picture_kinds, records
 from miue_jax.data.dataset import Dataset, validate, with_names
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -64,7 +66,91 @@ def load(root: str | os.PathLike[str], split: str = "train") -> Dataset:
       ...     folder.load(root).class_names
       ('cat', 'dog')
     """
-    root = pathlib.Path(root)
+    paths, labels, names, top = _listed(pathlib.Path(root), split)
+    dataset = validate(Dataset(_decode(paths), labels, names))
+    return with_names(dataset, [path.relative_to(top).as_posix() for path in paths])
+
+
+def stream(root: str | os.PathLike[str], split: str = "train") -> Dataset:
+    """Opens a folder, as `load` reads it, whose images are decoded when needed.
+
+    Their sizes are read from the files' headers.
+
+    Args:
+      root: the folder.
+      split: "train" or "test".
+
+    Returns:
+      The data set, with the names of the files.
+
+    Raises:
+      ValueError: as `load`, reading images, too; or if Grain is not installed.
+
+    Example:
+      >>> from miue_jax.data import folder
+      >>> folder.stream("photos")  # doctest: +SKIP
+    """
+    records.check_installed(f"{root}: pictures")
+    paths, labels, names, top = _listed(pathlib.Path(root), split)
+    images = streamed(len(paths), lambda number: (str(paths[number]), paths[number]))
+    dataset = validate(Dataset(images, labels, names))
+    return with_names(dataset, [path.relative_to(top).as_posix() for path in paths])
+
+
+def streamed(count: int, file: Callable[[int], tuple[str, Any]]) -> RandomRows:
+    """Opens pictures of one size that are decoded when they are needed.
+
+    Args:
+      count: N, how many there are.
+      file: number -> the name for messages, and the path or a binary file.
+
+    Returns:
+      Rows (N, H, W, C) of uint8; C is 1 if all are gray, else 3.
+
+    Raises:
+      ValueError: naming a picture that cannot be read, or has another size.
+    """
+
+    def look(number: int) -> tuple[tuple[int, int], bool]:
+        with warnings.catch_warnings():
+            # The sizes are compared.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with _opened(*file(number)) as image:
+                return image.size, image.getbands()[0] in ("1", "L")
+
+    first, _ = _read(*file(0))
+    size, all_gray = first.shape[1::-1], True
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        for number, (found, gray) in enumerate(pool.map(look, range(count))):
+            # Which way it is turned is known when it is decoded.
+            if sorted(found) != sorted(size):
+                _refuse_size(file(number)[0], found, file(0)[0], size)
+            all_gray = all_gray and gray
+
+    def read(number: int) -> np.ndarray:
+        name, source = file(number)
+        image, _ = _read(name, source)
+        if image.shape[1::-1] != size:
+            _refuse_size(name, image.shape[1::-1], file(0)[0], size)
+        return image[..., :1] if all_gray else image
+
+    channels = 1 if all_gray else 3
+    return records.rows(count, (*first.shape[:2], channels), read)
+
+
+def _refuse_size(
+    name: str, found: tuple[int, ...], first: str, size: tuple[int, ...]
+) -> NoReturn:
+    raise ValueError(
+        f"{name}: is {_size(found)}, but {first} is {_size(size)}; all images must "
+        "have one size"
+    )
+
+
+def _listed(
+    root: pathlib.Path, split: str
+) -> tuple[list[pathlib.Path], np.ndarray, tuple[str, ...], pathlib.Path]:
+    """The files, their labels, the classes, and the folder of the class folders."""
     if not root.is_dir():
         raise ValueError(f"{root}: no such folder")
     folders = {name: root / name for name in SPLITS}
@@ -110,8 +196,7 @@ def load(root: str | os.PathLike[str], split: str = "train") -> Dataset:
         raise ValueError(
             f"{top}: at least two class folders are needed, got only {names[0]!r}"
         )
-    dataset = validate(Dataset(_decode(paths), np.asarray(labels, np.int32), names))
-    return with_names(dataset, [path.relative_to(top).as_posix() for path in paths])
+    return paths, np.asarray(labels, np.int32), names, top
 
 
 def _folders(path: pathlib.Path) -> list[pathlib.Path]:
@@ -178,31 +263,28 @@ def _decode(paths: list[pathlib.Path]) -> np.ndarray:
 
 def _decode_all(paths: list[pathlib.Path]) -> np.ndarray:
     threads = min(os.cpu_count() or 1, len(paths))
-    with _opened(paths[0]) as image:
+    with _opened(str(paths[0]), paths[0]) as image:
         stored = image.size
     memory.check(
         3 * math.prod(stored) * (len(paths) + _COPIES * threads),
         f"{paths[0].parent.parent}: {len(paths)} images of {_size(stored)}",
     )
-    first, _ = _read(paths[0])
+    first, _ = _read(str(paths[0]), paths[0])
     images = aligned.empty((len(paths), *first.shape))
     size = first.shape[1::-1]
     all_gray = True
 
     def read(path: pathlib.Path) -> tuple[np.ndarray, bool]:
-        with _opened(path) as opened:
+        with _opened(str(path), path) as opened:
             found = opened.size
         # Before it is decoded: a small file may hold a huge picture. Which way it is
         # turned is not known yet.
         if sorted(found) == sorted(size):
-            image, gray = _read(path)
+            image, gray = _read(str(path), path)
             found = image.shape[1::-1]
             if found == size:
                 return image, gray
-        raise ValueError(
-            f"{path}: is {_size(found)}, but {paths[0]} is {_size(size)}; all images "
-            "must have one size"
-        )
+        _refuse_size(str(path), found, str(paths[0]), size)
 
     # Pillow releases the interpreter lock while it decodes; more threads than cores
     # would only compete for it.
@@ -221,17 +303,17 @@ def _size(size: tuple[int, ...]) -> str:
 
 
 @contextlib.contextmanager
-def _opened(path: pathlib.Path) -> Iterator[Image.Image]:
+def _opened(name: str, file: Any) -> Iterator[Image.Image]:
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with Image.open(file, formats=_FORMATS) as image:
             yield image
     except Exception as error:  # damaged files provoke any
         reason = one_line(str(error)) or type(error).__name__
-        raise ValueError(f"{path}: not a readable image ({reason})") from error
+        raise ValueError(f"{name}: not a readable image ({reason})") from error
 
 
-def _read(path: pathlib.Path) -> tuple[np.ndarray, bool]:
-    with _opened(path) as opened:
+def _read(path: str, file: Any) -> tuple[np.ndarray, bool]:
+    with _opened(path, file) as opened:
         # Pillow cuts many to 8, after which nothing tells.
         bits = picture_kinds.bits_per_channel(opened)
         opened.load()

@@ -9,13 +9,13 @@ import tokenize
 import warnings
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import IO, BinaryIO
 
 import numpy as np
 
 from miue_jax._checks import one_line, shown
-from miue_jax._rows import Rows, blocks
+from miue_jax._rows import RandomRows, Rows, blocks
 from miue_jax.data import aligned, atomic, memory
 
 # What NumPy and zipfile raise on files that are damaged or something else.
@@ -37,7 +37,7 @@ UNREADABLE = (
 )
 
 
-def write(file: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
+def write(file: BinaryIO, arrays: Mapping[str, np.ndarray | Rows]) -> None:
     """Writes arrays by name, as `numpy.load` reads them.
 
     Equal arrays give equal bytes: there are no timestamps, and no compression, whose
@@ -61,7 +61,8 @@ def write(file: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
             info = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
             info.create_system = 3
             with archive.open(info, "w", force_zip64=True) as stream:
-                array = np.asarray(array, order="C")
+                if not isinstance(array, Rows):
+                    array = np.asarray(array, order="C")
                 if array.dtype == np.uint8 and array.ndim:
                     write_npy(stream, array, "|u1")
                 else:
@@ -97,11 +98,14 @@ def write_npy(file: IO[bytes], array: np.ndarray | Rows, dtype: str) -> None:
     file.flush()
 
 
-def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+def read(
+    path: str | os.PathLike[str], *, except_for: Container[str] = ()
+) -> dict[str, np.ndarray]:
     """Reads all arrays and checks their checksums, without executing anything.
 
     Args:
       path: the file.
+      except_for: names of arrays that are left out.
 
     Returns:
       The arrays by name.
@@ -125,7 +129,11 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         raise ValueError(f"{path}: {problem}")
     try:
         with zipfile.ZipFile(path) as archive:
-            members = archive.namelist()
+            members = [
+                member
+                for member in archive.namelist()
+                if member.removesuffix(".npy") not in except_for
+            ]
             needed = sum(_declared(archive, member) for member in members)
             memory.check(needed, f"its {len(members)} arrays")
             return {
@@ -218,6 +226,101 @@ def rows_of_npy(path: str | os.PathLike[str]) -> np.ndarray | Rows:
             raise unreadable(path, error) from error
 
     return Rows(shape, dtype, read)
+
+
+def rows_of_member(path: str | os.PathLike[str], name: str) -> RandomRows:
+    """Opens an array of a ``.npz`` file whose rows are read when they are needed.
+
+    Its checksum is not checked.
+
+    Args:
+      path: the file.
+      name: of the array.
+
+    Returns:
+      Its rows.
+
+    Raises:
+      ValueError: in one line naming the file, if it cannot be read, or the array is
+        compressed or stored by columns; reading rows, too, if the file was cut since.
+
+    Example:
+      >>> import tempfile
+      >>> import numpy as np
+      >>> from miue_jax.data import npz
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     np.savez(f"{folder}/a.npz", a=np.arange(6).reshape(3, 2))
+      ...     npz.rows_of_member(f"{folder}/a.npz", "a")[1:2].tolist()
+      [[2, 3]]
+    """
+    atomic.check_file(path)
+    try:
+        with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
+            info = archive.getinfo(f"{name}.npy")
+            if info.compress_type != zipfile.ZIP_STORED:
+                raise ValueError(
+                    f"{name} is compressed; allowed with stream: arrays as numpy.savez "
+                    "writes them"
+                )
+            with archive.open(info) as stream:
+                shape, by_columns, dtype = _header(stream)
+                begin = stream.tell()
+            # Behind the member's own header, whose last two parts vary in size.
+            file.seek(info.header_offset + 26)
+            sizes = struct.unpack("<HH", file.read(4))
+            first = info.header_offset + 30 + sum(sizes) + begin
+            held = info.file_size - begin
+        if not shape or min(shape) <= 0 or by_columns:
+            raise ValueError(f"{name} has no rows: its shape is {shape}")
+        if math.prod(shape) * dtype.itemsize > held:
+            raise EOFError(f"{name}: its header says more than the {held} bytes held")
+    except KeyError as error:
+        raise ValueError(f"{path}: it has no array {name}") from error
+    except UNREADABLE as error:
+        raise unreadable(path, error) from error
+    return RandomRows.of(shape, dtype, _gather(path, first, shape, dtype))
+
+
+def rows_of_whole(path: str | os.PathLike[str]) -> RandomRows:
+    """Opens a ``.npy`` file that was written here, for rows in any order.
+
+    Args:
+      path: the file.
+
+    Returns:
+      Its rows.
+
+    Raises:
+      ValueError: in one line naming the file, if it cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            shape, _, dtype = _header(file)
+            first = file.tell()
+    except UNREADABLE as error:
+        raise unreadable(path, error) from error
+    return RandomRows.of(shape, dtype, _gather(path, first, shape, dtype))
+
+
+def _gather(
+    path: str | os.PathLike[str], first: int, shape: tuple[int, ...], dtype: np.dtype
+) -> Callable[[np.ndarray, np.ndarray], None]:
+    """Reads rows of an array that begins at some byte of a file."""
+    size = math.prod(shape[1:]) * dtype.itemsize
+
+    def gather(numbers: np.ndarray, out: np.ndarray) -> None:
+        if not len(numbers):
+            return
+        flat = out.reshape(len(numbers), -1).view(np.uint8)
+        try:
+            with open(path, "rb") as file:
+                for target, number in zip(flat, numbers.tolist(), strict=True):
+                    if os.preadv(file.fileno(), [target], first + number * size) < size:
+                        raise EOFError(f"row {number} is beyond its end")
+        except UNREADABLE as error:
+            raise unreadable(path, error) from error
+
+    return gather
 
 
 def declared_bytes(file: IO[bytes]) -> int:

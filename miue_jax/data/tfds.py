@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from miue_jax.data import aligned, memory
+from miue_jax.data import aligned, memory, records
 from miue_jax.data.dataset import Dataset, validate
 
 INSTALL = "TFDS names need: pip install miue_jax[tfds]"
@@ -85,28 +85,8 @@ def load(
       >>> from miue_jax.data import tfds
       >>> train = tfds.load("cifar10")  # doctest: +SKIP
     """
-    if not installed():
-        raise ValueError(f"{name!r}: {INSTALL}")
-    import tensorflow_datasets as tfds
-
-    directory = None if data_dir is None else os.fspath(data_dir)
-    try:
-        builder = tfds.builder(name, data_dir=directory)
-    except (ValueError, AssertionError, ImportError) as error:
-        reason = next(filter(None, str(error).splitlines()), repr(error))
-        raise ValueError(f"TFDS cannot build {name!r}: {reason}") from error
+    builder, source, split = _prepared(name, split, data_dir)
     image_key, label_key = _keys(name, builder)
-    splits = tuple(builder.info.splits)
-    if split == "test" and "test" not in splits and "validation" in splits:
-        split = "validation"
-    if splits and split not in splits:
-        raise ValueError(f"{name!r} has the splits {', '.join(splits)}, not {split!r}")
-    try:
-        # The decorated method is annotated without its `self`.
-        read: Any = builder.as_data_source
-        source = read(split)
-    except (KeyError, NotImplementedError, ValueError, OSError) as error:
-        raise ValueError(_not_prepared(name, builder, directory)) from error
     images: np.ndarray | None = None
     labels = np.empty(len(source), np.int32)
     for index, example in enumerate(source):
@@ -130,6 +110,88 @@ def load(
         return validate(Dataset(images, labels, class_names))
     except ValueError as error:
         raise ValueError(f"{name!r}, split {split!r}: {error}") from error
+
+
+def stream(
+    name: str, split: str = "train", *, data_dir: str | os.PathLike[str] | None = None
+) -> Dataset:
+    """Opens a prepared data set, as `load` reads it, without reading its images.
+
+    Args:
+      name: for example "imagenet_resized/32x32".
+      split: "train" or "test"; without a "test" split, "validation" is used.
+      data_dir: where the prepared data are; None for TFDS's default.
+
+    Returns:
+      The data set, whose images are decoded when they are needed.
+
+    Raises:
+      ValueError: as `load`, reading images, too; or if Grain is not installed.
+
+    Example:
+      >>> from miue_jax.data import tfds
+      >>> train = tfds.stream("cifar10")  # doctest: +SKIP
+    """
+    records.check_installed(f"{name!r}: records")
+    builder, source, split = _prepared(name, split, data_dir)
+    image_key, label_key = _keys(name, builder)
+    _, plain, _ = _prepared(name, split, data_dir, skip_images=True)
+    every = np.arange(len(plain))
+    if not every.size:
+        raise ValueError(f"{name!r}: split {split!r} is empty")
+    found = records.ordered(every, lambda number: plain[number][label_key])
+    labels = np.fromiter(found, np.int32, len(every))
+    shape = np.shape(source[0][image_key])
+
+    def read(number: int) -> np.ndarray:
+        image = np.asarray(source[number][image_key])
+        if image.shape != shape:
+            raise ValueError(
+                f"{name!r}: image {number} has shape {image.shape}, the first has "
+                f"{shape}; all images must have one size"
+            )
+        return image
+
+    images = records.rows(len(every), shape, read)
+    class_names = tuple(builder.info.features[label_key].names)
+    try:
+        return validate(Dataset(images, labels, class_names))
+    except ValueError as error:
+        raise ValueError(f"{name!r}, split {split!r}: {error}") from error
+
+
+def _prepared(
+    name: str,
+    split: str,
+    data_dir: str | os.PathLike[str] | None,
+    *,
+    skip_images: bool = False,
+) -> tuple[Any, Any, str]:
+    """The builder of a data set, the source of its records, and the split's name."""
+    if not installed():
+        raise ValueError(f"{name!r}: {INSTALL}")
+    import tensorflow_datasets as tfds
+
+    directory = None if data_dir is None else os.fspath(data_dir)
+    try:
+        builder = tfds.builder(name, data_dir=directory)
+    except (ValueError, AssertionError, ImportError) as error:
+        reason = next(filter(None, str(error).splitlines()), repr(error))
+        raise ValueError(f"TFDS cannot build {name!r}: {reason}") from error
+    image_key, _ = _keys(name, builder)
+    splits = tuple(builder.info.splits)
+    if split == "test" and "test" not in splits and "validation" in splits:
+        split = "validation"
+    if splits and split not in splits:
+        raise ValueError(f"{name!r} has the splits {', '.join(splits)}, not {split!r}")
+    try:
+        # The decorated method is annotated without its `self`.
+        read: Any = builder.as_data_source
+        decoders = {image_key: tfds.decode.SkipDecoding()} if skip_images else None
+        source = read(split, decoders=decoders)
+    except (KeyError, NotImplementedError, ValueError, OSError) as error:
+        raise ValueError(_not_prepared(name, builder, directory)) from error
+    return builder, source, split
 
 
 def _keys(name: str, builder: Any) -> tuple[str, str]:

@@ -116,6 +116,8 @@ class Generator(NamedTuple):
       budget: the bound on every image's perturbation.
       per_class: whether the perturbation has one row per class.
       sharded: whether the functions see one device's share of the data.
+      streamed: how it runs on data of which the devices hold a window at a time; None
+        if it needs all of them. Sharded only.
 
     Example:
       >>> import jax
@@ -140,6 +142,7 @@ class Generator(NamedTuple):
     budget: Budget = Budget()
     per_class: bool = False
     sharded: bool = False
+    streamed: sampling.Streamed | None = None
 
 
 def to_sharded(generator: Generator, spec: DataSpec) -> Generator:

@@ -35,7 +35,7 @@ from miue_jax.train import classifier, sampling
 from miue_jax.train.classifier import Learner
 from miue_jax.train.metrics import Mean, Metrics, mean_of
 from miue_jax.train.parallel import State
-from miue_jax.train.sampling import Batch, Shards
+from miue_jax.train.sampling import Batch, Place, Shards, Streamed
 
 
 class Outputs(NamedTuple):
@@ -336,9 +336,9 @@ def min_min(
     )
     radius, per_class = to_unit(config.radius), config.perturbation == "class"
     if config.schedule == "interleaved":
-        step, num_steps = _interleaved(engine, batches)
+        step, num_steps, streamed = _interleaved(engine, batches)
     else:
-        step, num_steps = _alternating(engine, batches, epoch_steps)
+        step, num_steps, streamed = _alternating(engine, batches, epoch_steps)
 
     def no_means(
         module: nn.Module, learner: Learner, shape: tuple[int, ...]
@@ -382,6 +382,10 @@ def min_min(
     def stored_in(state: State) -> jax.Array:
         return state.shared.class_delta if per_class else state.per_example.stored
 
+    def with_stored(state: State, codes: Any) -> State:
+        per_example = state.per_example._replace(stored=codes)
+        return state._replace(per_example=per_example)
+
     def decode(codes: jax.Array) -> jax.Array:
         return jnp.clip(store.decode(codes), -radius, radius)
 
@@ -396,6 +400,7 @@ def min_min(
         budget=Budget("linf", config.radius),
         per_class=per_class,
         sharded=True,
+        streamed=streamed._replace(put=None if per_class else with_stored),
     )
 
 
@@ -404,8 +409,9 @@ def min_min(
 _Step = Callable[[jax.Array, State, Shards], tuple[State, Metrics]]
 
 
-def _interleaved(engine: _Engine, batches: int) -> tuple[_Step, int]:
+def _interleaved(engine: _Engine, batches: int) -> tuple[_Step, int, Streamed]:
     """Perturbs each batch right before training on it."""
+    share = engine.spec.share(engine.config.batch_size)
 
     def step(key: jax.Array, state: State, data: Shards) -> tuple[State, Metrics]:
         state, visit = _next_train_batch(
@@ -420,10 +426,15 @@ def _interleaved(engine: _Engine, batches: int) -> tuple[_Step, int]:
         metrics["perturbation_loss"] = mean_of(loss)
         return state._replace(step=state.step + 1), metrics
 
-    return step, engine.config.epochs * batches
+    def place(step: int) -> Place:
+        return Place(_TRAIN_ORDER, *divmod(step, batches), share, writes=True)
+
+    return step, engine.config.epochs * batches, Streamed(place, share)
 
 
-def _alternating(engine: _Engine, batches: int, epoch_steps: int) -> tuple[_Step, int]:
+def _alternating(
+    engine: _Engine, batches: int, epoch_steps: int
+) -> tuple[_Step, int, Streamed]:
     """Trains for some epochs, then perturbs every image, and so on."""
     config, spec = engine.config, engine.spec
     train_steps = config.perturb_every * epoch_steps
@@ -433,6 +444,7 @@ def _alternating(engine: _Engine, batches: int, epoch_steps: int) -> tuple[_Step
     perturb_steps = min(config.batches_per_visit or whole, whole)
     cycle_steps = train_steps + perturb_steps
     share = spec.share(config.perturbation_batch_size)
+    train_share = spec.share(config.batch_size)
 
     def train_one(
         key: jax.Array,
@@ -506,7 +518,20 @@ def _alternating(engine: _Engine, batches: int, epoch_steps: int) -> tuple[_Step
         after = after._replace(per_example=after.per_example._replace(stored=stored))
         return _written(after, write), metrics
 
-    return step, config.epochs // config.perturb_every * cycle_steps
+    def place(step: int) -> Place:
+        cycle, position = divmod(step, cycle_steps)
+        if position < train_steps:
+            count = cycle * train_steps + position
+            return Place(_TRAIN_ORDER, *divmod(count, batches), train_share)
+        count = cycle * perturb_steps + position - train_steps
+        visit = divmod(count, perturb_steps)
+        return Place(_PERTURB_ORDER, *visit, share, writes=True)
+
+    return (
+        step,
+        config.epochs // config.perturb_every * cycle_steps,
+        Streamed(place, max(share, train_share)),
+    )
 
 
 class Write(NamedTuple):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from miue_jax._rows import blocks
+from miue_jax._rows import Rows, as_rows, at, blocks
 from miue_jax.budget import to_unit
 from miue_jax.image import ssim_window
 
@@ -22,7 +22,7 @@ _CHUNK = 512 * 32 * 32 * 3
 _TILE, _GROUP, _TILES = 22, 64, 2048
 
 
-def psnr(clean: np.ndarray, images: np.ndarray) -> float:
+def psnr(clean: np.ndarray | Rows, images: np.ndarray | Rows) -> float:
     r"""Mean peak signal-to-noise ratio of the images that differ from the clean ones.
 
     .. math:: \mathrm{PSNR}(x, x') = -10 \log_{10} \mathrm{mean}((x - x')^2)
@@ -47,12 +47,12 @@ def psnr(clean: np.ndarray, images: np.ndarray) -> float:
       >>> round(psnr(clean, clean + np.uint8(8)), 2)
       30.07
     """
-    clean, images = np.asarray(clean), np.asarray(images)
+    clean, images = as_rows(clean), as_rows(images)
     values = _per_image(clean, images, np.flatnonzero(changed(clean, images)))
     return float(np.mean(values, dtype=np.float64)) if values.size else float("inf")
 
 
-def ssim(clean: np.ndarray, images: np.ndarray) -> float:
+def ssim(clean: np.ndarray | Rows, images: np.ndarray | Rows) -> float:
     """Mean structural similarity of the images that differ from the clean ones.
 
     Gaussian window of 11 pixels and standard deviation 1.5 without padding, mean over
@@ -79,14 +79,22 @@ def ssim(clean: np.ndarray, images: np.ndarray) -> float:
       Wang, Bovik, Sheikh, Simoncelli, "Image quality assessment: from error visibility
       to structural similarity", 2004, section III.
     """
-    clean, images = np.asarray(clean), np.asarray(images)
+    clean, images = as_rows(clean), as_rows(images)
     rows = np.flatnonzero(changed(clean, images))
     if min(clean.shape[1:3]) < ssim_window.SIZE:
         raise ValueError(
             f"SSIM needs images of at least {ssim_window.SIZE}x{ssim_window.SIZE} "
             f"pixels, got {clean.shape[2]}x{clean.shape[1]}"
         )
-    values = _similarities(clean, images, rows)
+    if isinstance(clean, Rows) or isinstance(images, Rows):
+        parts = [rows[part] for part in blocks((len(rows), *clean.shape[1:]))]
+        found = [
+            _similarities(at(clean, part), at(images, part), np.arange(len(part)))
+            for part in parts
+        ]
+        values = np.concatenate(found) if found else np.empty(0)
+    else:
+        values = _similarities(clean, images, rows)
     return float(np.mean(values, dtype=np.float64)) if values.size else 1.0
 
 
@@ -166,7 +174,7 @@ def _tile_sums(
     return jax.lax.map(add_up, tuple(groups)).reshape(-1)
 
 
-def changed(clean: np.ndarray, images: np.ndarray) -> np.ndarray:
+def changed(clean: np.ndarray | Rows, images: np.ndarray | Rows) -> np.ndarray:
     """Finds the images that differ from the clean ones.
 
     Args:
@@ -186,7 +194,7 @@ def changed(clean: np.ndarray, images: np.ndarray) -> np.ndarray:
       >>> changed(clean, clean + np.uint8([[[[0]]], [[[8]]]])).tolist()
       [False, True]
     """
-    clean, images = np.asarray(clean), np.asarray(images)
+    clean, images = as_rows(clean), as_rows(images)
     if clean.shape != images.shape or clean.ndim != 4:
         raise ValueError(
             f"both must have one shape (N, H, W, C), got {clean.shape} and "
@@ -200,7 +208,9 @@ def changed(clean: np.ndarray, images: np.ndarray) -> np.ndarray:
     return found
 
 
-def _per_image(clean: np.ndarray, images: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def _per_image(
+    clean: np.ndarray | Rows, images: np.ndarray | Rows, rows: np.ndarray
+) -> np.ndarray:
     size = min(max(1, _CHUNK // max(1, math.prod(clean.shape[1:]))), len(rows))
 
     def padded(chunk: np.ndarray) -> np.ndarray:
@@ -211,7 +221,7 @@ def _per_image(clean: np.ndarray, images: np.ndarray, rows: np.ndarray) -> np.nd
     for start in range(0, len(rows), size or 1):
         part = slice(start, start + size)
         chosen = rows[part]
-        found = _psnr(padded(clean[chosen]), padded(images[chosen]))
+        found = _psnr(padded(at(clean, chosen)), padded(at(images, chosen)))
         values[part] = found[: len(chosen)]
     return values
 

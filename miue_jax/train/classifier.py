@@ -15,6 +15,9 @@ from miue_jax._checks import check_number
 from miue_jax.train import sampling
 from miue_jax.train.metrics import Mean
 
+# Rows of every shard in a forward pass of an evaluation.
+ROWS_AT_ONCE = 256
+
 
 class Forward(Protocol):
     """The forward pass of a network in training, as a function of images."""
@@ -335,8 +338,9 @@ def accuracy_of(
     data: sampling.Shards,
     *,
     axis_name: str | None = None,
-    rows_at_once: int = 256,
+    rows_at_once: int = ROWS_AT_ONCE,
     change: Callable[[jax.Array, sampling.Batch], jax.Array] | None = None,
+    batches: jax.Array | None = None,
 ) -> Mean:
     """Returns the accuracy on a whole data set, in evaluation mode.
 
@@ -347,6 +351,8 @@ def accuracy_of(
       axis_name: the mesh axis over which the shards are split.
       rows_at_once: rows of every shard in one forward pass; affects memory only.
       change: (step, batch) -> (B, H, W, C), images to classify in place of a batch's.
+      batches: (2,) int32, the first batch and the one after the last, of data of which
+        there is a window; None for all.
 
     Returns:
       The fraction of correct predictions, weighted by the number of examples; NaN if an
@@ -366,6 +372,7 @@ def accuracy_of(
     """
     rows = data.labels.shape[1]
     share = min(rows, rows_at_once)
+    first, last = (0, -(-rows // share)) if batches is None else batches
 
     def count_right(i: jax.Array, right: jax.Array) -> jax.Array:
         batch = sampling.take_in_order(data, i, share)
@@ -383,8 +390,13 @@ def accuracy_of(
 
     # Typed, since it would be float64 with x64 enabled.
     nothing = jnp.zeros((), jnp.float32)
-    right = jax.lax.fori_loop(0, -(-rows // share), count_right, nothing)
-    total = jnp.sum(data.count).astype(jnp.float32)
+    right = jax.lax.fori_loop(first, last, count_right, nothing)
+    counted = data.count
+    if batches is not None:
+        counted = jnp.clip(counted, max=last * share) - jnp.minimum(
+            counted, first * share
+        )
+    total = jnp.sum(counted).astype(jnp.float32)
     if axis_name is not None:
         right, total = jax.lax.psum((right, total), axis_name)
     return Mean(right, total)

@@ -28,7 +28,7 @@ from miue_jax.train.parallel import DATA_SPEC, REPLICATED_SPEC, STATE_SPEC, Stat
 from miue_jax.train.sampling import Shards
 
 Start = Callable[[jax.Array, Shards], State]
-Evaluate = Callable[[State, Shards], Metrics]
+Evaluate = Callable[..., Metrics]
 
 _STOPPED = "stopped by a signal; rerun the same command to resume"
 
@@ -207,7 +207,8 @@ def evaluation(
     """Compiles an evaluation for a mesh.
 
     Args:
-      evaluate: (state, data) -> metrics, for one device's share.
+      evaluate: (state, data) -> metrics, for one device's share; where the data have a
+        window, (state, data, batches), see `classifier.accuracy_of`.
       mesh: the devices.
       device_invariant: whether results are equal to the last bit on any number of
         devices, see `train.device_invariant`.
@@ -228,9 +229,21 @@ def evaluation(
       {'label': 0.5}
     """
     parallelize = invariance.parallelize if device_invariant else parallel.parallelize
-    return parallelize(
-        evaluate, mesh, in_specs=(STATE_SPEC, DATA_SPEC), out_specs=REPLICATED_SPEC
+    specs = (STATE_SPEC, DATA_SPEC)
+    whole = parallelize(evaluate, mesh, in_specs=specs, out_specs=REPLICATED_SPEC)
+    part = parallelize(
+        evaluate,
+        mesh,
+        in_specs=(*specs, REPLICATED_SPEC),
+        out_specs=REPLICATED_SPEC,
     )
+
+    def run(state: State, data: Shards, batches: np.ndarray | None = None) -> Metrics:
+        if batches is None:
+            return whole(state, data)
+        return part(state, data, batches)
+
+    return run
 
 
 # Target duration of a call of the compiled loop; signals are handled between calls.
@@ -462,13 +475,72 @@ def run_until(
       >>> int(state.step), means
       (5, {'step': 2.0})
     """
+    state, totals = advance_until(
+        *(mark, advance, key, state, data),
+        step=step,
+        totals=totals,
+        save=lambda step, state, notes: saved.save(step, state, notes=notes),
+        received=received,
+    )
+    return state, metrics.values(totals or {})
+
+
+def advance_until(
+    mark: int,
+    advance: Advance,
+    key: jax.Array,
+    state: State,
+    data: Shards,
+    *,
+    step: int,
+    totals: Metrics | None = None,
+    save: Callable[[int, State, Any], None],
+    received: list[int],
+) -> tuple[State, Metrics | None]:
+    """Advances as `run_until` does, and returns the totals for another call.
+
+    Args:
+      mark: the step to reach.
+      advance: the compiled loop.
+      key: the run's key.
+      state: the state at `step`; donated.
+      data: the data on the mesh.
+      step: the steps taken so far.
+      totals: metrics of the steps since the last mark.
+      save: (step, state, notes) -> None, called after a signal.
+      received: the signals, from `stop_signals`.
+
+    Returns:
+      The state at the mark, and the totals of the steps since the last one.
+
+    Raises:
+      Stopped: after a signal, once the state and the totals are saved.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, numpy as np
+      >>> from miue_jax.train import loop, metrics, parallel, sampling
+      >>> data = sampling.deal(np.zeros((4, 8, 8, 3), np.uint8), np.arange(4) % 2, 1)
+      >>> def step(key, state, data):
+      ...     mean = {"step": metrics.mean_of(state.step)}
+      ...     return state._replace(step=state.step + 1), mean
+      >>> state = parallel.State(jnp.int32(0), None, None)
+      >>> advance = loop.advance(step, parallel.data_mesh(jax.devices()[:1]))
+      >>> state, totals = loop.advance_until(
+      ...     *(3, advance, jax.random.key(0), state, data),
+      ...     step=0,
+      ...     save=lambda step, state, notes: None,
+      ...     received=[],
+      ... )
+      >>> float(totals["step"].weight)
+      3.0
+    """
     size = 1
     while step < mark:
         # Clocks and signals differ between hosts, but all must run the same calls.
         size, stopping = parallel.process_max(size, max(received, default=0))
         if stopping:
             notes = {k: [float(x) for x in mean] for k, mean in (totals or {}).items()}
-            saved.save(step, state, notes=notes)
+            save(step, state, notes)
             stop_now(stopping)
         began = time.perf_counter()
         stop = min(mark, step + size)
@@ -478,4 +550,4 @@ def run_until(
         # The first call compiles and says nothing about the speed.
         size = min(max(1, int(_SECONDS_A_CALL / seconds)), 4 * size)
         step = stop
-    return state, metrics.values(totals or {})
+    return state, totals

@@ -1,12 +1,14 @@
-"""Epochs of shuffled batches from data that never leave their device.
+"""Epochs of shuffled batches from data that lie on their device.
 
 `deal` splits a data set over G shards in turn. Each shard shuffles its own rows and
 contributes an equal share of each global batch. All randomness is a function of the
 key, the pass over the data and the shard, so that G shards on one device give the
-batches of G devices.
+batches of G devices. Of data that are larger than the devices' memory, a window holds
+the images of some steps, see `train.windows`.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -22,12 +24,14 @@ class Shards(NamedTuple):
     """A data set dealt to shards; row r of shard g is example g + G r.
 
     Attributes:
-      images: (G, n, H, W, C) uint8.
+      images: (G, n, H, W, C) uint8; with a window, (G, w, H, W, C).
       labels: (G, n) int32.
       selected: (G, n) bool, the examples that may be perturbed.
       count: (G,) int32, the rows of each shard that hold an example; the rest is
         padding.
       shard: (G,) int32, the index of the shard.
+      window: (G, w) int32, the rows of which there are images, ascending, then n for
+        those without; None where all rows have theirs.
 
     Example:
       >>> import numpy as np
@@ -42,13 +46,61 @@ class Shards(NamedTuple):
     selected: jax.Array
     count: jax.Array
     shard: jax.Array
+    window: jax.Array | None = None
+
+
+class Place(NamedTuple):
+    """Where a step finds its batch.
+
+    The order of its pass is drawn with the run's key, folded with `use` and `number`.
+
+    Attributes:
+      use: the number that the run's key is folded with for passes of this kind.
+      number: of the pass.
+      position: of the batch in the pass.
+      share: b, images per shard in the batch.
+      writes: whether the step changes what is stored of its images.
+
+    Example:
+      >>> from miue_jax.train.sampling import Place
+      >>> Place(use=1, number=0, position=3, share=128).writes
+      False
+    """
+
+    use: int
+    number: int
+    position: int
+    share: int
+    writes: bool = False
+
+
+class Streamed(NamedTuple):
+    """How a procedure runs on data of which the devices hold a window at a time.
+
+    Attributes:
+      place: () int step -> where it finds its batch.
+      share: the largest `Place.share` of all steps.
+      put: (state, codes) -> the state with other codes of the images, (G, w, ...), one
+        for each row of the window; None if it keeps nothing of each image.
+
+    Example:
+      >>> from miue_jax.train.sampling import Place, Streamed
+      >>> streamed = Streamed(lambda step: Place(0, *divmod(step, 10), share=4), 4)
+      >>> streamed.place(23).number
+      2
+    """
+
+    place: Callable[[int], Place]
+    share: int
+    put: Callable[[Any, Any], Any] | None = None
 
 
 class Batch(NamedTuple):
     """Equal shares of a batch from the g shards of one device.
 
     Attributes:
-      rows: (g, b) int32, the rows taken from each shard, distinct within a shard.
+      rows: (g, b) int32, where in each shard's images they were taken, distinct within
+        a shard; its rows, unless there is a window.
       images: (g, b, H, W, C) float32 in [0, 1].
       labels: (g, b) int32.
       selected: (g, b) bool.
@@ -107,6 +159,44 @@ def deal(
         raise ValueError(
             f"images must be uint8 (N, H, W, C), got {images.dtype} {images.shape}"
         )
+    without = deal_labels(size, labels, num_shards, selected=selected)
+    rows = math.ceil(size / num_shards)
+    if rows * num_shards == size:
+        dealt = np.swapaxes(images.reshape(rows, num_shards, *images.shape[1:]), 0, 1)
+    else:
+        source = np.minimum(np.arange(rows * num_shards), size - 1)
+        dealt = images[source.reshape(rows, num_shards).T]
+    arrays: dict[str, Any] = {"images": dealt}
+    return without._replace(**arrays)
+
+
+def deal_labels(
+    size: int,
+    labels: np.ndarray,
+    num_shards: int,
+    *,
+    selected: np.ndarray | None = None,
+) -> Shards:
+    """Deals a data set to shards without its images, on the host.
+
+    Args:
+      size: N, examples in the data set.
+      labels: (N,) integer.
+      num_shards: G.
+      selected: (N,) bool, the examples that may be perturbed; None for all.
+
+    Returns:
+      NumPy arrays in the layout of `Shards`, with images (G, 0).
+
+    Raises:
+      ValueError: as `deal` does.
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax.train import sampling
+      >>> sampling.deal_labels(5, np.arange(5), num_shards=2).labels.tolist()
+      [[0, 2, 4], [1, 3, 4]]
+    """
     labels = np.asarray(labels)
     if labels.shape != (size,) or labels.dtype.kind not in "iu":
         raise ValueError(
@@ -124,12 +214,8 @@ def deal(
     source = np.minimum(np.arange(rows * num_shards), size - 1)
     source = source.reshape(rows, num_shards).T
     shard = np.arange(num_shards, dtype=np.int32)
-    if rows * num_shards == size:
-        dealt = np.swapaxes(images.reshape(rows, num_shards, *images.shape[1:]), 0, 1)
-    else:
-        dealt = images[source]
     arrays: dict[str, Any] = {
-        "images": dealt,
+        "images": np.empty((num_shards, 0), np.uint8),
         "labels": labels[source].astype(np.int32),
         "selected": selected[source],
         "count": ((size - 1 - shard) // num_shards + 1).astype(np.int32),
@@ -308,15 +394,18 @@ def take(data: Shards, order: jax.Array, step: ArrayLike, share: int) -> Batch:
     """
     places = (jnp.asarray(step) * share + jnp.arange(share))[None]
     rows = jnp.take_along_axis(order, places % data.count[:, None], axis=1)
+    held = rows
+    if data.window is not None:
+        held = jax.vmap(jnp.searchsorted)(data.window, rows).astype(jnp.int32)
 
-    def gather(array: jax.Array) -> jax.Array:
+    def gather(array: jax.Array, rows: jax.Array) -> jax.Array:
         return jax.vmap(lambda values, index: values[index])(array, rows)
 
     return Batch(
-        rows=rows,
-        images=to_unit(gather(data.images).astype(jnp.float32)),
-        labels=gather(data.labels),
-        selected=gather(data.selected),
+        rows=held,
+        images=to_unit(gather(data.images, held).astype(jnp.float32)),
+        labels=gather(data.labels, rows),
+        selected=gather(data.selected, rows),
         fresh=places < data.count[:, None],
     )
 

@@ -32,11 +32,12 @@ class Victim(NamedTuple):
     Attributes:
       init: (key, data) -> state.
       step: (key, state, data) -> (state, metrics), for one batch.
-      evaluate: (state, data) -> metrics on a whole data set, without augmentation.
-      evaluate_robust: (state, data) -> metrics, like ``evaluate`` but under the
-        defense's attack; None if it has none.
+      evaluate: (state, data, batches=None) -> metrics on a whole data set, or on some
+        batches of it, without augmentation.
+      evaluate_robust: the same, but under the defense's attack; None if it has none.
       num_steps: steps in all.
       steps_per_epoch: steps in a pass over the training data.
+      streamed: how it runs on data of which the devices hold a window at a time.
 
     Example:
       >>> from miue_jax import victims
@@ -48,10 +49,11 @@ class Victim(NamedTuple):
 
     init: Callable[[jax.Array, sampling.Shards], State]
     step: Callable[[jax.Array, State, sampling.Shards], tuple[State, Metrics]]
-    evaluate: Callable[[State, sampling.Shards], Metrics]
-    evaluate_robust: Callable[[State, sampling.Shards], Metrics] | None
+    evaluate: Callable[..., Metrics]
+    evaluate_robust: Callable[..., Metrics] | None
     num_steps: int
     steps_per_epoch: int
+    streamed: sampling.Streamed
 
 
 def victim(
@@ -163,15 +165,20 @@ def victim(
         metrics = {"loss": mean_of(loss), "accuracy": mean_of(accuracy)}
         return State(state.step + 1, learner, order), metrics
 
-    def evaluate(state: State, data: sampling.Shards) -> Metrics:
-        return {
-            "accuracy": accuracy_of(
-                module, state.shared.variables, data, axis_name=axis_name
-            )
-        }
+    def evaluate(
+        state: State, data: sampling.Shards, batches: jax.Array | None = None
+    ) -> Metrics:
+        variables = state.shared.variables
+        accuracy = accuracy_of(
+            module, variables, data, axis_name=axis_name, batches=batches
+        )
+        return {"accuracy": accuracy}
 
     def evaluate_robust(
-        attack: defenses.Attack, state: State, data: sampling.Shards
+        attack: defenses.Attack,
+        state: State,
+        data: sampling.Shards,
+        batches: jax.Array | None = None,
     ) -> Metrics:
         variables = state.shared.variables
 
@@ -190,11 +197,21 @@ def victim(
             )
 
         accuracy = accuracy_of(
-            module, variables, data, axis_name=axis_name, change=change
+            *(module, variables, data),
+            axis_name=axis_name,
+            change=change,
+            batches=batches,
         )
         return {"accuracy": accuracy}
 
     robust = None
     if defense.attack is not None:
         robust = functools.partial(evaluate_robust, defense.attack)
-    return Victim(init, step, evaluate, robust, config.epochs * steps, steps)
+
+    def place(step: int) -> sampling.Place:
+        return sampling.Place(_ORDER, *divmod(step, steps), share)
+
+    return Victim(
+        *(init, step, evaluate, robust, config.epochs * steps, steps),
+        streamed=sampling.Streamed(place, share),
+    )

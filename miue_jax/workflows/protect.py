@@ -8,6 +8,7 @@ is read, not repeated.
 import contextlib
 import dataclasses
 import logging
+import math
 import os
 import pathlib
 import tempfile
@@ -40,12 +41,19 @@ from miue_jax.train import (
     run_directory,
     sampling,
     tracing,
+    windows,
 )
 from miue_jax.train import device_invariant as invariance
 
 __all__ = ["ARTIFACT", "Export", "ProtectConfig", "Selection", "protect", "run"]
 
 ARTIFACT = "protected.npz"
+
+# Generators that run on a window of the data at a time.
+_STREAMED = ("mi_ue", "error_minimizing")
+
+# In the directory of a streamed run, until its artifact is written.
+_IMAGES = "protected.images.npy"
 
 # Below it, victims of small folders were not hurt.
 _FEW_STEPS = 200
@@ -99,6 +107,9 @@ class ProtectConfig:
         on the devices: set it to reproduce a larger machine on a smaller one.
       device_invariant: whether the result is equal to the last bit on any number of
         devices of one kind, and not only up to rounding.
+      stream: whether to read the images, and to keep their perturbations on disk, a
+        window of some steps at a time, for data larger than memory. The result is the
+        same.
       checkpoint_every: steps between checkpoints.
 
     Raises:
@@ -123,12 +134,14 @@ class ProtectConfig:
     seed: int = 0
     num_shards: int | None = None
     device_invariant: bool = False
+    stream: bool = False
     checkpoint_every: int = 200
 
     def __post_init__(self) -> None:
         check_number("checkpoint_every", self.checkpoint_every, "> 0", whole=True)
         check_seeds("seed", (self.seed,))
         check_flag("device_invariant", self.device_invariant)
+        check_flag("stream", self.stream)
         if self.num_shards is not None:
             check_number("num_shards", self.num_shards, "> 0", whole=True)
 
@@ -144,6 +157,7 @@ def protect(
     seed: int = 0,
     num_shards: int | None = None,
     device_invariant: bool = False,
+    stream: bool = False,
     progress: bool = False,
     **settings: Any,
 ) -> artifact.Protected:
@@ -161,6 +175,9 @@ def protect(
       num_shards: shards of the data; None for one per device.
       device_invariant: whether the result is equal to the last bit on any number of
         devices of one kind.
+      stream: whether to read the images when they are needed, for data larger than
+        memory; those of the result are then read from its file when they are needed.
+        Needs a workdir.
       progress: whether to show a progress bar.
       **settings: of the generator, where they differ from the preset's.
 
@@ -189,7 +206,10 @@ def protect(
         seed=seed,
         num_shards=num_shards,
         device_invariant=device_invariant,
+        stream=stream,
     )
+    if stream and workdir is None:
+        raise ValueError("workdir is None; allowed with stream: a directory")
     with directory_of(workdir) as path:
         return run(config, path, progress=progress)
 
@@ -246,12 +266,15 @@ def run(
       ...     (workdir / protect.ARTIFACT).exists()
       True
     """
+    if config.stream:
+        bucket.refuse(workdir=workdir)
     with parallel.together():
         job = prepare(config)
-    with run_directory.open_directory(workdir, job.identity, resume=resume) as opened:
+    claim = {**job.identity, **streaming(config.stream)}
+    with run_directory.open_directory(workdir, claim, resume=resume) as opened:
         path = opened.path / ARTIFACT
         if path.exists() and artifact.delta_path(path).exists():
-            finished = artifact.load(path)
+            finished = artifact.load(path, stream=config.stream)
             run_directory.check_same(
                 path,
                 finished.metadata,
@@ -272,6 +295,7 @@ def run(
             export=config.export,
             metadata=_metadata(config, job),
             source_fingerprint=job.identity["source"],
+            scratch=opened.path / _IMAGES if config.stream else None,
         )
         if result.metadata["audit"]["max_change"] == 0:
             raise run_directory.Failed(
@@ -282,6 +306,9 @@ def run(
         with parallel.together():
             if jax.process_index() == 0:
                 artifact.save(path, result, delta=delta, verify=False)
+        if config.stream:
+            result = artifact.in_file(path, result)
+            (opened.path / _IMAGES).unlink()
         return result
 
 
@@ -302,10 +329,12 @@ class Job(NamedTuple):
       clean: the data.
       generator: with ``sharded=True``.
       mesh: the devices.
-      shards: the data, dealt to shards.
+      shards: the data, dealt to shards; of streamed data those of a window, without
+        values.
       selected: (N,) bool, the examples to protect.
       device_invariant: how `loop` compiles the generator.
       identity: all that the result depends on, as JSON.
+      source: of streamed data, else None.
     """
 
     clean: Dataset
@@ -315,6 +344,7 @@ class Job(NamedTuple):
     selected: np.ndarray
     device_invariant: bool
     identity: dict[str, Any]
+    source: windows.Source | None = None
 
 
 def prepare(config: ProtectConfig, clean: Dataset | None = None) -> Job:
@@ -333,12 +363,10 @@ def prepare(config: ProtectConfig, clean: Dataset | None = None) -> Job:
     check_export(config.export)
     mesh = parallel.data_mesh()
     num_shards = parallel.resolve_num_shards(config.num_shards, mesh)
+    if config.stream:
+        windows.check_processes()
     if clean is None:
-        clean = (
-            data.load(config.data)
-            if isinstance(config.data, tuple)
-            else (config.data.load())
-        )
+        clean = load(config.data, stream=config.stream)
     select = config.select
     classes = select.classes
     if classes is not None:
@@ -356,6 +384,12 @@ def prepare(config: ProtectConfig, clean: Dataset | None = None) -> Job:
     )
     clipped = generators.clip_batches(settings, spec)
     generator = generators.create(name, clipped, spec)
+    streamed = generator.streamed
+    if config.stream and streamed is None:
+        raise ValueError(
+            f"stream is True, and generator {name!r} needs all images at once; allowed "
+            f"with stream: {', '.join(_STREAMED)}"
+        )
     # The steps of all passes over these data, which a run counts in 32 bits.
     check_number("steps of the generator", generator.num_steps, "> 0", whole=True)
     identity = {
@@ -372,7 +406,14 @@ def prepare(config: ProtectConfig, clean: Dataset | None = None) -> Job:
     }
     # Numbers may be NumPy's.
     identity = _settings.to_plain(identity)
-    shards = sampling.deal(clean.images, clean.labels, num_shards, selected=selected)
+    origin = None
+    if config.stream and streamed is not None:
+        origin = windows.source(clean, num_shards, selected=selected)
+        shards = windows.shapes_of(origin, _width(generator, origin, mesh))
+    else:
+        shards = sampling.deal(
+            clean.images, clean.labels, num_shards, selected=selected
+        )
     # A network that does not take these images is found before anything is written.
     if generators.is_own(name):
         state = generators.trace_own(name, generator, spec, mesh, shards)
@@ -381,9 +422,35 @@ def prepare(config: ProtectConfig, clean: Dataset | None = None) -> Job:
     tracing.check_memory(state, "the generator")
     if config.device_invariant:
         invariance.check(generator.step, mesh, state, shards)
-    return Job(
-        clean, generator, mesh, shards, selected, config.device_invariant, identity
-    )
+    exact = config.device_invariant
+    return Job(clean, generator, mesh, shards, selected, exact, identity, origin)
+
+
+def load(source: DataSource | Dataset, *, stream: bool) -> Dataset:
+    """Loads data, or opens them to be read when they are needed."""
+    if isinstance(source, tuple):
+        return data.load(source)
+    return source.stream() if stream else source.load()
+
+
+def streaming(stream: bool) -> dict[str, bool]:
+    """What the files of a run depend on, though its result does not."""
+    return {"stream": True} if stream else {}
+
+
+def _width(
+    generator: generators.Generator, source: windows.Source, mesh: jax.sharding.Mesh
+) -> int:
+    """The rows of a window, for what the generator stores of an image."""
+    streamed = generator.streamed
+    assert streamed is not None  # it was checked
+    stored = 0
+    if streamed.put is not None and generator.stored is not None:
+        one = windows.shapes_of(source, 1)
+        state = jax.eval_shape(generator.init, jax.random.key(0), one)
+        codes = jax.eval_shape(generator.stored, state)
+        stored = math.prod(codes.shape[1:]) * codes.dtype.itemsize
+    return windows.width_of(source, mesh, share=streamed.share, stored=stored)
 
 
 def code_of(config: ProtectConfig) -> dict[str, Any]:
@@ -464,9 +531,7 @@ def _generate(
     """
     generator, mesh, exact = job.generator, job.mesh, job.device_invariant
     key = parallel.run_key(job.identity["seed"], "generator", mesh)
-    placed = parallel.place(job.shards, mesh, parallel.DATA_SPEC)
-    state = loop.start(generator.init, mesh, device_invariant=exact)(key, placed)
-    host_memory.give_back()
+    init = loop.start(generator.init, mesh, device_invariant=exact)
     advance = loop.advance(generator.step, mesh, device_invariant=exact)
     finished = generator.finished
     if exact:
@@ -480,12 +545,15 @@ def _generate(
     lines, folder = opened.path / "metrics.jsonl", opened.path / "checkpoints"
     opened.fetch(folder)
     with (
+        _data_of(job, opened, key) as feed,
         checkpoints.Checkpoints(
             folder, config=job.identity, logs=[lines], keep=opened.keep
         ) as saved,
         loop.stop_signals() as received,
     ):
-        step, state, totals = loop.resume(saved, state)
+        state = feed.start(init, key)
+        host_memory.give_back()
+        step, state, totals = feed.resume(saved, state)
         metrics = run_directory.MetricsFile(lines, keep_until=step)
         began = time.perf_counter()
         with loop.progress(generator.num_steps, step, quiet=not progress) as bar:
@@ -496,15 +564,10 @@ def _generate(
                     (step // checkpoint_every + 1) * checkpoint_every,
                     generator.num_steps,
                 )
-                state, values = loop.run_until(
-                    mark,
-                    advance,
-                    key,
-                    state,
-                    placed,
+                state, values = feed.run_until(
+                    *(mark, advance, key, state),
                     step=step,
                     totals=totals,
-                    saved=saved,
                     received=received,
                 )
                 if bar.postfix == "compiling":
@@ -516,15 +579,32 @@ def _generate(
                 # The last state too: a signal that comes now finds everything saved.
                 last = step == generator.num_steps or bool(finished(state))
                 if last or step % checkpoint_every == 0:
-                    saved.save(step, state)
+                    feed.save(step, state)
                 bar.set_postfix(
                     {k: f"{v:.4g}" for k, v in values.items()}, refresh=False
                 )
                 bar.update(step - bar.n)
         if exact:  # on one device, whatever a generator computes there
             state = parallel.to_host(state)
-        stored = generator.stored or generator.perturbation
-        stored = parallel.to_host(stored(state))
+        stored = feed.stored(state)
     return generators.rows_per_example(
         generator, stored, job.clean.labels, job.selected
+    )
+
+
+def _data_of(
+    job: Job, opened: run_directory.Run, key: jax.Array
+) -> windows.Whole | windows.Windows:
+    """The data on the devices: all of them, or a window at a time."""
+    generator, mesh = job.generator, job.mesh
+    stored = generator.stored or generator.perturbation
+    if job.source is None or generator.streamed is None:
+        placed = parallel.place(job.shards, mesh, parallel.DATA_SPEC)
+        return windows.Whole(placed, stored)
+    return windows.Windows(
+        *(job.source, generator.streamed, mesh, key),
+        num_steps=generator.num_steps,
+        width=job.shards.images.shape[1],
+        stored=stored,
+        folder=opened.path,
     )

@@ -1,0 +1,567 @@
+"""Runs on data larger than the devices' memory, a window of some steps at a time.
+
+The order of a pass is a function of the key and the pass. So the host knows which
+images the next steps will take: it reads these, and what is stored of each, while the
+devices still work on the steps before. The devices run the same loop on the window as
+on all of the data, so that the results are equal to the last bit.
+"""
+
+import concurrent.futures
+import dataclasses
+import math
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from miue_jax._rows import RandomRows, of_array
+from miue_jax.data import aligned, memory
+from miue_jax.data.dataset import Dataset
+from miue_jax.train import checkpoints, classifier, loop, metrics, parallel, sampling
+from miue_jax.train.metrics import Metrics
+from miue_jax.train.parallel import DATA_SPEC, REPLICATED_SPEC, State
+from miue_jax.train.row_store import RowStore
+from miue_jax.train.sampling import Shards, Streamed
+
+# Bytes of the images and of what is stored of them in a window, for all devices of a
+# process: at most this, and at most this share of the memory that inputs may need. Two
+# windows are there at once, and the rows of a third.
+_BYTES, _SHARE = 1 << 27, 1 / 16
+# The folder of what is stored of the images, in that of a run.
+STORE = "rows"
+
+
+class _Window(NamedTuple):
+    """The steps from `start` up to `stop`, and what they need.
+
+    Attributes:
+      start: the first step.
+      stop: the one after the last.
+      rows: G arrays of ascending rows.
+      writes: whether a step changes what is stored.
+      data: on the devices.
+      codes: (G, w, ...) on the devices, what is stored of the rows; None if nothing is.
+    """
+
+    start: int
+    stop: int
+    rows: list[np.ndarray]
+    writes: bool
+    data: Shards
+    codes: jax.Array | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Data whose images are read when they are needed, dealt to shards.
+
+    Attributes:
+      images: (N, H, W, C) uint8.
+      shards: the rest of the data on the host, from `sampling.deal_labels`.
+    """
+
+    images: RandomRows
+    shards: Shards
+
+    @property
+    def num_shards(self) -> int:
+        """G, the number of shards."""
+        return len(self.shards.labels)
+
+    @property
+    def num_rows(self) -> int:
+        """The rows of a shard, n."""
+        return self.shards.labels.shape[1]
+
+    def read(self, rows: list[np.ndarray], width: int) -> dict[str, np.ndarray]:
+        """Reads the images of some rows.
+
+        Args:
+          rows: G arrays of ascending rows.
+          width: w, the rows of a window.
+
+        Returns:
+          The fields `images` and `window` of `Shards`, on the host.
+        """
+        images = aligned.empty((self.num_shards, width, *self.images.shape[1:]))
+        window = np.full((self.num_shards, width), self.num_rows, np.int32)
+        for shard, found in enumerate(rows):
+            size = len(found)
+            window[shard, :size] = found
+            images[shard, size:] = 0
+            # `sampling.deal` gives each shard every G-th example.
+            numbers = np.minimum(shard + self.num_shards * found, len(self.images) - 1)
+            self.images.gather(numbers, images[shard, :size])
+        return {"images": images, "window": window}
+
+
+def source(
+    dataset: Dataset, num_shards: int, *, selected: np.ndarray | None = None
+) -> Source:
+    """Deals data to shards without reading their images.
+
+    Args:
+      dataset: the data; images in memory are gathered from there.
+      num_shards: G.
+      selected: (N,) bool, the examples that may be perturbed; None for all.
+
+    Returns:
+      The data.
+    """
+    images: Any = dataset.images
+    if not isinstance(images, RandomRows):
+        images = of_array(images)
+    dealt = sampling.deal_labels(
+        len(images), dataset.labels, num_shards, selected=selected
+    )
+    return Source(images, dealt)
+
+
+def width_of(source: Source, mesh: Mesh, *, share: int, stored: int = 0) -> int:
+    """Chooses the rows of a window.
+
+    Args:
+      source: the data.
+      mesh: the devices.
+      share: images of each shard in the largest batch.
+      stored: bytes of what is stored of an image.
+
+    Returns:
+      w, at least a batch and at most all rows.
+    """
+    allowed = min(_BYTES, int(_SHARE * memory.limit()))
+    for device in mesh.devices.flat:
+        limit = (device.memory_stats() or {}).get("bytes_limit")
+        if limit:
+            allowed = min(allowed, int(_SHARE * limit) * mesh.size)
+    row = (math.prod(source.images.shape[1:]) + stored) * source.num_shards
+    return min(max(share, allowed // row // share * share), source.num_rows)
+
+
+def shapes_of(source: Source, width: int) -> Shards:
+    """The shapes of the data on the devices.
+
+    Args:
+      source: the data.
+      width: w, the rows of a window.
+
+    Returns:
+      `Shards` of `jax.ShapeDtypeStruct`.
+    """
+    size = source.num_shards, width
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), source.shards
+    )._replace(
+        images=jax.ShapeDtypeStruct((*size, *source.images.shape[1:]), np.uint8),
+        window=jax.ShapeDtypeStruct(size, np.int32),
+    )
+
+
+class Whole:
+    """All of the data on the devices, with the methods of `Windows`.
+
+    Args:
+      data: on the mesh.
+      stored: state -> what a run stores of the images.
+    """
+
+    def __init__(
+        self, data: Shards, stored: Callable[[State], jax.Array] | None = None
+    ):
+        self._data, self._stored = data, stored
+        self._saved: checkpoints.Checkpoints | None = None
+
+    def __enter__(self) -> "Whole":
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        pass
+
+    def start(self, init: loop.Start, key: jax.Array) -> State:
+        """Makes the first state, see `loop.start`."""
+        return init(key, self._data)
+
+    def resume(
+        self, saved: checkpoints.Checkpoints, state: State
+    ) -> tuple[int, State, Metrics | None]:
+        """Restores a run from its newest checkpoint, see `loop.resume`."""
+        self._saved = saved
+        return loop.resume(saved, state)
+
+    def run_until(
+        self,
+        mark: int,
+        advance: loop.Advance,
+        key: jax.Array,
+        state: State,
+        *,
+        step: int,
+        totals: Metrics | None = None,
+        received: list[int],
+    ) -> tuple[State, dict[str, float]]:
+        """Advances to a step, see `loop.run_until`."""
+        assert self._saved is not None  # as the run has been resumed
+        return loop.run_until(
+            *(mark, advance, key, state, self._data),
+            step=step,
+            totals=totals,
+            saved=self._saved,
+            received=received,
+        )
+
+    def save(self, step: int, state: State) -> None:
+        """Saves a checkpoint."""
+        assert self._saved is not None  # as the run has been resumed
+        self._saved.save(step, state)
+
+    def stored(self, state: State) -> Any:
+        """What is stored of all images, on the host."""
+        assert self._stored is not None  # as something is stored
+        return parallel.to_host(self._stored(state))
+
+
+class Windows:
+    """The windows of a run, one after the other; a context manager.
+
+    While one is worked on, a thread writes back what is stored of the last one and
+    reads the next one.
+
+    Args:
+      source: the data.
+      streamed: how the procedure runs on them.
+      mesh: the devices, of one process.
+      key: the run's key.
+      num_steps: of the run.
+      width: w, the rows of a window.
+      stored: state -> what is stored of the images, (G, w, ...), if anything is.
+      folder: of the run, where what is stored of the images lies.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        streamed: Streamed,
+        mesh: Mesh,
+        key: jax.Array,
+        *,
+        num_steps: int,
+        width: int,
+        stored: Callable[[State], jax.Array] | None = None,
+        folder: pathlib.Path | None = None,
+    ):
+        self._source, self._streamed, self._mesh = source, streamed, mesh
+        self._num_steps, self._width = num_steps, width
+        # Perturbations of classes are not split.
+        self._stored = stored if streamed.put is not None else None
+        self._whole = stored
+        self._folder = folder
+        self._key = np.asarray(jax.random.key_data(key.addressable_data(0)))
+        self._orders: dict[tuple[int, int], np.ndarray] = {}
+        self._store: RowStore | None = None
+        self._saved: checkpoints.Checkpoints | None = None
+        self._now: _Window | None = None
+        # The step up to which what is stored has been written back.
+        self._written = 0
+        self._next: concurrent.futures.Future[_Window | None] | None = None
+        self._pool = concurrent.futures.ThreadPoolExecutor(1, "windows")
+        self._placed = parallel.place(
+            source.shards._replace(images=np.zeros((source.num_shards, 0), np.uint8)),
+            mesh,
+            DATA_SPEC,
+        )
+        self._carry = jax.jit(jax.vmap(_carry))
+
+    def __enter__(self) -> "Windows":
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        if self._store is not None:
+            self._store.close()
+
+    def start(self, init: loop.Start, key: jax.Array) -> State:
+        """Makes the first state, see `loop.start`."""
+        # Of the images only the shape matters here.
+        size = self._source.num_shards, self._width
+        data = self._on_devices(
+            {
+                "images": np.zeros((*size, *self._source.images.shape[1:]), np.uint8),
+                "window": np.full(size, self._source.num_rows, np.int32),
+            }
+        )
+        return init(key, data)
+
+    def resume(
+        self, saved: checkpoints.Checkpoints, state: State
+    ) -> tuple[int, State, Metrics | None]:
+        """Restores a run from its newest checkpoint, see `loop.resume`."""
+        self._saved = saved
+        if self._stored is not None:
+            codes = self._stored(state)
+            assert self._folder is not None  # as something is stored
+            names = [path.name for path in saved.directory.iterdir()]
+            self._store = RowStore(
+                self._folder / STORE,
+                self._source.num_shards * self._source.num_rows,
+                codes.shape[2:],
+                codes.dtype,
+                steps=[int(name) for name in names if name.isdecimal()],
+            )
+        if not saved.latest_step:
+            return 0, state, None
+        step, state, totals = loop.resume(saved, self._with(state, _NO_DIGEST))
+        if self._store is not None and self._stored is not None:
+            self._store.restore(step, np.asarray(self._stored(state)))
+            if step < self._num_steps:
+                # The digest gives way to what it stands for.
+                state = self._enter(step, state)
+        return step, state, totals
+
+    def run_until(
+        self,
+        mark: int,
+        advance: loop.Advance,
+        key: jax.Array,
+        state: State,
+        *,
+        step: int,
+        totals: Metrics | None = None,
+        received: list[int],
+    ) -> tuple[State, dict[str, float]]:
+        """Advances to a step, see `loop.run_until`."""
+        while step < mark:
+            state = self._enter(step, state)
+            assert self._now is not None  # it was entered
+            stop = min(mark, self._now.stop)
+            state, totals = loop.advance_until(
+                *(stop, advance, key, state, self._now.data),
+                step=step,
+                totals=totals,
+                save=self.save,
+                received=received,
+            )
+            step = stop
+        return state, metrics.values(totals or {})
+
+    def save(self, step: int, state: State, notes: Any = None) -> None:
+        """Saves a checkpoint, and what is stored of the images with it."""
+        assert self._saved is not None  # as the run has been resumed
+        if step == self._saved.latest_step:
+            return
+        if self._store is None or self._stored is None:
+            self._saved.save(step, state, notes=notes)
+            return
+        if self._next is not None:
+            # It writes, too; the window that it reads remains of use.
+            self._next.result()
+        if self._now is not None and step > self._now.start:
+            self._write(self._now, self._stored(state))
+            self._written = step
+        digest = self._store.seal(step)
+        self._saved.save(step, self._with(state, digest), notes=notes)
+        self._store.kept(step)
+
+    def stored(self, state: State) -> Any:
+        """What is stored of all images, once the last step is saved."""
+        if self._store is None:
+            assert self._whole is not None  # as something is stored
+            return parallel.to_host(self._whole(state))
+        return StoredRows(self._store, self._source.num_shards, self._source.num_rows)
+
+    def _with(self, state: State, digest: np.ndarray) -> State:
+        """The state as it is saved: with a digest of what is stored of the images."""
+        if self._streamed.put is None:
+            return state
+        placed = parallel.place(digest, self._mesh, REPLICATED_SPEC)
+        return self._streamed.put(state, placed)
+
+    def _enter(self, step: int, state: State) -> State:
+        """Makes the window of a step the current one."""
+        before, put = self._now, self._streamed.put
+        if before is not None and before.start <= step < before.stop:
+            return state
+        window = None if self._next is None else self._next.result()
+        if window is None or window.start != step:
+            window = self._read(step)
+        codes = None
+        if self._stored is not None and put is not None:
+            new = window.codes
+            if before is not None:
+                codes = self._stored(state)
+                new = self._carry(
+                    before.data.window, codes, window.data.window, window.codes
+                )
+            state = put(state, new)
+        # What was read is in the state, or was overwritten there.
+        self._now = window._replace(codes=None)
+        self._next = self._pool.submit(self._turn, before, codes, window.stop)
+        return state
+
+    def _turn(
+        self, before: _Window | None, codes: jax.Array | None, step: int
+    ) -> _Window | None:
+        """Writes back the last window, and reads the next one."""
+        if before is not None and codes is not None and before.stop > self._written:
+            self._write(before, codes)
+        return self._read(step) if step < self._num_steps else None
+
+    def _write(self, window: _Window, codes: jax.Array) -> None:
+        if self._store is None or not window.writes:
+            return
+        host = np.asarray(codes)
+        for shard, rows in enumerate(window.rows):
+            numbers = shard * self._source.num_rows + rows
+            self._store.write(numbers, host[shard, : len(rows)])
+
+    def _read(self, start: int) -> _Window:
+        """Reads the window that begins with a step."""
+        stop, used, writes = start, [], False
+        width, count = 0, self._source.shards.count
+        while stop < self._num_steps:
+            place = self._streamed.place(stop)
+            if width + place.share > self._width and stop > start:
+                break
+            order = self._order(place)
+            places = place.position * place.share + np.arange(place.share)
+            found = places[None] % np.asarray(count)[:, None]
+            used.append(np.take_along_axis(order, found, axis=1))
+            width, writes, stop = width + place.share, writes or place.writes, stop + 1
+        rows = [np.unique(found) for found in np.concatenate(used, axis=1)]
+        data = self._on_devices(self._source.read(rows, self._width))
+        codes = None
+        if self._store is not None:
+            shape = self._source.num_shards, self._width, *self._store.shape
+            host = aligned.empty(shape, self._store.dtype)
+            for shard, found in enumerate(rows):
+                size = len(found)
+                numbers = shard * self._source.num_rows + found
+                self._store.read(numbers, host[shard, :size])
+                host[shard, size:] = 0
+            codes = parallel.place(host, self._mesh, DATA_SPEC)
+        return _Window(start, stop, rows, writes, data, codes)
+
+    def _order(self, place: sampling.Place) -> np.ndarray:
+        """(G, n) the order of a pass, which the devices draw, too."""
+        which = place.use, place.number
+        if which not in self._orders:
+            self._orders = dict([*self._orders.items()][-1:])
+            labels = np.zeros(self._source.shards.labels.shape, np.int32)
+            shards = self._source.shards._replace(labels=labels)
+            drawn = _drawn(self._key, np.asarray(which, np.int32), shards)
+            self._orders[which] = np.asarray(drawn)
+        return self._orders[which]
+
+    def _on_devices(self, read: dict[str, np.ndarray]) -> Shards:
+        placed = {
+            name: parallel.place(array, self._mesh, DATA_SPEC)
+            for name, array in read.items()
+        }
+        return self._placed._replace(**placed)
+
+
+_NO_DIGEST = np.zeros(32, np.uint8)
+
+
+@jax.jit
+def _drawn(key: jax.Array, which: jax.Array, shards: Shards) -> jax.Array:
+    key = jax.random.wrap_key_data(key)
+    for number in which:
+        key = jax.random.fold_in(key, number)
+    return sampling.shuffled(key, shards)
+
+
+def _carry(
+    before: jax.Array, codes: jax.Array, window: jax.Array, read: jax.Array
+) -> jax.Array:
+    """Takes the rows that two windows share from the first, for one shard."""
+    at = jnp.searchsorted(before, window)
+    shared = jnp.take(before, at, mode="clip") == window
+    shared = shared.reshape(-1, *[1] * (read.ndim - 1))
+    return jnp.where(shared, jnp.take(codes, at, axis=0, mode="clip"), read)
+
+
+class StoredRows:
+    """What is stored of all images, as the devices would hold it.
+
+    Args:
+      store: the rows.
+      num_shards: G.
+      num_rows: n.
+    """
+
+    def __init__(self, store: RowStore, num_shards: int, num_rows: int):
+        self._store = store
+        self.shape = (num_shards, num_rows, *store.shape)
+        self.ndim = len(self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, at: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        shard, row = at
+        return self._store.read(shard * self.shape[1] + row)
+
+
+def evaluation(
+    evaluate: loop.Evaluate, source: Source, mesh: Mesh, *, width: int
+) -> Callable[[State], Metrics]:
+    """Makes an evaluation on data of which the devices hold a window at a time.
+
+    Args:
+      evaluate: from `loop.evaluation`.
+      source: the data.
+      mesh: the devices, of one process.
+      width: w, the rows of a window, whole batches of `classifier.ROWS_AT_ONCE`.
+
+    Returns:
+      state -> metrics.
+    """
+    placed = parallel.place(
+        source.shards._replace(images=np.zeros((source.num_shards, 0), np.uint8)),
+        mesh,
+        DATA_SPEC,
+    )
+    share = min(source.num_rows, classifier.ROWS_AT_ONCE)
+    count = np.asarray(source.shards.count)
+    number, step = -(-source.num_rows // share), max(1, width // share)
+
+    def read(first: int) -> tuple[Shards, np.ndarray]:
+        last = min(first + step, number)
+        places = np.arange(first * share, last * share)[None] % count[:, None]
+        rows = [np.unique(found) for found in places]
+        found = source.read(rows, step * share)
+        data = {k: parallel.place(v, mesh, DATA_SPEC) for k, v in found.items()}
+        return placed._replace(**data), np.asarray([first, last], np.int32)
+
+    def run(state: State) -> Metrics:
+        totals: Metrics | None = None
+        with concurrent.futures.ThreadPoolExecutor(1, "windows") as pool:
+            reading = pool.submit(read, 0)
+            for first in range(0, number, step):
+                data, batches = reading.result()
+                if first + step < number:
+                    reading = pool.submit(read, first + step)
+                found = jax.device_get(evaluate(state, data, batches))
+                totals = (
+                    found if totals is None else jax.tree.map(np.add, totals, found)
+                )
+        return totals or {}
+
+    return run
+
+
+def check_processes() -> None:
+    """Checks that a run has one process.
+
+    Raises:
+      ValueError: if it has more.
+    """
+    if jax.process_count() > 1:
+        raise ValueError(
+            f"stream is True, and this run has {jax.process_count()} processes; allowed "
+            "with stream: one process, with any number of devices"
+        )
