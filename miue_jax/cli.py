@@ -76,6 +76,8 @@ class _Protect(Run):
       num_shards: shards of the data; None for one per device.
       device_invariant: make results equal to the last bit on any number of devices of
         one kind.
+      stream: read images when they are needed and keep perturbations on disk, for data
+        larger than memory; the result is the same.
       checkpoint_every: steps between checkpoints.
       tensorboard: write event files for TensorBoard, too.
     """
@@ -90,6 +92,7 @@ class _Protect(Run):
     seed: int = 0
     num_shards: int | None = None
     device_invariant: bool = False
+    stream: bool = False
     checkpoint_every: int = 200
     tensorboard: bool = False
 
@@ -134,7 +137,7 @@ def _protect(arguments: Sequence[str]) -> None:
             k: getattr(given, k)
             for k in (
                 *("export", "seed", "num_shards", "device_invariant"),
-                "checkpoint_every",
+                *("stream", "checkpoint_every"),
             )
         },
     )
@@ -323,6 +326,8 @@ class _Evaluate(Run):
       num_shards: shards of the data; None for one per device.
       device_invariant: make results equal to the last bit on any number of devices of
         one kind.
+      stream: read images when they are needed, for data larger than memory; the results
+        are the same.
       evaluate_every: epochs between tests.
       checkpoint_every: epochs between checkpoints.
       tensorboard: write event files for TensorBoard, too.
@@ -337,6 +342,7 @@ class _Evaluate(Run):
     seeds: tuple[int, ...] = (0, 1, 2)
     num_shards: int | None = None
     device_invariant: bool = False
+    stream: bool = False
     evaluate_every: int = 1
     checkpoint_every: int = 1
     tensorboard: bool = False
@@ -379,7 +385,7 @@ def _evaluate(arguments: Sequence[str]) -> None:
         **{
             k: getattr(given, k)
             for k in (
-                *("seeds", "num_shards", "device_invariant"),
+                *("seeds", "num_shards", "device_invariant", "stream"),
                 *("evaluate_every", "checkpoint_every"),
             )
         },

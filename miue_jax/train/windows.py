@@ -562,6 +562,6 @@ def check_processes() -> None:
     """
     if jax.process_count() > 1:
         raise ValueError(
-            f"stream is True, and this run has {jax.process_count()} processes; allowed "
-            "with stream: one process, with any number of devices"
+            f"stream is True, and this run has {jax.process_count()} processes; "
+            "allowed with stream: one process, with any number of devices"
         )

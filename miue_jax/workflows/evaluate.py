@@ -8,7 +8,7 @@ import dataclasses
 import os
 import pathlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,11 +20,13 @@ from miue_jax.data import Dataset, DataSource, atomic, bucket, npz
 from miue_jax.data.artifact import Protected
 from miue_jax.train import (
     checkpoints,
+    classifier,
     loop,
     parallel,
     run_directory,
     sampling,
     tracing,
+    windows,
 )
 from miue_jax.train import device_invariant as invariance
 from miue_jax.train import metrics as means
@@ -33,8 +35,10 @@ from miue_jax.workflows.protect import (
     clipped_fields,
     data_settings,
     directory_of,
+    load,
     mode,
     report_clipped,
+    streaming,
 )
 
 __all__ = ["RESULTS", "EvaluateConfig", "describe", "evaluate", "run"]
@@ -65,6 +69,8 @@ class EvaluateConfig:
         on the devices.
       device_invariant: whether the results are equal to the last bit on any number of
         devices of one kind, and not only up to rounding.
+      stream: whether to read the images when they are needed, a window of some steps at
+        a time, for data larger than memory. The results are the same.
       evaluate_every: epochs between tests; the last epoch is always tested.
       checkpoint_every: epochs between checkpoints.
 
@@ -90,6 +96,7 @@ class EvaluateConfig:
     seeds: tuple[int, ...] = (0, 1, 2)
     num_shards: int | None = None
     device_invariant: bool = False
+    stream: bool = False
     evaluate_every: int = 1
     checkpoint_every: int = 1
 
@@ -103,6 +110,7 @@ class EvaluateConfig:
             )
         check_seeds("seeds", self.seeds)
         check_flag("device_invariant", self.device_invariant)
+        check_flag("stream", self.stream)
         if self.num_shards is not None:
             check_number("num_shards", self.num_shards, "> 0", whole=True)
 
@@ -117,6 +125,7 @@ def evaluate(
     workdir: str | os.PathLike[str] | None = None,
     num_shards: int | None = None,
     device_invariant: bool = False,
+    stream: bool = False,
     evaluate_every: int = 1,
     progress: bool = False,
     **settings: Any,
@@ -135,6 +144,8 @@ def evaluate(
       num_shards: shards of the data; None for one per device.
       device_invariant: whether the results are equal to the last bit on any number of
         devices of one kind.
+      stream: whether to read the images when they are needed, for data larger than
+        memory.
       evaluate_every: epochs between tests.
       progress: whether to show progress bars.
       **settings: of the victim, where they differ from the protocol's.
@@ -176,6 +187,7 @@ def evaluate(
         seeds=as_tuple("seeds", seeds),
         num_shards=num_shards,
         device_invariant=device_invariant,
+        stream=stream,
         evaluate_every=evaluate_every,
     )
     with directory_of(workdir) as path:
@@ -221,11 +233,13 @@ def run(
       ...     (workdir / evaluate.RESULTS).exists()
       True
     """
+    if config.stream:
+        bucket.refuse(workdir=workdir)
     with parallel.together():
         job = prepare(config)
-    train_set, test_set = job.train_set, job.test_set
-    mesh, num_shards = job.mesh, job.identity["num_shards"]
-    with run_directory.open_directory(workdir, job.identity, resume=resume) as opened:
+    train_set, mesh = job.train_set, job.mesh
+    claim = {**job.identity, **streaming(config.stream)}
+    with run_directory.open_directory(workdir, claim, resume=resume) as opened:
         folder = opened.path
         results_file = folder / RESULTS
         if results_file.exists():
@@ -233,13 +247,6 @@ def run(
             return read_results(results_file, job.identity)
         images = _purify(job.defense, train_set, folder / _PURIFIED)
         report_clipped("victim", job.identity["clipped"], len(train_set.labels))
-        placed = [
-            parallel.place(shards, mesh, parallel.DATA_SPEC)
-            for shards in (
-                sampling.deal(images, train_set.labels, num_shards),
-                sampling.deal(test_set.images, test_set.labels, num_shards),
-            )
-        ]
         robust = job.victim.evaluate_robust
         exact = {"device_invariant": config.device_invariant}
         compiled = _Compiled(
@@ -248,12 +255,12 @@ def run(
             loop.evaluation(job.victim.evaluate, mesh, **exact),
             None if robust is None else loop.evaluation(robust, mesh, **exact),
         )
+        compiled, place = _with_data(job, compiled, images)
         curves = {
             seed: _train(
                 job,
                 compiled,
-                placed[0],
-                placed[1],
+                place,
                 opened._replace(path=folder / f"seed_{seed}"),
                 seed=seed,
                 checkpoint_every=config.checkpoint_every,
@@ -281,6 +288,7 @@ class Job(NamedTuple):
       epochs: passes over the training data.
       mesh: the devices.
       identity: all that the results depend on, as JSON.
+      streamed: whether the images are read when they are needed.
     """
 
     train_set: Dataset
@@ -290,6 +298,7 @@ class Job(NamedTuple):
     epochs: int
     mesh: jax.sharding.Mesh
     identity: dict[str, Any]
+    streamed: bool = False
 
 
 def prepare(
@@ -313,15 +322,23 @@ def prepare(
     """
     mesh = parallel.data_mesh()
     num_shards = parallel.resolve_num_shards(config.num_shards, mesh)
+    if config.stream:
+        windows.check_processes()
     if train_set is None:
-        train_set = _load(config.train)
+        train_set = load(config.train, stream=config.stream)
     if test_set is None:
-        test_set = _load(config.test)
+        test_set = load(config.test, stream=config.stream)
     _check_match(train_set, test_set)
     num_examples, num_classes = len(train_set.labels), len(train_set.class_names)
     defense = defenses.create(
         config.defense, image_shape=train_set.images.shape[1:], num_classes=num_classes
     )
+    if config.stream and defense.purify is not None:
+        name = defenses.settings_of(config.defense)["name"]
+        raise ValueError(
+            f"stream is True, and defense {name} purifies all training images at once; "
+            "allowed with stream: defenses that work on batches"
+        )
     settings = dataclasses.replace(
         config.victim,
         batch_size=sampling.clip_batch_size(
@@ -353,7 +370,12 @@ def prepare(
     identity = _settings.to_plain(identity)
     # A network that does not take these images is found before anything is written,
     # and what is wrong with a defense or a model of the user's own.
-    shards = sampling.deal(train_set.images, train_set.labels, num_shards)
+    if config.stream:
+        origin = windows.source(train_set, num_shards)
+        width = windows.width_of(origin, mesh, share=victim.streamed.share)
+        shards = windows.shapes_of(origin, width)
+    else:
+        shards = sampling.deal(train_set.images, train_set.labels, num_shards)
     if models.is_own(config.victim.model) or defenses.is_own(config.defense):
         state = tracing.trace(
             victim.init, victim.step, mesh, shards, evaluate=victim.evaluate_robust
@@ -363,16 +385,15 @@ def prepare(
     if config.device_invariant:
         invariance.check(victim.step, mesh, state, shards)
     tracing.check_memory(state, "a victim")
-    return Job(*(train_set, test_set, victim, defense, settings.epochs, mesh, identity))
+    return Job(
+        *(train_set, test_set, victim, defense, settings.epochs, mesh, identity),
+        streamed=config.stream,
+    )
 
 
 def code_of(config: EvaluateConfig) -> dict[str, Any]:
     """The code of the user's own parts, which the results depend on."""
     return _own.code(config.victim.model, defenses.settings_of(config.defense)["name"])
-
-
-def _load(source: DataSource | Dataset) -> Dataset:
-    return data.load(source) if isinstance(source, tuple) else source.load()
 
 
 def _names(config: EvaluateConfig) -> dict[str, Any]:
@@ -462,11 +483,59 @@ class _Compiled(NamedTuple):
     evaluate_robust: loop.Evaluate | None
 
 
+def _with_data(
+    job: Job, compiled: _Compiled, images: np.ndarray
+) -> tuple[_Compiled, Callable[[jax.Array], windows.Whole | windows.Windows]]:
+    """Gives the evaluations their data; also returns key -> the training data.
+
+    All of them are on the devices, or a window at a time.
+    """
+    mesh, num_shards = job.mesh, job.identity["num_shards"]
+    train_set = job.train_set._replace(images=images)
+    if job.streamed:
+        origin = windows.source(train_set, num_shards)
+        test = windows.source(job.test_set, num_shards)
+        share = min(test.num_rows, classifier.ROWS_AT_ONCE)
+        width = windows.width_of(test, mesh, share=share)
+
+        def tested(evaluate: loop.Evaluate) -> loop.Evaluate:
+            return windows.evaluation(evaluate, test, mesh, width=width)
+
+        def place(key: jax.Array) -> windows.Whole | windows.Windows:
+            streamed = job.victim.streamed
+            return windows.Windows(
+                *(origin, streamed, mesh, key),
+                num_steps=job.victim.num_steps,
+                width=windows.width_of(origin, mesh, share=streamed.share),
+            )
+
+    else:
+        train_data, test_data = (
+            parallel.place(shards, mesh, parallel.DATA_SPEC)
+            for shards in (
+                sampling.deal(images, train_set.labels, num_shards),
+                sampling.deal(job.test_set.images, job.test_set.labels, num_shards),
+            )
+        )
+
+        def tested(evaluate: loop.Evaluate) -> loop.Evaluate:
+            return lambda state: evaluate(state, test_data)
+
+        def place(key: jax.Array) -> windows.Whole | windows.Windows:
+            return windows.Whole(train_data)
+
+    robust = compiled.evaluate_robust
+    made = compiled._replace(
+        evaluate=tested(compiled.evaluate),
+        evaluate_robust=None if robust is None else tested(robust),
+    )
+    return made, place
+
+
 def _train(
     job: Job,
     compiled: _Compiled,
-    train_data: sampling.Shards,
-    test_data: sampling.Shards,
+    place: Callable[[jax.Array], windows.Whole | windows.Windows],
     opened: run_directory.Run,
     *,
     seed: int,
@@ -477,10 +546,10 @@ def _train(
     victim, epochs = job.victim, job.epochs
     opened.path.mkdir(parents=True, exist_ok=True)
     key = parallel.run_key(seed, "victim", job.mesh)
-    state = compiled.start(key, train_data)
     lines, folder = opened.path / "metrics.jsonl", opened.path / "checkpoints"
     opened.fetch(folder)
     with (
+        place(key) as feed,
         checkpoints.Checkpoints(
             folder,
             config={**job.identity, "seed": seed},
@@ -489,7 +558,7 @@ def _train(
         ) as saved,
         loop.stop_signals() as received,
     ):
-        step, state, totals = loop.resume(saved, state)
+        step, state, totals = feed.resume(saved, feed.start(compiled.start, key))
         metrics = run_directory.MetricsFile(lines, keep_until=step)
         began = time.perf_counter()
         done = step // victim.steps_per_epoch
@@ -499,15 +568,10 @@ def _train(
             bar.set_postfix_str("compiling")
             while step < victim.num_steps:
                 epoch = step // victim.steps_per_epoch + 1
-                state, values = loop.run_until(
-                    epoch * victim.steps_per_epoch,
-                    compiled.advance,
-                    key,
-                    state,
-                    train_data,
+                state, values = feed.run_until(
+                    *(epoch * victim.steps_per_epoch, compiled.advance, key, state),
                     step=step,
                     totals=totals,
-                    saved=saved,
                     received=received,
                 )
                 if bar.postfix == "compiling":
@@ -519,15 +583,15 @@ def _train(
                     "train_accuracy": values["accuracy"],
                 }
                 if _is_tested(job, epoch):
-                    measured = means.values(compiled.evaluate(state, test_data))
+                    measured = means.values(compiled.evaluate(state))
                     line["test_accuracy"] = measured["accuracy"]
                 if epoch == epochs and compiled.evaluate_robust is not None:
-                    measured = means.values(compiled.evaluate_robust(state, test_data))
+                    measured = means.values(compiled.evaluate_robust(state))
                     line["robust_accuracy"] = measured["accuracy"]
                 line["seconds"] = round(time.perf_counter() - began, 3)
                 metrics.write(step, line)
                 if epoch % checkpoint_every == 0 or epoch == epochs:
-                    saved.save(step, state)
+                    feed.save(step, state)
                 shown = {k: f"{v:.4g}" for k, v in line.items() if "_" in k}
                 bar.set_postfix(shown, refresh=False)
                 bar.update(1)
