@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from typing import Any, Literal
 
 import numpy as np
@@ -45,6 +46,8 @@ class Options:
       batch_size: images in a batch.
       further: passes of the longer run beyond that of the shorter one.
       turns: runs of each.
+      steps: to stop after, for pictures of which a pass takes too long; the seconds
+        are then those of a step, all but the first one. None for passes.
       json: file for the results.
     """
 
@@ -57,12 +60,15 @@ class Options:
     batch_size: int = 128
     further: int = 2
     turns: int = 3
+    steps: int | None = None
     json: pathlib.Path | None = None
 
     def __post_init__(self) -> None:
         check_choice("kind", self.kind, ("npz", "folder"))
         for name in ("images", "side", "batch_size", "further", "turns"):
             check_number(name, getattr(self, name), "> 0", whole=True)
+        if self.steps is not None:
+            check_number("steps", self.steps, "> 0", whole=True)
 
 
 def run(options: Options) -> dict[str, Any]:
@@ -80,23 +86,16 @@ def run(options: Options) -> dict[str, Any]:
     found: dict[str, list[dict[str, float]]] = {"memory": [], "stream": []}
     with tempfile.TemporaryDirectory() as folder:
         data = _data(pathlib.Path(folder), options)
-        for mode in found:
-            for passes in (1, options.further + 1):
-                _protect(folder, data, options, mode, passes=passes)  # compiles
+        if options.steps is None:
+            for mode in found:
+                for passes in (1, options.further + 1):
+                    _protect(folder, data, options, mode, passes=passes)  # compiles
         for turn in range(options.turns):
             for mode, measured in found.items():
-                one, all_of_them = (
-                    _protect(folder, data, options, mode, passes=passes)
-                    for passes in (1, options.further + 1)
-                )
-                further = options.further
-                measured.append(
-                    {
-                        "wall": (all_of_them["wall"] - one["wall"]) / further,
-                        "cpu": (all_of_them["cpu"] - one["cpu"]) / further,
-                        "peak_mb": all_of_them["peak_mb"],
-                    }
-                )
+                if options.steps is None:
+                    measured.append(_of_a_pass(folder, data, options, mode))
+                else:
+                    measured.append(_protect(folder, data, options, mode, passes=1))
                 # At once: a turn takes minutes.
                 shown = {k: round(v, 2) for k, v in measured[-1].items()}
                 print(f"turn {turn}, {mode}: {json.dumps(shown)}", flush=True)
@@ -110,13 +109,25 @@ def run(options: Options) -> dict[str, Any]:
             k: v for k, v in dataclasses.asdict(options).items() if k != "json"
         },
         "cores": len(os.sched_getaffinity(0)),
-        "seconds_a_pass": medians,
+        "unit": "pass" if options.steps is None else "step",
+        "seconds": medians,
         "turns": found,
         "rate_of_stream": ratio,
     }
 
 
 _RATES = ("wall", "cpu")
+
+
+def _of_a_pass(
+    folder: str, data: pathlib.Path, options: Options, mode: str
+) -> dict[str, float]:
+    one, all_of_them = (
+        _protect(folder, data, options, mode, passes=passes)
+        for passes in (1, options.further + 1)
+    )
+    seconds = {k: (all_of_them[k] - one[k]) / options.further for k in _RATES}
+    return {**seconds, "peak_mb": all_of_them["peak_mb"]}
 
 
 def _data(folder: pathlib.Path, options: Options) -> pathlib.Path:
@@ -175,16 +186,42 @@ def _protect(
             stderr=subprocess.PIPE,
         )
         assert process.stderr is not None
+        steps: dict[str, float] = {}
+        if options.steps is not None:
+            steps = _steps(pathlib.Path(place, "run"), process, options.steps)
         with process.stderr as pipe:
             errors = pipe.read()
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         wall = os.times().elapsed - began.elapsed
-    if process.returncode:
+    if process.returncode and not steps:
         raise ValueError(f"a command failed: {one_line(errors.decode()[-200:])}")
     # Kilobytes, on macOS bytes.
     peak = usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3) * 1.024
-    return {"wall": wall, "cpu": usage.ru_utime + usage.ru_stime, "peak_mb": peak}
+    seconds = {"wall": wall, "cpu": usage.ru_utime + usage.ru_stime}
+    return {**(steps or seconds), "peak_mb": peak}
+
+
+def _steps(
+    workdir: pathlib.Path, process: subprocess.Popen[bytes], count: int
+) -> dict[str, float]:
+    """Stops a run after some steps; the seconds of one, without the first."""
+    metrics, seen = workdir / "metrics.jsonl", []
+    while process.poll() is None and len(seen) <= count:
+        time.sleep(0.02)
+        lines = metrics.read_text().count("\n") if metrics.exists() else 0
+        if lines > len(seen):
+            # The user's and the system's ticks, behind a name in parentheses.
+            text = pathlib.Path(f"/proc/{process.pid}/stat").read_text()
+            ticks = sum(map(int, text.rpartition(")")[2].split()[11:13]))
+            cpu = ticks / os.sysconf("SC_CLK_TCK")
+            seen += [(lines, time.perf_counter(), cpu)] * (lines - len(seen))
+    if len(seen) <= count:
+        return {}
+    process.terminate()
+    (first, *begin), (last, *end) = seen[0], seen[-1]
+    wall, cpu = ((b - a) / (last - first) for a, b in zip(begin, end, strict=True))
+    return {"wall": wall, "cpu": cpu}
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ from miue_jax.train.sampling import Shards, Streamed
 # Bytes of the images and of what is stored of them in a window, for all devices of a
 # process: at most this, and at most this share of the memory that inputs may need. Two
 # windows are there at once, and the rows of a third.
-_BYTES, _SHARE = 1 << 27, 1 / 16
+_BYTES, _SHARE = 1 << 26, 1 / 16
 # The folder of what is stored of the images, in that of a run.
 STORE = "rows"
 
