@@ -87,7 +87,7 @@ def of_array(array: np.ndarray) -> RandomRows:
     return RandomRows.of(array.shape, array.dtype, gather)
 
 
-def at(array: "np.ndarray | Rows", numbers: np.ndarray) -> np.ndarray:
+def at(array: Any, numbers: np.ndarray) -> np.ndarray:
     """Rows of some numbers."""
     if not isinstance(array, RandomRows):
         return array[numbers]

@@ -129,7 +129,7 @@ def check_export(export: str) -> None:
 
 
 def quantize(
-    images: np.ndarray,
+    images: np.ndarray | Rows,
     delta: "ArrayLike | Rows",
     *,
     radius: float,
@@ -210,9 +210,9 @@ def _whole_levels(levels: np.ndarray, export: str) -> np.ndarray:
 
 
 def check_within(
-    clean: np.ndarray,
+    clean: np.ndarray | Rows,
     delta: np.ndarray | Rows,
-    images: np.ndarray,
+    images: np.ndarray | Rows,
     budget: Budget,
     *,
     export: str = "round",
@@ -312,7 +312,7 @@ class PerturbationAudit(NamedTuple):
     at_max: float
 
 
-def audit(clean: np.ndarray, protected: np.ndarray) -> PerturbationAudit:
+def audit(clean: np.ndarray | Rows, protected: np.ndarray | Rows) -> PerturbationAudit:
     """Measures the perturbation between clean and protected 8-bit images.
 
     Works in blocks of images, so that it needs little memory beyond them.

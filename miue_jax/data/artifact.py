@@ -9,7 +9,7 @@ import os
 import pathlib
 import platform
 from collections.abc import Mapping
-from typing import Any, BinaryIO, NamedTuple, overload
+from typing import Any, BinaryIO, NamedTuple, cast, overload
 
 import jax
 import numpy as np
@@ -21,7 +21,13 @@ from miue_jax._rows import Rows, as_rows, blocks
 from miue_jax.budget import Budget, audit, check_within, quantize
 from miue_jax.data import atomic, bucket, npz, public
 from miue_jax.data.bucket import Address, Place
-from miue_jax.data.dataset import Dataset, file_names, fingerprint, validate
+from miue_jax.data.dataset import (
+    Dataset,
+    file_names,
+    fingerprint,
+    of_rows,
+    validate,
+)
 from miue_jax.image import quality, ssim_window
 
 FORMAT = 1
@@ -118,7 +124,7 @@ def build(
         part = clean.images[start:stop], delta[start:stop]
         return quantize(*part, radius=levels, export=export)
 
-    images: Any
+    images: np.ndarray | Rows
     if scratch is None:
         images = quantize(clean.images, delta, radius=levels, export=export)
     else:
@@ -128,7 +134,8 @@ def build(
         images = npz.rows_of_whole(scratch)
     budget = Budget(norm, radius)
     check_within(clean.images, delta, images, budget, export=export)
-    dataset = Dataset(images, clean.labels, clean.class_names)
+    as_array: Any = cast("Any", images)
+    dataset = Dataset(as_array, clean.labels, clean.class_names)
     measured: dict[str, Any] = {
         "format": FORMAT,
         "norm": norm,
@@ -237,10 +244,10 @@ def load(path: str | os.PathLike[str] | Address, *, stream: bool = False) -> Pro
     """
     if stream:
         bucket.refuse(path=path)
-        arrays: dict[str, Any] = {
-            **npz.read(path, except_for=("images",)),  # pyrefly: ignore
-            "images": npz.rows_of_member(path, "images"),  # pyrefly: ignore
-        }
+        local = os.fspath(cast("str", path))
+        arrays: dict[str, Any] = dict(npz.read(local, except_for=("images",)))
+        if "images" in npz.names(local):
+            arrays["images"] = npz.rows_of_member(local, "images")
     else:
         with bucket.local(path) as file:
             arrays = dict(npz.read(file))
@@ -273,8 +280,9 @@ def in_file(path: pathlib.Path, protected: Protected) -> Protected:
     Returns:
       The same artifact.
     """
-    images: Any = npz.rows_of_member(path, "images")
-    return protected._replace(dataset=protected.dataset._replace(images=images))
+    images = npz.rows_of_member(path, "images")
+    dataset = of_rows(images, *protected.dataset[1:])
+    return protected._replace(dataset=dataset)
 
 
 def check_name(path: str | os.PathLike[str]) -> None:
@@ -519,7 +527,9 @@ def _check_measured(metadata: Mapping[str, Any]) -> None:
         raise ValueError(f"audit in the metadata is {shown(audit)}")
 
 
-def _quality(clean: np.ndarray, images: np.ndarray) -> dict[str, float | None]:
+def _quality(
+    clean: np.ndarray | Rows, images: np.ndarray | Rows
+) -> dict[str, float | None]:
     psnr = quality.psnr(clean, images)
     if not math.isfinite(psnr):
         return {"psnr": None, "ssim": None}
@@ -528,7 +538,7 @@ def _quality(clean: np.ndarray, images: np.ndarray) -> dict[str, float | None]:
     return {"psnr": psnr, "ssim": quality.ssim(clean, images)}
 
 
-def _perturbed(clean: Dataset, images: np.ndarray) -> dict[str, Any]:
+def _perturbed(clean: Dataset, images: np.ndarray | Rows) -> dict[str, Any]:
     changed = quality.changed(clean.images, images)
     counts = np.bincount(clean.labels[changed], minlength=len(clean.class_names))
     return {

@@ -3,7 +3,7 @@
 import hashlib
 import numbers
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -88,6 +88,29 @@ def file_names(dataset: Dataset) -> tuple[str, ...]:
     """
     names = dataset.names if isinstance(dataset, NamedDataset) else ()
     return names if len(names) == len(dataset.labels) else ()
+
+
+def of_rows(images: Rows, labels: np.ndarray, class_names: Sequence[str]) -> Dataset:
+    """Makes a data set of images that are read when they are needed.
+
+    Args:
+      images: (N, H, W, C) uint8.
+      labels: (N,) int32.
+      class_names: one name per class.
+
+    Returns:
+      The data set, not validated.
+
+    Example:
+      >>> import numpy as np
+      >>> from miue_jax._rows import of_array
+      >>> from miue_jax.data import dataset, shapes
+      >>> made = shapes.generate(4)
+      >>> rows = of_array(made.images)
+      >>> dataset.of_rows(rows, made.labels, made.class_names).images[1:3].shape
+      (2, 32, 32, 3)
+    """
+    return Dataset(cast("Any", images), labels, tuple(class_names))
 
 
 def validate(dataset: Dataset) -> Dataset:
@@ -186,11 +209,13 @@ def subset(dataset: Dataset, *, per_class: int, seed: int = 0) -> Dataset:
         chosen.append(members[order[:per_class]])
     index = np.sort(np.concatenate(chosen))
     images: Any = dataset.images
-    images = images.chosen(index) if isinstance(images, RandomRows) else images[index]
-    part = images, dataset.labels[index], dataset.class_names
+    if isinstance(images, RandomRows):
+        part = of_rows(images.chosen(index), dataset.labels[index], dataset.class_names)
+    else:
+        part = Dataset(images[index], dataset.labels[index], dataset.class_names)
     if names := file_names(dataset):
-        return with_names(Dataset(*part), [names[i] for i in index])
-    return Dataset(*part)
+        return with_names(part, [names[i] for i in index])
+    return part
 
 
 def fingerprint(dataset: Dataset) -> str:

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from miue_jax._checks import one_line
 from miue_jax._rows import RandomRows
 from miue_jax.data import aligned, color_profile, memory, picture_kinds, records
-from miue_jax.data.dataset import Dataset, validate, with_names
+from miue_jax.data.dataset import Dataset, of_rows, validate, with_names
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 SPLITS = ("train", "test")
@@ -93,7 +93,7 @@ def stream(root: str | os.PathLike[str], split: str = "train") -> Dataset:
     records.check_installed(f"{root}: pictures")
     paths, labels, names, top = _listed(pathlib.Path(root), split)
     images = streamed(len(paths), lambda number: (str(paths[number]), paths[number]))
-    dataset = validate(Dataset(images, labels, names))
+    dataset = validate(of_rows(images, labels, names))
     return with_names(dataset, [path.relative_to(top).as_posix() for path in paths])
 
 

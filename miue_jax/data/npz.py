@@ -61,8 +61,10 @@ def write(file: BinaryIO, arrays: Mapping[str, np.ndarray | Rows]) -> None:
             info = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
             info.create_system = 3
             with archive.open(info, "w", force_zip64=True) as stream:
-                if not isinstance(array, Rows):
-                    array = np.asarray(array, order="C")
+                if isinstance(array, Rows):
+                    write_npy(stream, array, array.dtype.str)
+                    continue
+                array = np.asarray(array, order="C")
                 if array.dtype == np.uint8 and array.ndim:
                     write_npy(stream, array, "|u1")
                 else:
@@ -315,7 +317,10 @@ def _gather(
         try:
             with open(path, "rb") as file:
                 for target, number in zip(flat, numbers.tolist(), strict=True):
-                    if os.preadv(file.fileno(), [target], first + number * size) < size:
+                    if (
+                        os.preadv(file.fileno(), [target.data], first + number * size)
+                        < size
+                    ):
                         raise EOFError(f"row {number} is beyond its end")
         except UNREADABLE as error:
             raise unreadable(path, error) from error

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from miue_jax.data import aligned, memory, records
-from miue_jax.data.dataset import Dataset, validate
+from miue_jax.data.dataset import Dataset, of_rows, validate
 
 INSTALL = "TFDS names need: pip install miue_jax[tfds]"
 
@@ -155,7 +155,7 @@ def stream(
     images = records.rows(len(every), shape, read)
     class_names = tuple(builder.info.features[label_key].names)
     try:
-        return validate(Dataset(images, labels, class_names))
+        return validate(of_rows(images, labels, class_names))
     except ValueError as error:
         raise ValueError(f"{name!r}, split {split!r}: {error}") from error
 

@@ -13,7 +13,7 @@ import numpy as np
 from miue_jax._checks import one_line
 from miue_jax._rows import RandomRows
 from miue_jax.data import aligned, folder, memory, records
-from miue_jax.data.dataset import Dataset, validate
+from miue_jax.data.dataset import Dataset, of_rows, validate
 
 SUFFIX = ".tar"
 SPLITS = ("train", "test")
@@ -111,8 +111,7 @@ def stream(root: str | os.PathLike[str], split: str = "train") -> Dataset:
       >>> webdataset.stream("shards")  # doctest: +SKIP
     """
     index, names = _opened(pathlib.Path(root), split)
-    images: Any = _images(index)
-    return validate(Dataset(images, index.labels, names))
+    return validate(of_rows(_images(index), index.labels, names))
 
 
 def _shards(path: pathlib.Path) -> list[pathlib.Path]:

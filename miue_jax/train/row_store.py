@@ -119,8 +119,8 @@ class RowStore:
                 continue
             number, start = self._where(int(place))
             handle, first = self._open(number, there=True)
-            got = os.preadv(handle, [target], first + start)
-            if got != self._row_bytes or zlib.crc32(target) != checksum:
+            got = os.preadv(handle, [target.data], first + start)
+            if got != self._row_bytes or zlib.crc32(target.data) != checksum:
                 raise ValueError(
                     f"{self._path(number)} is damaged: row {row} was changed since it "
                     "was written; remove the folder of the run to start again"
@@ -146,14 +146,14 @@ class RowStore:
             number, start = self._where(place)
             handle, first = self._open(number)
             with self._naming(number):
-                done = os.pwrite(handle, value, first + start)
+                done = os.pwrite(handle, value.data, first + start)
                 if done != self._row_bytes:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self._dirty.add(number)
             before = int(self._map[row, 0])
             if before != _NOWHERE and not self._needed[before]:
                 self._free.append(before)
-            self._map[row] = place, zlib.crc32(value)
+            self._map[row] = place, zlib.crc32(value.data)
 
     def seal(self, step: int) -> np.ndarray:
         """Brings all rows to the disk, and writes where they are.

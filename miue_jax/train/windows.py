@@ -30,7 +30,7 @@ from miue_jax.train.sampling import Shards, Streamed
 # Bytes of the images and of what is stored of them in a window, for all devices of a
 # process: at most this, and at most this share of the memory that inputs may need. Two
 # windows are there at once, and the rows of a third.
-_BYTES, _SHARE = 1 << 26, 1 / 16
+LARGEST, _SHARE = 1 << 26, 1 / 16
 # The folder of what is stored of the images, in that of a run.
 STORE = "rows"
 
@@ -133,7 +133,7 @@ def width_of(source: Source, mesh: Mesh, *, share: int, stored: int = 0) -> int:
     Returns:
       w, at least a batch and at most all rows.
     """
-    allowed = min(_BYTES, int(_SHARE * memory.limit()))
+    allowed = min(LARGEST, int(_SHARE * memory.limit()))
     for device in mesh.devices.flat:
         limit = (device.memory_stats() or {}).get("bytes_limit")
         if limit:
@@ -268,11 +268,7 @@ class Windows:
         self._written = 0
         self._next: concurrent.futures.Future[_Window | None] | None = None
         self._pool = concurrent.futures.ThreadPoolExecutor(1, "windows")
-        self._placed = parallel.place(
-            source.shards._replace(images=np.zeros((source.num_shards, 0), np.uint8)),
-            mesh,
-            DATA_SPEC,
-        )
+        self._placed = parallel.place(*(source.shards, mesh, DATA_SPEC))
         self._carry = jax.jit(jax.vmap(_carry))
 
     def __enter__(self) -> "Windows":
@@ -449,9 +445,8 @@ class Windows:
         which = place.use, place.number
         if which not in self._orders:
             self._orders = dict([*self._orders.items()][-1:])
-            labels = np.zeros(self._source.shards.labels.shape, np.int32)
-            shards = self._source.shards._replace(labels=labels)
-            drawn = _drawn(self._key, np.asarray(which, np.int32), shards)
+            numbers = np.asarray(which, np.int32)
+            drawn = _drawn(self._key, numbers, self._source.shards)
             self._orders[which] = np.asarray(drawn)
         return self._orders[which]
 
@@ -520,11 +515,7 @@ def evaluation(
     Returns:
       state -> metrics.
     """
-    placed = parallel.place(
-        source.shards._replace(images=np.zeros((source.num_shards, 0), np.uint8)),
-        mesh,
-        DATA_SPEC,
-    )
+    placed = parallel.place(*(source.shards, mesh, DATA_SPEC))
     share = min(source.num_rows, classifier.ROWS_AT_ONCE)
     count = np.asarray(source.shards.count)
     number, step = -(-source.num_rows // share), max(1, width // share)
