@@ -52,6 +52,7 @@ class Options:
       model: the surrogate.
       width: its width; None for its own.
       storages: of the perturbations in this checkout.
+      stream: whether to measure this checkout with --stream, too.
       share: of the images, in (0, 1], for a quick look.
       json: file for the results.
     """
@@ -60,6 +61,7 @@ class Options:
     model: str = "resnet10"
     width: int | None = 2
     storages: tuple[str, ...] = ("float32", "bfloat16", "int8")
+    stream: bool = False
     share: float = 1.0
     json: pathlib.Path | None = None
 
@@ -88,7 +90,11 @@ def run(options: Options) -> dict[str, Any]:
     """
     if options.base is not None and not (options.base / "miue_jax").is_dir():
         raise ValueError(f"base is {options.base}: there is no folder miue_jax in it")
-    builds = {name: (_HERE, name) for name in options.storages}
+    builds: dict[str, tuple[pathlib.Path, str | None]] = {
+        name: (_HERE, name) for name in options.storages
+    }
+    if options.stream:
+        builds |= {f"{name}{_STREAM}": (_HERE, name) for name in options.storages}
     if options.base is not None:
         builds = {"base": (options.base.resolve(), None), **builds}
     results: dict[str, Any] = {}
@@ -118,6 +124,8 @@ def run(options: Options) -> dict[str, Any]:
 
 
 _PLACES = ("base", "json")
+# What the names of streamed runs end with.
+_STREAM = ", stream"
 
 
 def _images(path: pathlib.Path, count: int, side: int) -> pathlib.Path:
@@ -137,6 +145,7 @@ def _compare(
     base: dict[str, float] | None = None
     for name, (root, storage) in builds.items():
         options = [*command, *(["--generator.storage", storage] if storage else [])]
+        options += ["--stream"] if name.endswith(_STREAM) else []
         imported = _peak(root, ["-c", "import miue_jax.workflows.protect"])
         whole, empty = (
             _peak(root, ["-m", "miue_jax", "protect", str(file), *options])

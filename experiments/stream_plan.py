@@ -8,9 +8,10 @@ The hours are those of the rate that is given, in images a second that one devic
 perturbs and trains on; no rate is assumed. Measure it on the machine in question:
 
     python experiments/streaming.py --kind folder --images 1281 --side 224 \
-        --model resnet18 --width None --batch-size 128 --steps 20 --turns 1
+        --model resnet18 --width None --batch-size 128 --storage int8 --steps 20
 
-and divide the batch by the seconds of a step. Reading is left out: it is hidden as long
+and divide the batch by the seconds of a step. The result is printed; it takes a second.
+Reading is left out: it is hidden as long
 as the host decodes as many images a second as its devices take.
 """
 

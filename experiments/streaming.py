@@ -1,21 +1,24 @@
-"""Rates and peaks of `miue protect` with and without --stream, in turns.
+"""What --stream costs: seconds of a step with and without it, in turns.
 
     python experiments/streaming.py --json results/streaming_cpu.json
 
-The same command runs on the same pictures with and without --stream, in turns, each
-time in a process of its own, for one pass and for several. The difference is the time
-of the further passes: reading the data, compiling and writing the result drop out. Wall
-time and the processor's are measured, and the peak of resident memory of the longer
-run.
-The pictures are smooth and random with noise, in an .npz file or as JPEG files.
+The result on one core of an Intel Xeon that other programs shared is
+results/streaming_cpu.json. It takes about two minutes of a core.
+
+One process protects the same pictures by `mi_ue/interleaved` with the data in memory
+and streamed. The two take turns of some steps each, after one that compiles. The wall
+time and the time of the processor, all threads included, are those of a step; "rate" is
+that of streamed steps relative to those in memory. A window of streamed steps is read
+while the one before runs, so that turns should be longer than a window. The pictures
+are smooth and random with noise, in an .npz file or as JPEG files.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
 import pathlib
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,12 +27,16 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from miue_jax import _command_line
-from miue_jax._checks import check_choice, check_number, one_line
+from miue_jax import _command_line, generators
+from miue_jax._checks import check_choice, check_number
+from miue_jax.data import DataSource
+from miue_jax.train import checkpoints, loop, parallel
+from miue_jax.train.run_directory import Run
+from miue_jax.workflows import protect
 
 PROG = "streaming.py"
-_HERE = pathlib.Path(__file__).resolve().parents[1]
 _CLASSES = 10
+_MODES = {"memory": False, "stream": True}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,31 +51,26 @@ class Options:
       width: its width; None for its own.
       storage: of the perturbations.
       batch_size: images in a batch.
-      further: passes of the longer run beyond that of the shorter one.
-      turns: runs of each.
-      steps: to stop after, for pictures of which a pass takes too long; the seconds
-        are then those of a step, all but the first one. None for passes.
+      steps: of a turn.
+      turns: of each.
       json: file for the results.
     """
 
     kind: Literal["npz", "folder"] = "npz"
-    images: int = 5000
+    images: int = 20_000
     side: int = 32
     model: str = "resnet10"
     width: int | None = 16
     storage: str = "float32"
     batch_size: int = 128
-    further: int = 2
+    steps: int = 35
     turns: int = 3
-    steps: int | None = None
     json: pathlib.Path | None = None
 
     def __post_init__(self) -> None:
         check_choice("kind", self.kind, ("npz", "folder"))
-        for name in ("images", "side", "batch_size", "further", "turns"):
+        for name in ("images", "side", "batch_size", "steps", "turns"):
             check_number(name, getattr(self, name), "> 0", whole=True)
-        if self.steps is not None:
-            check_number("steps", self.steps, "> 0", whole=True)
 
 
 def run(options: Options) -> dict[str, Any]:
@@ -78,56 +80,86 @@ def run(options: Options) -> dict[str, Any]:
       options: the options.
 
     Returns:
-      The settings, the machine, and by mode the seconds of a pass and the peak.
+      The settings, the cores, and by mode the seconds of a step.
 
     Raises:
-      ValueError: if a command fails.
+      ValueError: if the settings do not fit the pictures.
     """
-    found: dict[str, list[dict[str, float]]] = {"memory": [], "stream": []}
-    with tempfile.TemporaryDirectory() as folder:
-        data = _data(pathlib.Path(folder), options)
-        if options.steps is None:
-            for mode in found:
-                for passes in (1, options.further + 1):
-                    _protect(folder, data, options, mode, passes=passes)  # compiles
+    found: dict[str, list[dict[str, float]]] = {mode: [] for mode in _MODES}
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        place = pathlib.Path(folder)
+        data = _data(place, options)
+        running = {
+            mode: _Running(data, options, place / mode, stack, stream=stream)
+            for mode, stream in _MODES.items()
+        }
         for turn in range(options.turns):
-            for mode, measured in found.items():
-                if options.steps is None:
-                    measured.append(_of_a_pass(folder, data, options, mode))
-                else:
-                    measured.append(_protect(folder, data, options, mode, passes=1))
-                # At once: a turn takes minutes.
-                shown = {k: round(v, 2) for k, v in measured[-1].items()}
+            for mode, one in running.items():
+                found[mode].append(one.advance(options.steps))
+                # At once: a turn may take minutes.
+                shown = {k: round(v, 4) for k, v in found[mode][-1].items()}
                 print(f"turn {turn}, {mode}: {json.dumps(shown)}", flush=True)
-    medians = {
-        mode: {k: round(statistics.median(x[k] for x in runs), 3) for k in runs[0]}
+    seconds = {
+        mode: {k: round(statistics.median(x[k] for x in runs), 4) for k in runs[0]}
         for mode, runs in found.items()
     }
-    ratio = {k: round(medians["memory"][k] / medians["stream"][k], 3) for k in _RATES}
+    before, after = seconds["memory"], seconds["stream"]
     return {
         "settings": {
             k: v for k, v in dataclasses.asdict(options).items() if k != "json"
         },
         "cores": len(os.sched_getaffinity(0)),
-        "unit": "pass" if options.steps is None else "step",
-        "seconds": medians,
         "turns": found,
-        "rate_of_stream": ratio,
+        "seconds_a_step": seconds,
+        "rate": {k: round(before[k] / after[k], 3) for k in before},
     }
 
 
-_RATES = ("wall", "cpu")
+class _Running:
+    """A run that is advanced turn by turn."""
 
+    def __init__(
+        self,
+        data: pathlib.Path,
+        options: Options,
+        folder: pathlib.Path,
+        stack: contextlib.ExitStack,
+        *,
+        stream: bool,
+    ):
+        folder.mkdir()
+        spec = generators.spec(
+            "mi_ue/interleaved",
+            model=options.model,
+            width=options.width,
+            storage=options.storage,
+            batch_size=options.batch_size,
+        )
+        config = protect.ProtectConfig(
+            data=DataSource(str(data)), generator=spec, stream=stream
+        )
+        job = protect.prepare(config)
+        self._key = parallel.run_key(0, "generator", job.mesh)
+        self._feed = stack.enter_context(protect.feed_of(job, Run(folder), self._key))
+        saved = checkpoints.Checkpoints(folder / "checkpoints")
+        start = loop.start(job.generator.init, job.mesh)
+        state = self._feed.start(start, self._key)
+        self._step, self._state, _ = self._feed.resume(saved, state)
+        self._advance = loop.advance(job.generator.step, job.mesh)
+        self.advance(1)
 
-def _of_a_pass(
-    folder: str, data: pathlib.Path, options: Options, mode: str
-) -> dict[str, float]:
-    one, all_of_them = (
-        _protect(folder, data, options, mode, passes=passes)
-        for passes in (1, options.further + 1)
-    )
-    seconds = {k: (all_of_them[k] - one[k]) / options.further for k in _RATES}
-    return {**seconds, "peak_mb": all_of_them["peak_mb"]}
+    def advance(self, steps: int) -> dict[str, float]:
+        """Takes some steps; returns the seconds of one."""
+        began = time.perf_counter(), time.process_time()
+        self._state, _ = self._feed.run_until(
+            *(self._step + steps, self._advance, self._key, self._state),
+            step=self._step,
+            received=[],
+        )
+        self._step += steps
+        ended = time.perf_counter(), time.process_time()
+        wall, cpu = ((b - a) / steps for a, b in zip(began, ended, strict=True))
+        return {"wall": wall, "cpu": cpu}
 
 
 def _data(folder: pathlib.Path, options: Options) -> pathlib.Path:
@@ -153,75 +185,6 @@ def _data(folder: pathlib.Path, options: Options) -> pathlib.Path:
         file = root / f"class_{label}" / f"{number:07d}.jpg"
         Image.fromarray(picture()).save(file, quality=90)
     return root
-
-
-def _protect(
-    folder: str, data: pathlib.Path, options: Options, mode: str, *, passes: int
-) -> dict[str, float]:
-    """The seconds and the peak of a run."""
-    with tempfile.TemporaryDirectory(dir=folder) as place:
-        command = [
-            *(sys.executable, "-m", "miue_jax", "protect", str(data), "--quiet"),
-            *("--workdir", f"{place}/run", "--generator", "mi_ue/interleaved"),
-            *("--generator.epochs", str(passes), "--generator.model", options.model),
-            *("--generator.batch-size", str(options.batch_size)),
-            *("--generator.storage", options.storage),
-        ]
-        if options.width is not None:
-            command += ["--generator.width", str(options.width)]
-        if mode == "stream":
-            command.append("--stream")
-        paths = [str(_HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(paths),
-            "JAX_COMPILATION_CACHE_DIR": f"{folder}/cache",
-        }
-        began = os.times()
-        process = subprocess.Popen(
-            command,
-            cwd=place,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
-        assert process.stderr is not None
-        steps: dict[str, float] = {}
-        if options.steps is not None:
-            steps = _steps(pathlib.Path(place, "run"), process, options.steps)
-        with process.stderr as pipe:
-            errors = pipe.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        wall = os.times().elapsed - began.elapsed
-    if process.returncode and not steps:
-        raise ValueError(f"a command failed: {one_line(errors.decode()[-200:])}")
-    # Kilobytes, on macOS bytes.
-    peak = usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3) * 1.024
-    seconds = {"wall": wall, "cpu": usage.ru_utime + usage.ru_stime}
-    return {**(steps or seconds), "peak_mb": peak}
-
-
-def _steps(
-    workdir: pathlib.Path, process: subprocess.Popen[bytes], count: int
-) -> dict[str, float]:
-    """Stops a run after some steps; the seconds of one, without the first."""
-    metrics, seen = workdir / "metrics.jsonl", []
-    while process.poll() is None and len(seen) <= count:
-        time.sleep(0.02)
-        lines = metrics.read_text().count("\n") if metrics.exists() else 0
-        if lines > len(seen):
-            # The user's and the system's ticks, behind a name in parentheses.
-            text = pathlib.Path(f"/proc/{process.pid}/stat").read_text()
-            ticks = sum(map(int, text.rpartition(")")[2].split()[11:13]))
-            cpu = ticks / os.sysconf("SC_CLK_TCK")
-            seen += [(lines, time.perf_counter(), cpu)] * (lines - len(seen))
-    if len(seen) <= count:
-        return {}
-    process.terminate()
-    (first, *begin), (last, *end) = seen[0], seen[-1]
-    wall, cpu = ((b - a) / (last - first) for a, b in zip(begin, end, strict=True))
-    return {"wall": wall, "cpu": cpu}
 
 
 def main() -> None:

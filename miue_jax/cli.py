@@ -744,6 +744,7 @@ def _names(kind: str) -> list[str]:
             "shapes",
             "TFDS name (pip install miue_jax[tfds])",
             "path of an image folder, .npz file, CIFAR archive or protected data set",
+            "path of a folder of WebDataset shards (pip install miue_jax[stream])",
             "module:function",
         ]
     if kind == "estimators":

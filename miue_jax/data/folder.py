@@ -112,16 +112,16 @@ def streamed(count: int, file: Callable[[int], tuple[str, Any]]) -> RandomRows:
     """
 
     def look(number: int) -> tuple[tuple[int, int], bool]:
-        with warnings.catch_warnings():
-            # The sizes are compared.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with _opened(*file(number)) as image:
-                return image.size, image.getbands()[0] in ("1", "L")
+        with _opened(*file(number)) as image:
+            return image.size, image.getbands()[0] in ("1", "L")
 
     first, _ = _read(*file(0))
     size, all_gray = first.shape[1::-1], True
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        for number, (found, gray) in enumerate(pool.map(look, range(count))):
+    with warnings.catch_warnings():
+        # The sizes are compared.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        looked = records.ordered(np.arange(count), look)
+        for number, (found, gray) in enumerate(looked):
             # Which way it is turned is known when it is decoded.
             if sorted(found) != sorted(size):
                 _refuse_size(file(number)[0], found, file(0)[0], size)

@@ -545,7 +545,7 @@ def _generate(
     lines, folder = opened.path / "metrics.jsonl", opened.path / "checkpoints"
     opened.fetch(folder)
     with (
-        _data_of(job, opened, key) as feed,
+        feed_of(job, opened, key) as feed,
         checkpoints.Checkpoints(
             folder, config=job.identity, logs=[lines], keep=opened.keep
         ) as saved,
@@ -592,7 +592,7 @@ def _generate(
     )
 
 
-def _data_of(
+def feed_of(
     job: Job, opened: run_directory.Run, key: jax.Array
 ) -> windows.Whole | windows.Windows:
     """The data on the devices: all of them, or a window at a time."""

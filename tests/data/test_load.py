@@ -74,7 +74,7 @@ def test_a_protected_data_set_is_recognized(tmp_path, monkeypatch):
     dataset = data.load("shapes")
     monkeypatch.setattr(artifact, "is_artifact", lambda given: given == path)
     monkeypatch.setattr(
-        artifact, "load", lambda given: types.SimpleNamespace(dataset=dataset)
+        artifact, "load", lambda given, **_: types.SimpleNamespace(dataset=dataset)
     )
     assert data.fingerprint(data.load(path)) == data.fingerprint(dataset)
     with pytest.raises(ValueError, match="a protected data set has only a 'train'"):
