@@ -279,6 +279,20 @@ def in_file(path: pathlib.Path, protected: Protected) -> Protected:
 
     Returns:
       The same artifact.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> import numpy as np
+      >>> from miue_jax.budget import Budget
+      >>> from miue_jax.data import artifact, shapes
+      >>> clean = shapes.generate(4)
+      >>> delta = np.full(clean.images.shape, 2 / 255, np.float32)
+      >>> protected = artifact.build(clean, delta, budget=Budget(), metadata={})
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     path = pathlib.Path(folder) / "protected.npz"
+      ...     artifact.save(path, protected)
+      ...     artifact.in_file(path, protected).dataset.images[1:3].shape
+      (2, 32, 32, 3)
     """
     images = npz.rows_of_member(path, "images")
     dataset = of_rows(images, *protected.dataset[1:])
