@@ -10,9 +10,9 @@ perturbs and trains on; no rate is assumed. Measure it on the machine in questio
     python experiments/streaming.py --kind folder --images 1281 --side 224 \
         --model resnet18 --width None --batch-size 128 --storage int8 --steps 20
 
-and divide the batch by the seconds of a step. The result is printed; it takes a second.
-Reading is left out: it is hidden as long
-as the host decodes as many images a second as its devices take.
+and divide the batch by the seconds of a step. Reading is left out: it is hidden as long
+as the host decodes as many images a second as its devices take. The result is printed.
+It takes a second.
 """
 
 import dataclasses
