@@ -2,8 +2,8 @@
 
     python experiments/streaming.py --json results/streaming_cpu.json
 
-The result on one core of an Intel Xeon that other programs shared is
-results/streaming_cpu.json. It takes about two minutes of a core.
+The result on one core of an AMD EPYC that other programs shared is
+results/streaming_cpu.json. It takes two minutes of a core.
 
 One process protects the same pictures by `mi_ue/interleaved` with the data in memory
 and streamed. The two take turns of some steps each, after one that compiles. The wall
