@@ -95,7 +95,7 @@ def _from(path: str | os.PathLike[str], split: str, content: dict[str, Any]) -> 
             raise ValueError(
                 f"it has no {split} images and labels: it must hold "
                 + " or ".join(" and ".join(pair) for pair in _KEYS[split])
-                + f", it holds {listed(content) or 'nothing'}"
+                + f", it holds {listed(sorted(content)) or 'nothing'}"
             )
         image_key, label_key = pairs[0]
         if "class_names" in content:

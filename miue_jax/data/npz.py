@@ -259,11 +259,7 @@ def rows_of_member(path: str | os.PathLike[str], name: str) -> RandomRows:
     try:
         with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
             info = archive.getinfo(f"{name}.npy")
-            if info.compress_type != zipfile.ZIP_STORED:
-                raise ValueError(
-                    f"{name} is compressed; allowed with stream: arrays as numpy.savez "
-                    "writes them"
-                )
+            compressed = info.compress_type != zipfile.ZIP_STORED
             with archive.open(info) as stream:
                 shape, by_columns, dtype = _header(stream)
                 begin = stream.tell()
@@ -272,7 +268,7 @@ def rows_of_member(path: str | os.PathLike[str], name: str) -> RandomRows:
             sizes = struct.unpack("<HH", file.read(4))
             first = info.header_offset + 30 + sum(sizes) + begin
             held = info.file_size - begin
-        if not shape or min(shape) <= 0 or by_columns:
+        if not shape or min(shape) <= 0:
             raise ValueError(f"{name} has no rows: its shape is {shape}")
         if math.prod(shape) * dtype.itemsize > held:
             raise EOFError(f"{name}: its header says more than the {held} bytes held")
@@ -280,6 +276,12 @@ def rows_of_member(path: str | os.PathLike[str], name: str) -> RandomRows:
         raise ValueError(f"{path}: it has no array {name}") from error
     except UNREADABLE as error:
         raise unreadable(path, error) from error
+    if compressed or by_columns:
+        what = "compressed" if compressed else "stored by columns"
+        raise ValueError(
+            f"{path}: {name} is {what}; allowed with stream: arrays in C order as "
+            "numpy.savez writes them"
+        )
     return RandomRows.of(shape, dtype, _gather(path, first, shape, dtype))
 
 
