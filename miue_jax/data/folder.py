@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from miue_jax._checks import one_line
 from miue_jax._rows import RandomRows
@@ -307,6 +307,9 @@ def _opened(name: str, file: Any) -> Iterator[Image.Image]:
     try:
         with Image.open(file, formats=_FORMATS) as image:
             yield image
+    except UnidentifiedImageError as error:
+        # Its message has the address of a file in memory, or the name once more.
+        raise ValueError(f"{name}: not a readable image") from error
     except Exception as error:  # damaged files provoke any
         reason = one_line(str(error)) or type(error).__name__
         raise ValueError(f"{name}: not a readable image ({reason})") from error
