@@ -269,7 +269,8 @@ def _recognize(path: pathlib.Path, files: dict[str, bytes | None]) -> _Layout:
         )
     raise ValueError(
         f"{path}: holds no CIFAR-10 or CIFAR-100 binary files (data_batch_1.bin or "
-        "train.bin); if it holds image folders, unpack it and give the folder"
+        "train.bin); if it holds image folders, unpack it and give the folder; "
+        "if it is a WebDataset shard, give the folder that it lies in"
     )
 
 

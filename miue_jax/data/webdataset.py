@@ -12,7 +12,7 @@ import numpy as np
 
 from miue_jax._checks import one_line
 from miue_jax._rows import RandomRows
-from miue_jax.data import aligned, folder, memory, records
+from miue_jax.data import aligned, folder, memory, picture_kinds, records
 from miue_jax.data.dataset import Dataset, of_rows, validate
 
 SUFFIX = ".tar"
@@ -22,6 +22,7 @@ SPLITS = ("train", "test")
 _VALIDATION = ("val", "validation")
 # One name a line, beside the shards or above the folders of the splits.
 _NAMES = "classnames.txt"
+_COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
 class _Index(NamedTuple):
@@ -43,6 +44,8 @@ class _Index(NamedTuple):
 def is_folder(root: pathlib.Path) -> bool:
     """Tells whether a folder holds shards, perhaps in folders of splits.
 
+    An archive that lies in a folder of pictures is not a shard.
+
     Args:
       root: the folder.
 
@@ -56,7 +59,11 @@ def is_folder(root: pathlib.Path) -> bool:
       False
     """
     inside = (root, *(root / name for name in (*SPLITS, *_VALIDATION)))
-    return any(_shards(path) for path in inside)
+    return any(_archives(path) for path in inside) and not any(
+        path.suffix.lower() in folder.SUFFIXES
+        for depth in ("*/*", "*/*/*")
+        for path in root.glob(depth)
+    )
 
 
 def load(root: str | os.PathLike[str], split: str = "train") -> Dataset:
@@ -77,9 +84,9 @@ def load(root: str | os.PathLike[str], split: str = "train") -> Dataset:
       The data set.
 
     Raises:
-      ValueError: naming the shard and the file in it, if one cannot be read, a picture
-        has no label or another size, the split is missing, or there is not enough
-        memory.
+      ValueError: naming the shard and the file in it, if one cannot be read, was cut or
+        is compressed, a picture has no label, two labels, another format or another
+        size, the split is missing, or there is not enough memory.
 
     Example:
       >>> from miue_jax.data import webdataset
@@ -114,11 +121,24 @@ def stream(root: str | os.PathLike[str], split: str = "train") -> Dataset:
     return validate(of_rows(_images(index), index.labels, names))
 
 
-def _shards(path: pathlib.Path) -> list[pathlib.Path]:
+def _archives(path: pathlib.Path) -> list[pathlib.Path]:
+    """The shards in a folder, also those that cannot be read as they are compressed."""
     if not path.is_dir():
         return []
-    found = sorted(path.glob(f"*{SUFFIX}"))
-    return [shard for shard in found if not shard.name.startswith(".")]
+    found = [file for file in sorted(path.iterdir()) if not file.name.startswith(".")]
+    return [file for file in found if file.name.endswith((SUFFIX, *_COMPRESSED))]
+
+
+def _shards(path: pathlib.Path) -> list[pathlib.Path]:
+    found = _archives(path)
+    for shard in found:
+        # Skipping one silently would change the data set.
+        if shard.suffix != SUFFIX:
+            raise ValueError(
+                f"{shard}: is compressed; pictures are read where they lie in a shard: "
+                f"decompress it to a {SUFFIX} file"
+            )
+    return found
 
 
 def _opened(root: pathlib.Path, split: str) -> tuple[_Index, tuple[str, ...]]:
@@ -150,7 +170,13 @@ def _class_names(root: pathlib.Path, labels: np.ndarray) -> tuple[str, ...]:
             raise ValueError(f"{file}: cannot be read ({one_line(str(error))})") from (
                 error
             )
-        return tuple(line.strip() for line in lines if line.strip())
+        names = tuple(line.strip() for line in lines if line.strip())
+        if labels.max() >= len(names):
+            raise ValueError(
+                f"{file}: names {len(names)} classes, but there is a label "
+                f"{labels.max()}"
+            )
+        return names
     present = np.unique(labels)
     missing = np.flatnonzero(present != np.arange(present.size))
     if missing.size:
@@ -183,6 +209,10 @@ def _samples(shard: pathlib.Path) -> Iterator[tuple[str, tuple[int, int], int]]:
         with tarfile.open(shard, "r:") as archive:
             for member in archive:
                 if not member.isfile():
+                    if picture_kinds.looks_like_picture(
+                        pathlib.PurePosixPath(member.name).suffix
+                    ):
+                        raise ValueError(f"{member.name}: is no regular file")
                     continue
                 parent, _, base = member.name.rpartition("/")
                 stem, _, suffix = base.partition(".")
@@ -196,8 +226,18 @@ def _samples(shard: pathlib.Path) -> Iterator[tuple[str, tuple[int, int], int]]:
                     file = archive.extractfile(member)
                     assert file is not None  # it is a file
                     label = _label(member.name, suffix, file.read())
-                    if label is not None:
-                        labels.setdefault(key, label)
+                    if label is not None and labels.setdefault(key, label) != label:
+                        raise ValueError(
+                            f"{member.name}: says {label}, and another file of this "
+                            f"name says {labels[key]}"
+                        )
+                elif picture_kinds.looks_like_picture(f".{suffix.rpartition('.')[2]}"):
+                    # Skipping it silently would change the data set.
+                    raise ValueError(
+                        f"{member.name}: only {', '.join(folder.SUFFIXES)} files that "
+                        "are named so behind the first dot can be read"
+                    )
+            _check_end(archive, shard)
     except (tarfile.TarError, OSError, EOFError) as error:
         reason = one_line(str(error)) or type(error).__name__
         raise ValueError(f"{shard}: not a readable shard ({reason})") from error
@@ -210,6 +250,14 @@ def _samples(shard: pathlib.Path) -> Iterator[tuple[str, tuple[int, int], int]]:
                 "'label', must share its name"
             )
         yield name, place, labels[key]
+
+
+def _check_end(archive: tarfile.TarFile, shard: pathlib.Path) -> None:
+    """Refuses a shard that was cut, or is damaged: tarfile takes either as its end."""
+    with shard.open("rb") as file:
+        file.seek(archive.offset)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise EOFError("it was cut or damaged: what ends a tar file is not there")
 
 
 def _label(name: str, suffix: str, data: bytes) -> int | None:

@@ -84,7 +84,12 @@ def test_a_protected_data_set(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "save", "said"),
     [
-        ({"images": _images(4)}, np.savez_compressed, "images is compressed"),
+        ({"images": _images(4)}, np.savez_compressed, "data.npz: images is compressed"),
+        (
+            {"images": np.asfortranarray(_images(4))},
+            np.savez,
+            "data.npz: images is stored by columns",
+        ),
         ({"images": _images(4) / 255}, np.savez, "images are float64; allowed with s"),
         ({"images": _images(4)[:2]}, np.savez, "labels must have shape"),
     ],
@@ -273,7 +278,10 @@ def test_shards_of_splits_with_names_of_classes(tmp_path):
         ({"a/000001.cls": b"-1"}, r"0.tar: a/000001.cls: holds no label"),
         ({"a/000001.cls": b"7"}, r"labels must run through 0, .* have 2 and no 1"),
         ({"a/000001.json": b"{"}, r"0.tar: a/000001.json: is not readable JSON"),
-        ({"a/000001.png": b"no"}, r"0.tar: a/000001.png: not a readable image"),
+        ({"a/000001.png": b"no"}, r"0.tar: a/000001.png: not a readable image(?! )"),
+        ({"a/000001.json": b'{"label": 2}'}, r"0.tar: a/000001.json: says 2, and an"),
+        ({"a/000003.webp": b""}, r"0.tar: a/000003.webp: only .png, .jpg, .jpeg files"),
+        ({"a/3.v2.png": b""}, r"0.tar: a/3.v2.png: only .* behind the first dot"),
         ({"a/000001.jpg": b"no"}, r"0.tar: a/000001.jpg: its name is there twice"),
         (
             {"a/000001.png": _picture(np.zeros((4, 4, 3), np.uint8))},
@@ -298,6 +306,53 @@ def test_damaged_and_missing_shards(tmp_path):
     file.write_bytes(b"nothing" * 200)
     with pytest.raises(ValueError, match=r"0.tar: not a readable shard"):
         data.load(tmp_path)
+    whole = _shard(file, _samples(3)).read_bytes()
+    # A sample takes four blocks here; the file ends behind one, or one is damaged.
+    starts = [at for at in range(0, len(whole), 512) if whole[at : at + 2] == b"a/"]
+    cut = whole[: starts[2]], whole[: starts[2]] + b"?" + whole[starts[2] + 1 :]
+    for damaged in cut:
+        file.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"0.tar: .*it was cut or damaged"):
+            data.load(tmp_path)
     _shard(file, {"a.cls": b"1"})
     with pytest.raises(ValueError, match=r"the shards hold no pictures"):
         data.load(tmp_path)
+
+
+@needs_grain
+@pytest.mark.parametrize("name", ["b.tar.gz", "b.tgz"])
+def test_a_compressed_shard_is_not_skipped(tmp_path, name):
+    _shard(tmp_path / "a.tar", _samples(3))
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(ValueError, match=f"{name}: is compressed"):
+        data.load(tmp_path)
+    (tmp_path / "a.tar").unlink()
+    with pytest.raises(ValueError, match=f"{name}: is compressed"):
+        data.load(tmp_path)
+
+
+@needs_grain
+def test_a_link_in_a_shard_is_not_skipped(tmp_path):
+    with tarfile.open(_shard(tmp_path / "a.tar", _samples(3)), "a") as archive:
+        member = tarfile.TarInfo("a/4.png")
+        member.type, member.linkname = tarfile.LNKTYPE, "a/000001.png"
+        archive.addfile(member)
+    with pytest.raises(ValueError, match=r"a.tar: a/4.png: is no regular file"):
+        data.load(tmp_path)
+
+
+@needs_grain
+def test_too_few_names_of_classes_are_refused(tmp_path):
+    _shard(tmp_path / "a.tar", _samples(3))
+    (tmp_path / "classnames.txt").write_text("cat\n")
+    with pytest.raises(ValueError, match=r"classnames.txt: names 1 classes, but there"):
+        data.load(tmp_path)
+
+
+def test_an_archive_beside_pictures_is_no_shard(pictures):
+    before = data.load(pictures)
+    for name in ("train.tar", "train/cat.tar", "train.tar.gz"):
+        (pictures / name).write_bytes(b"")
+    assert data.fingerprint(data.load(pictures)) == data.fingerprint(before)
+    top = pictures / "train"
+    assert data.fingerprint(data.load(top)) == data.fingerprint(before)
