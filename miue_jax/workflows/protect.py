@@ -271,7 +271,14 @@ def run(
     with parallel.together():
         job = prepare(config)
     claim = {**job.identity, **streaming(config.stream)}
-    with run_directory.open_directory(workdir, claim, resume=resume) as opened:
+    with contextlib.ExitStack() as stack:
+        opened = stack.enter_context(
+            run_directory.open_directory(workdir, claim, resume=resume)
+        )
+        if config.stream:
+            # As large as the artifact, and of no use to a run that goes on; one that
+            # was killed may have left it.
+            stack.callback((opened.path / _IMAGES).unlink, missing_ok=True)
         path = opened.path / ARTIFACT
         if path.exists() and artifact.delta_path(path).exists():
             finished = artifact.load(path, stream=config.stream)
@@ -308,7 +315,6 @@ def run(
                 artifact.save(path, result, delta=delta, verify=False)
         if config.stream:
             result = artifact.in_file(path, result)
-            (opened.path / _IMAGES).unlink()
         return result
 
 
