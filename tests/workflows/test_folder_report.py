@@ -38,7 +38,6 @@ def full_page(written):
         summary(
             [(p.name, p.audit) for p in pictures],
             left_out=[(name, f"because of {name}") for name in HOSTILE],
-            copied=[(name, "too small") for name in HOSTILE],
             measured=MEASURED,
             not_measured=None,
         ),
@@ -119,7 +118,6 @@ def test_hostile_names_are_only_text(written):
         summary(
             [(p.name, p.audit) for p in harmless],
             left_out=[(name, "why") for name in names],
-            copied=[(name, "why") for name in names],
             measured=MEASURED,
             not_measured=None,
         ),
@@ -360,7 +358,7 @@ def test_pillow_without_webp_writes_jpeg(written, monkeypatch):
 
 def test_all_that_is_left_out_is_named(written):
     files = [(f"folder/{k}.nef", f"reason {k}") for k in range(25)]
-    _, page = written((), summary(left_out=files, copied=[("a.png", "too small")]))
+    _, page = written((), summary(left_out=files))
     text = page.text()
     assert all(f"{name} {why}" in text for name, why in files)
     assert "25 files look like pictures and were left out." in text
@@ -368,8 +366,6 @@ def test_all_that_is_left_out_is_named(written):
     folded = page.text("details")
     found = [f"{name} {why}" in folded for name, why in files]
     assert found == [False] * 20 + [True] * 5
-    assert "1 file was copied to the output folder without protection." in text
-    assert "a.png too small" in text
     _, page = written((), summary(left_out=files[:20]))
     assert "reason 19" not in page.text("details")
 

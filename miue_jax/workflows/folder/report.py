@@ -79,7 +79,6 @@ class Summary(NamedTuple):
       effort: "fast", "standard" or "strong".
       labels: a sentence on where the labels came from.
       left_out: names of files that look like pictures and were not protected, and why.
-      copied: names of files that were copied as they are, and why.
       measured: what small networks learned. "chance", "classes", "train_images",
         "test_images", "seeds", "victim" (a description), and "rows": for each way in
         which they saw pictures, "seen" (a description) and the accuracies in [0, 1] on
@@ -93,7 +92,7 @@ class Summary(NamedTuple):
       >>> from miue_jax.workflows.folder import report
       >>> labels, why = "Each folder is a class.", "There are too few pictures."
       >>> summary = report.Summary(
-      ...     [], 8, "fast", labels, [], [], None, why, "0.1.0", {}
+      ...     [], 8, "fast", labels, [], None, why, "0.1.0", {}
       ... )
       >>> summary.strength
       8
@@ -104,7 +103,6 @@ class Summary(NamedTuple):
     effort: str
     labels: str
     left_out: Sequence[tuple[str, str]]
-    copied: Sequence[tuple[str, str]]
     measured: Mapping[str, Any] | None
     not_measured: str | None
     version: str
@@ -136,7 +134,7 @@ def write(
       >>> pixels = np.full((8, 8, 3), 90, np.uint8)
       >>> picture = report.Shown("sea.png", pixels, pixels + np.uint8(3), audit, "sea")
       >>> summary = report.Summary(
-      ...     [("sea.png", audit)], 8, "fast", "Each folder is a class.", [], [],
+      ...     [("sea.png", audit)], 8, "fast", "Each folder is a class.", [],
       ...     None, "There are too few pictures.", "0.1.0", {"strength": 8},
       ... )
       >>> with tempfile.TemporaryDirectory() as folder:
@@ -230,30 +228,14 @@ def _head(summary: Summary) -> dict[str, str]:
         "title": markup.text(f"{pictures} protected"),
         "lead": lead,
         "labels": markup.text(summary.labels),
-        "left_out": _listed(
-            summary.left_out,
-            "left-out",
-            "Not protected",
-            "look like pictures and were left out.",
-            "looks like a picture and was left out.",
-        )
-        or "<p>Nothing that looks like a picture was left out.</p>",
-        "copied": _listed(
-            summary.copied,
-            "copied",
-            "Copied as they are",
-            "were copied to the output folder without protection.",
-            "was copied to the output folder without protection.",
-        ),
+        "left_out": _left_out(summary.left_out),
     }
 
 
-def _listed(
-    files: Sequence[tuple[str, str]], key: str, title: str, many: str, one: str
-) -> str:
-    """A section that names files and why they are in it; none if there are none."""
+def _left_out(files: Sequence[tuple[str, str]]) -> str:
+    """A section that names files and why they are not protected."""
     if not files:
-        return ""
+        return "<p>Nothing that looks like a picture was left out.</p>"
 
     def items(some: Sequence[tuple[str, str]]) -> str:
         return "".join(
@@ -267,10 +249,11 @@ def _listed(
             f"<details><summary>{len(files) - _FEW:,} more</summary>"
             f'<ul class="files">{items(files[_FEW:])}</ul></details>'
         )
+    look = "looks like a picture and was" if len(files) == 1 else None
     return (
-        f'<section class="unprotected" aria-labelledby="{key}"><h2 id="{key}">{title}'
-        f"</h2><p>{markup.count(len(files), 'file')} {one if len(files) == 1 else many}"
-        f"</p>{shown}</section>"
+        '<section class="unprotected" aria-labelledby="left-out"><h2 id="left-out">'
+        f"Not protected</h2><p>{markup.count(len(files), 'file')} "
+        f"{look or 'look like pictures and were'} left out.</p>{shown}</section>"
     )
 
 
