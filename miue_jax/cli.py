@@ -263,6 +263,7 @@ class _FitProtector:
       output: the .safetensors file to write; OUTPUT.fit holds what a stopped fit needs.
       data_options: of a data set.
       any_pictures: fit it for any pictures rather than for the classes of these.
+      skip_unreadable: go on where pictures of a folder cannot be read, and name them.
       strength: largest change of a channel, in gray levels.
       size: pixels of the shorter side at which it sees pictures.
       num_codes: kinds of perturbation.
@@ -273,6 +274,7 @@ class _FitProtector:
     output: str
     data_options: Annotated[Data, arg(name="data")] = TRAIN
     any_pictures: bool = False
+    skip_unreadable: bool = False
     strength: int = 8
     size: int = 96
     num_codes: int = 32
@@ -295,6 +297,7 @@ def _fit_protector(arguments: Sequence[str]) -> None:
         given.output,
         config=given.fit_settings,
         any_pictures=given.any_pictures,
+        skip_unreadable=given.skip_unreadable,
         strength=given.strength,
         size=given.size,
         num_codes=given.num_codes,

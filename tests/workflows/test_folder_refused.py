@@ -288,6 +288,17 @@ def test_with_skip_unreadable_all_are_named(protect, site):
     assert set(folders.files(site / "out")) == {"a.png", "b.jpg", run.REPORT}
 
 
+def test_what_must_not_be_published_is_said(protect, site):
+    status, output, _ = protect()
+    assert status == 0
+    assert output == (
+        "out: 2 pictures are protected, 2 of them new; see protection-report.html. "
+        "Publish neither that page, which shows the originals, nor out.miue, which "
+        "only a later run needs that adds pictures\n"
+    )
+    assert "nor kept, which" in protect("in", "other", "--workdir=kept")[1]
+
+
 def test_hidden_pictures_are_named(protect, site):
     folders.photo(site / "in" / ".sea.png")
     folders.photo(site / "in" / ".thumbs" / "sky.png")

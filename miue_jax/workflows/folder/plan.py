@@ -167,7 +167,7 @@ def find(
     targets = {name: entry.target for name, entry in kept.entries.items()}
     # A picture may have that name: its content decides what it is.
     found = pictures.scan(source, format=format, targets={**targets, "\0": reserved})
-    entries, left_out = _protectable(found)
+    entries, left_out = protectable(found)
     if not entries and not left_out:
         but = " but hidden ones" if found.hidden else ""
         raise ValueError(f"{source}: no pictures in it{but}")
@@ -228,7 +228,22 @@ def _check_output(output: pathlib.Path, kept: Record) -> None:
             )
 
 
-def _protectable(found: pictures.Scan) -> tuple[list[Entry], list[tuple[str, str]]]:
+def protectable(found: pictures.Scan) -> tuple[list[Entry], list[tuple[str, str]]]:
+    """Tells which pictures can be protected, as far as their beginnings tell.
+
+    Args:
+      found: what a folder holds.
+
+    Returns:
+      The pictures, and names of what else looks like one, and why it cannot.
+
+    Example:
+      >>> from miue_jax import pictures
+      >>> from miue_jax.workflows.folder import plan
+      >>> bad = pictures.Unreadable("a.nef", "is raw")
+      >>> plan.protectable(pictures.Scan((), (bad,), (), (), (), None))
+      ([], [('a.nef', 'is raw')])
+    """
     entries, left_out = [], [(bad.name, bad.reason) for bad in found.unreadable]
     for entry in found.pictures:
         header = entry.header

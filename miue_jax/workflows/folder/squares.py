@@ -94,7 +94,7 @@ def read(
     *,
     path_of: Callable[[Entry], os.PathLike[str]] = lambda entry: entry.path,
     per_picture: int = 2,
-    skip: bool = False,
+    skipped: Callable[[Entry, ValueError], object] | None = None,
     done: Callable[[], object] = lambda: None,
 ) -> Squares:
     """Reads squares of pictures, upright and small.
@@ -104,14 +104,14 @@ def read(
       size: pixels of a side.
       path_of: where a picture is read from.
       per_picture: squares of each picture at most; square pictures have one.
-      skip: whether to leave out pictures that cannot be read.
+      skipped: called with each picture that cannot be read, and why; None to raise.
       done: called after each picture.
 
     Returns:
       The squares, in the order of the pictures.
 
     Raises:
-      ValueError: naming the file, if a picture cannot be read, unless `skip` is set.
+      ValueError: naming the file, if a picture cannot be read and nothing is called.
 
     Example:
       >>> from miue_jax.workflows.folder import squares
@@ -122,9 +122,10 @@ def read(
     def one(entry: Entry) -> list[np.ndarray]:
         try:
             thumb = thumbnail(pictures.read(path_of(entry)), size)
-        except ValueError:
-            if not skip:
+        except ValueError as error:
+            if skipped is None:
                 raise
+            skipped(entry, error)
             return []
         square = min(thumb.shape[:2])
         count = min(per_picture, 1 + (max(thumb.shape[:2]) > 1.2 * square))
