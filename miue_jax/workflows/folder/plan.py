@@ -300,11 +300,11 @@ def _is_done(entry: Entry, output: pathlib.Path, kept: Record) -> bool:
 
 
 def _undecodable(entries: Sequence[Entry], *, progress: bool) -> list[tuple[str, str]]:
-    """Reads pictures as they will be read, and tells which are damaged."""
+    """Reads pictures to their ends, and tells which are damaged."""
 
     def one(entry: Entry) -> tuple[str, str] | None:
         try:
-            pictures.read(entry.path, kind=entry.header.format)
+            pictures.check(entry.path, kind=entry.header.format)
         except ValueError as error:
             return entry.name, reason_of(error, entry.path)
         return None

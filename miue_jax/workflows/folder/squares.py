@@ -121,7 +121,7 @@ def read(
 
     def one(entry: Entry) -> list[np.ndarray]:
         try:
-            thumb = thumbnail(pictures.read(path_of(entry)), size)
+            thumb = full_size.thumbnail(pictures.read_small(path_of(entry), size), size)
         except ValueError as error:
             if skipped is None:
                 raise
@@ -141,31 +141,3 @@ def read(
         labels += [-1 if entry.label is None else entry.label] * len(found)
     stacked = np.stack(images) if images else np.zeros((0, size, size, 3), np.uint8)
     return Squares(stacked, np.array(labels, np.int32))
-
-
-def thumbnail(picture: pictures.Picture, size: int) -> np.ndarray:
-    """The thumbnail of a picture, upright, see `full_size.thumbnail`.
-
-    Args:
-      picture: the picture.
-      size: of the shorter side.
-
-    Returns:
-      (h, w, 3) uint8.
-
-    Raises:
-      ValueError: if a side has fewer than 16 pixels.
-
-    Example:
-      >>> import pathlib, tempfile
-      >>> from PIL import Image
-      >>> from miue_jax import pictures
-      >>> from miue_jax.workflows.folder import squares
-      >>> with tempfile.TemporaryDirectory() as folder:
-      ...     path = pathlib.Path(folder, "a.png")
-      ...     Image.new("L", (64, 48)).save(path)
-      ...     squares.thumbnail(pictures.read(path), 32).shape
-      (32, 43, 3)
-    """
-    pixels = pictures.upright(picture.pixels, picture.orientation)
-    return full_size.thumbnail(np.ascontiguousarray(pixels), size)
