@@ -197,8 +197,8 @@ def _hold_band(
     used = np.full(down * across, margin)
     if not bad.size:
         return aimed, got, used
-    places = [(slice(0, height), None)]
-    edges = _Edges(height, width, places).only(bad)
+    whole: list[_Place] = [(slice(0, height), None)]
+    edges = _Edges(height, width, whole).only(bad)
     original, change, tried, coded = (
         _blocks(x, slice(0, height), None, bad) for x in (pixels, wanted, aimed, got)
     )
