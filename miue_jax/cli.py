@@ -123,6 +123,11 @@ def _protect(arguments: Sequence[str]) -> None:
         prog=f"{PROG} protect",
         default=kind(**shallow(defaults), generator_settings=spec.config),
     )
+    if not given.workdir and pathlib.Path(given.data or "none").is_dir():
+        raise ValueError(
+            "OUT is missing for a folder of pictures (miue protect IN OUT), or "
+            "--workdir for a data set: name a directory for the run"
+        )
     workdir = directory_of(given.workdir)
     config = protect.ProtectConfig(
         data=source_of(given.data, given.data_options),

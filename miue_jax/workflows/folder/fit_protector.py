@@ -212,16 +212,14 @@ def _read_folder(
 ) -> tuple[squares.Squares, tuple[str, ...]]:
     found = pictures.scan(folder)
     protectable, left_out = plan.protectable(found)
-    if left_out and not (protectable and skip_unreadable):
-        raise ValueError(plan.refusal(folder, left_out, skipped=skip_unreadable))
     entries = squares.sample(protectable)
-    if not entries:
+    if not entries and not left_out:
         raise ValueError(f"{folder}: no pictures in it")
 
     def skipped(entry: pictures.Entry, error: ValueError) -> None:
         left_out.append((entry.name, plan.reason_of(error, entry.path)))
 
-    size = squares.working_size(entries, size)
+    size = squares.working_size(entries, size) if entries else size
     seen = squares.read(entries, size, skipped=skipped)
     left_out.sort()
     if left_out and not (len(seen.images) and skip_unreadable):

@@ -255,6 +255,11 @@ def run(
         left_out = sorted([*left_out, *failed, *((x, why) for x in todo.hidden)])
         for name, reason in left_out:
             _LOGGER.warning("not protected: %s", one_line(f"{name}: {reason}", 500))
+        for name, target in sorted(todo.gone):
+            _LOGGER.warning(
+                "left as it is: %s",
+                one_line(f"{output / target}: {name} is no longer in {source}", 500),
+            )
         shown = [x for x in entries if x.name not in dict(failed)]
         if not shown:
             raise ValueError(plan.refusal(source, left_out, skipped=True))
