@@ -18,6 +18,8 @@ _COLORS = {"base": "tab:blue", "redraw_visit": "tab:orange"}
 _MARKERS = {0: "o", 1: "s"}
 _CHANGES = {
     "base": "mi_ue/robust",
+    "base_again": "the same, rounded otherwise",
+    "epochs_30": "30 epochs",
     "batch_mixed": "30 % similarity",
     "paired_mixed": "50 % paired similarity",
     "views_robust_visit": "all views, once a visit",
