@@ -1,11 +1,11 @@
 """Peak memory of `miue protect` on data of two sizes, beside another checkout.
 
-    python experiments/memory.py --base ../before --json results/memory_cpu.json
+    python experiments/memory.py --base ../before --model linear --width None \
+        --storages int8 --stream --json results/memory_cpu.json
 
-The result on one core of an Intel Xeon is results/memory_cpu.json, with a linear
-surrogate and int8: 0.42 of the memory before for 50,000 images of 32x32 (0.22 without
-what an empty run takes), 0.37 for 5,000 of 128x128. It takes about ten minutes of a
-core.
+The result on one core is results/memory_cpu.json: with int8 0.43 of the memory before
+for 50,000 images of 32x32 and 0.35 for 5,000 of 128x128, with --stream 0.36 and 0.24.
+It takes about ten minutes of a core.
 
 Makes random images with ten balanced classes, 50,000 of 32x32 pixels and 5,000 of
 128x128 (an ``.npz`` file each), and protects them in one pass by `mi_ue/interleaved`

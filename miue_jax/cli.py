@@ -126,6 +126,11 @@ def _protect(arguments: Sequence[str]) -> None:
         prog=f"{PROG} protect",
         default=kind(**shallow(defaults), generator_settings=spec.config),
     )
+    if not given.workdir and pathlib.Path(given.data or "none").is_dir():
+        raise ValueError(
+            "OUT is missing for a folder of pictures (miue protect IN OUT), or "
+            "--workdir for a data set: name a directory for the run"
+        )
     workdir = directory_of(given.workdir)
     config = protect.ProtectConfig(
         data=source_of(given.data, given.data_options),
@@ -266,6 +271,7 @@ class _FitProtector:
       output: the .safetensors file to write; OUTPUT.fit holds what a stopped fit needs.
       data_options: of a data set.
       any_pictures: fit it for any pictures rather than for the classes of these.
+      skip_unreadable: go on where pictures of a folder cannot be read, and name them.
       strength: largest change of a channel, in gray levels.
       size: pixels of the shorter side at which it sees pictures.
       num_codes: kinds of perturbation.
@@ -276,6 +282,7 @@ class _FitProtector:
     output: str
     data_options: Annotated[Data, arg(name="data")] = TRAIN
     any_pictures: bool = False
+    skip_unreadable: bool = False
     strength: int = 8
     size: int = 96
     num_codes: int = 32
@@ -298,6 +305,7 @@ def _fit_protector(arguments: Sequence[str]) -> None:
         given.output,
         config=given.fit_settings,
         any_pictures=given.any_pictures,
+        skip_unreadable=given.skip_unreadable,
         strength=given.strength,
         size=given.size,
         num_codes=given.num_codes,

@@ -1,9 +1,9 @@
 """Directives that show committed results, made when the site is built.
 
 `results-table FILE` renders results/FILE, and `faults-table FILE` the counts of the
-fault suite; the plots of results/matrix_cpu.json, measure.json and robust_cpu.json are
-drawn into the build folder; `our-figures KIND NAME` shows the accuracies of one
-generator or one defense in the matrix.
+fault suite; the plots of results/matrix_cpu.json, measure.json, robust_cpu.json and
+robust_information.json are drawn into the build folder; `our-figures KIND NAME` shows
+the accuracies of one generator or one defense in the matrix.
 """
 
 import pathlib
@@ -123,6 +123,8 @@ def _draw(app: Any) -> None:
     robust = run_directory.read_json(RESULTS / "robust_cpu.json", own=False)
     robust_plots.draw(folder, robust)
     robust_plots.draw_changes(folder, robust)
+    measured = run_directory.read_json(RESULTS / "robust_information.json", own=False)
+    robust_plots.draw_information(folder, measured)
 
 
 def setup(app: Any) -> dict[str, bool]:

@@ -1,9 +1,11 @@
-"""The plot of results/robust_cpu.json, on the page of the views."""
+"""Plots of robust_cpu.json and robust_information.json, on the page of the views."""
 
 import pathlib
 from typing import Any
 
 from matplotlib import pyplot
+
+from miue_jax.workflows.measure import summary
 
 _COLUMNS = {
     "none": "none",
@@ -16,9 +18,27 @@ _COLORS = {"base": "tab:blue", "redraw_visit": "tab:orange"}
 _MARKERS = {0: "o", 1: "s"}
 _CHANGES = {
     "base": "mi_ue/robust",
+    "base_again": "the same, rounded otherwise",
+    "epochs_30": "30 epochs",
     "batch_mixed": "30 % similarity",
     "paired_mixed": "50 % paired similarity",
     "views_robust_visit": "all views, once a visit",
+}
+_GENERATORS = {
+    "clean": ("clean", "tab:gray"),
+    "error_minimizing_interleaved": ("EM", "tab:orange"),
+    "mi_ue_interleaved": ("MI-UE", "tab:green"),
+    "mi_ue_robust": ("mi_ue/robust", "tab:blue"),
+}
+_DEFENSES = {
+    "none": ("none", "o"),
+    "jpeg-10": ("JPEG 10", "s"),
+    "jpeg-50": ("JPEG 50", "^"),
+    "grayscale": ("gray", "D"),
+}
+_MEASURES = {
+    "ksg_conditional_pca": "KSG within classes",
+    "within_classes": "bound within classes, W",
 }
 _CHANGE_COLORS = {"none": "tab:green", "jpeg_50": "tab:purple", "jpeg_10": "tab:red"}
 
@@ -106,4 +126,41 @@ def draw_changes(folder: pathlib.Path, results: dict[str, Any]) -> None:
     axes.grid(axis="x", alpha=0.3)
     axes.legend(fontsize=8, loc="upper right")
     figure.savefig(folder / "robust_changes.png", dpi=150)
+    pyplot.close(figure)
+
+
+def draw_information(folder: pathlib.Path, results: dict[str, Any]) -> None:
+    """Draws the information between compressed images against accuracy behind that.
+
+    Args:
+      folder: of the PNG file.
+      results: of the measurement.
+    """
+    rho = {entry["measure"]: entry["spearman"] for entry in results["correlations"]}
+    figure, panels = pyplot.subplots(
+        1, len(_MEASURES), figsize=(9, 3.8), sharey=True, layout="constrained"
+    )
+    for panel, (measure, title) in zip(panels, _MEASURES.items(), strict=True):
+        for entry in results["entries"]:
+            generator = entry["generator"]
+            defense = entry["victim"].removeprefix(f"{generator}-")
+            panel.plot(
+                summary.measures(entry)[measure],
+                100 * entry["accuracy"],
+                marker=_DEFENSES[defense][1],
+                color=_GENERATORS[generator][1],
+                linestyle="none",
+                alpha=0.8,
+            )
+        panel.set_title(f"{title}\nSpearman {rho[measure]:.2f}", fontsize=10)
+        panel.set_xlabel("nats")
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("accuracy of the victim on clean images, %")
+    for name, color in _GENERATORS.values():
+        panels[0].plot([], [], "o", color=color, label=name)
+    for name, marker in _DEFENSES.values():
+        panels[1].plot([], [], marker, color="black", label=name)
+    for panel in panels:
+        panel.legend(fontsize=8, loc="upper left")
+    figure.savefig(folder / "robust_information.png", dpi=150)
     pyplot.close(figure)

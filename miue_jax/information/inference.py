@@ -13,7 +13,7 @@ disjoint parts are independent.
 import functools
 import numbers
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ import numpy as np
 from jax.scipy.special import ndtri
 from jax.typing import ArrayLike
 
-from miue_jax._checks import shown
+from miue_jax._checks import check_flag, shown
 from miue_jax.information._core import (
     check_counts,
     check_key,
@@ -32,6 +32,7 @@ from miue_jax.information.permutation import (
     Estimator,
     PermutationTest,
     check_estimate,
+    check_known,
     check_scalar,
     permutation_test,
 )
@@ -112,6 +113,7 @@ def subsample_interval(
     num_parts: Sequence[int] = (2, 5, 10),
     num_splits: int = 4,
     level: float = 0.95,
+    compiled: bool = True,
 ) -> SubsampleInterval:
     r"""Interval from the variance of estimates on disjoint parts of the samples.
 
@@ -139,6 +141,8 @@ def subsample_interval(
       num_parts: distinct numbers of parts, each from 2 to N / 2.
       num_splits: random splits for each number of parts.
       level: confidence level of the interval, between 0 and 1.
+      compiled: whether the estimator is compiled, once for each size of parts. If not,
+        it is called with NumPy arrays, one part after the other, on the same parts.
 
     Returns:
       The interval.
@@ -167,9 +171,16 @@ def subsample_interval(
     """
     if not (isinstance(level, numbers.Real) and 0 < level < 1):
         raise ValueError(f"level is {shown(level)}; it must be between 0 and 1")
-    x, y, parts = _check_parts(key, estimator, x, y, num_parts, num_splits)
+    check_flag("compiled", compiled)
+    x, y, parts = _check_parts(
+        key, estimator, x, y, num_parts, num_splits, compiled=compiled
+    )
     covered = jnp.asarray(level, x.dtype)
-    found = _subsample_interval(key, x, y, covered, estimator, parts, num_splits)
+    if compiled:
+        found = _subsample_interval(key, x, y, covered, estimator, parts, num_splits)
+    else:
+        estimates = _called_on_parts(key, estimator, x, y, parts, num_splits)
+        found = _interval_of(estimates, covered, parts, len(x))
     _check_estimates(found)
     return found
 
@@ -240,7 +251,15 @@ def _subsample_interval(
     parts: tuple[int, ...],
     num_splits: int,
 ) -> SubsampleInterval:
-    found = _estimate_on_parts(key, estimator, x, y, parts, num_splits)
+    estimates = _estimate_on_parts(key, estimator, x, y, parts, num_splits)
+    return _interval_of(estimates, level, parts, len(x))
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _interval_of(
+    estimates: list[jax.Array], level: jax.Array, parts: tuple[int, ...], total: int
+) -> SubsampleInterval:
+    found = _summarized(estimates, parts, total)
     standard_error = jnp.sqrt(found.variance)
     margin = ndtri((1 + level) / 2) * standard_error
     bias = found.value - jnp.mean(found.intercepts)
@@ -266,7 +285,8 @@ def _extrapolate(
     parts: tuple[int, ...],
     num_splits: int,
 ) -> Extrapolation:
-    found = _estimate_on_parts(key, estimator, x, y, parts, num_splits)
+    estimates = _estimate_on_parts(key, estimator, x, y, parts, num_splits)
+    found = _summarized(estimates, parts, len(x))
     # The lines of all splits share the sampling error of the samples, whose variance
     # the parts estimate; the spread over splits is what random parts add.
     spread = jnp.var(found.intercepts, ddof=1) / num_splits
@@ -296,30 +316,69 @@ def _estimate_on_parts(
     y: jax.Array,
     parts: tuple[int, ...],
     num_splits: int,
-) -> _PartEstimates:
+) -> list[jax.Array]:
     """Estimates on disjoint parts, several random splits for each number of parts.
 
     Samples beyond equal parts are left out.
+
+    Returns:
+      () on all samples; (splits, count) for each number of parts.
     """
 
     def on_part(indices: jax.Array) -> jax.Array:
         return estimator(x[indices], y[indices])
 
-    value = estimator(x, y)
-    keys = jax.random.split(key, num_splits)
-    orders = jax.vmap(lambda key: jax.random.permutation(key, len(x)))(keys)
-    means, variances = [jnp.broadcast_to(value, num_splits)], []
+    orders = _orders(key, len(x), num_splits)
+    found = [estimator(x, y)]
     for count in parts:
-        size = len(x) // count
-        used = orders[:, : count * size].reshape(num_splits * count, size)
-        estimates = jax.lax.map(on_part, used).reshape(num_splits, count)
-        means.append(jnp.mean(estimates, axis=1))
+        estimates = jax.lax.map(on_part, _cut(orders, count))
+        found.append(estimates.reshape(num_splits, count))
+    return found
+
+
+def _called_on_parts(
+    key: jax.Array,
+    estimator: Estimator,
+    x: jax.Array,
+    y: jax.Array,
+    parts: tuple[int, ...],
+    num_splits: int,
+) -> list[jax.Array]:
+    """The same, by calls with NumPy arrays."""
+    first, second = np.asarray(x), np.asarray(y)
+    orders = np.asarray(_orders(key, len(x), num_splits))
+    found = [np.asarray(estimator(first, second))]
+    for count in parts:
+        estimates = [estimator(first[i], second[i]) for i in _cut(orders, count)]
+        found.append(np.reshape(estimates, (num_splits, count)))
+    return [jnp.asarray(each, x.dtype) for each in found]
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _orders(key: jax.Array, size: int, num_splits: int) -> jax.Array:
+    keys = jax.random.split(key, num_splits)
+    return jax.vmap(lambda key: jax.random.permutation(key, size))(keys)
+
+
+def _cut(orders: Any, count: int) -> Any:
+    """Indices of each part, (splits * count, size of a part)."""
+    size = orders.shape[1] // count
+    return orders[:, : count * size].reshape(len(orders) * count, size)
+
+
+def _summarized(
+    estimates: list[jax.Array], parts: tuple[int, ...], total: int
+) -> _PartEstimates:
+    value, *on_parts = estimates
+    means, variances = [jnp.broadcast_to(value, len(on_parts[0]))], []
+    for count, each in zip(parts, on_parts, strict=True):
+        means.append(jnp.mean(each, axis=1))
         # The variance of an estimate on 1 / count of the samples, over count.
-        variances.append(jnp.mean(jnp.var(estimates, axis=1, ddof=1)) / count)
+        variances.append(jnp.mean(jnp.var(each, axis=1, ddof=1)) / count)
     freedom = np.asarray(parts) - 1
     weights = jnp.asarray(freedom / freedom.sum(), value.dtype)
-    sizes = np.array([len(x), *(len(x) // count for count in parts)])
-    design = np.stack([np.ones(len(sizes)), len(x) / sizes], axis=1)
+    sizes = np.array([total, *(total // count for count in parts)])
+    design = np.stack([np.ones(len(sizes)), total / sizes], axis=1)
     intercept, slope = jnp.asarray(np.linalg.pinv(design), value.dtype)
     by_split = jnp.stack(means, axis=1)
     return _PartEstimates(
@@ -329,7 +388,7 @@ def _estimate_on_parts(
         sizes=jnp.asarray(sizes, value.dtype),
         means=jnp.mean(by_split, axis=0),
         intercepts=by_split @ intercept,
-        slope=len(x) * jnp.mean(by_split @ slope),
+        slope=total * jnp.mean(by_split @ slope),
     )
 
 
@@ -349,6 +408,8 @@ def _check_parts(
     y: ArrayLike,
     num_parts: Sequence[int],
     num_splits: int,
+    *,
+    compiled: bool = True,
 ) -> tuple[jax.Array, jax.Array, tuple[int, ...]]:
     check_key(key)
     x, y = check_pair(x, y)
@@ -365,5 +426,8 @@ def _check_parts(
             f"{len(x) // 2}"
         )
     check_counts(num_splits=num_splits)
-    check_scalar(estimator, x[: len(x) // parts[-1]], y[: len(y) // parts[-1]])
+    if compiled:
+        check_scalar(estimator, x[: len(x) // parts[-1]], y[: len(y) // parts[-1]])
+    else:
+        check_known(estimator, x, y)
     return x, y, parts

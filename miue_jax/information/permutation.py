@@ -3,7 +3,7 @@
 import functools
 import warnings
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from miue_jax._arguments import check_callable
+from miue_jax._checks import check_flag
 from miue_jax.information._core import (
     check_counts,
     check_key,
@@ -19,7 +20,8 @@ from miue_jax.information._core import (
     is_traced,
 )
 
-Estimator = Callable[[jax.Array, jax.Array], jax.Array]
+# Arrays are of JAX where it is compiled, and of NumPy where it is not.
+Estimator = Callable[[Any, Any], Any]
 
 
 class PermutationTest(NamedTuple):
@@ -50,6 +52,7 @@ def permutation_test(
     num_permutations: int = 199,
     labels: ArrayLike | None = None,
     batch_size: int | None = None,
+    compiled: bool = True,
 ) -> PermutationTest:
     r"""Tests independence by estimates on permuted samples.
 
@@ -79,6 +82,8 @@ def permutation_test(
         test. Traced negative labels give NaN.
       batch_size: permutations computed at once, for estimators that leave a device
         idle; None for one after the other.
+      compiled: whether the estimator is compiled. If not, it is called with NumPy
+        arrays, once for each permutation, with the same permutations.
 
     Returns:
       The test. Under `jax.jit`, where nothing can be refused, an estimate that is NaN
@@ -120,10 +125,21 @@ def permutation_test(
     else:
         classes = check_labels(labels, len(x))
         _check_members(classes)
-    check_scalar(estimator, x, y)
-    test = _permutation_test(
-        key, x, y, classes, estimator, num_permutations, batch_size
-    )
+    check_flag("compiled", compiled)
+    if compiled:
+        check_scalar(estimator, x, y)
+        test = _permutation_test(
+            key, x, y, classes, estimator, num_permutations, batch_size
+        )
+    else:
+        check_known(estimator, x, y, classes)
+        first, second = np.asarray(x), np.asarray(y)
+        orders = np.asarray(_orders(key, classes, num_permutations))
+        null = [estimator(first, second[order]) for order in orders]
+        estimates = (
+            np.asarray(each, x.dtype) for each in (estimator(first, second), null)
+        )
+        test = _tested(*map(jnp.asarray, estimates))
     if not is_traced(test.value):
         check_estimate(test.value, f"the {len(x)} samples", finite=False)
         lost = int(jnp.sum(jnp.isnan(test.null)))
@@ -149,6 +165,15 @@ def check_scalar(estimator: Estimator, x: jax.Array, y: jax.Array) -> None:
         )
 
 
+def check_known(estimator: Estimator, *samples: jax.Array) -> None:
+    """Raises a ValueError for what cannot be called without being compiled."""
+    check_callable("estimator", estimator)
+    if is_traced(*samples):
+        raise ValueError(
+            "compiled is False, which needs samples that are known (not traced)"
+        )
+
+
 def check_estimate(value: jax.Array, what: str, *, finite: bool) -> None:
     """Raises a ValueError for a known estimate that is NaN, or not finite."""
     if bool(jnp.isnan(value)) or (finite and not bool(jnp.isfinite(value))):
@@ -168,20 +193,32 @@ def _permutation_test(
     num_permutations: int,
     batch_size: int | None,
 ) -> PermutationTest:
-    by_class = jnp.argsort(classes)
-
-    def permuted(key: jax.Array) -> jax.Array:
-        # Both orders list the classes one after the other; the second shuffles each.
-        shuffled = jax.random.permutation(key, len(x))
-        shuffled = shuffled[jnp.argsort(classes[shuffled])]
-        order = jnp.zeros_like(by_class).at[by_class].set(shuffled)
-        return estimator(x, y[order])
-
     value = jnp.where(jnp.all(classes >= 0), estimator(x, y), jnp.nan)
     keys = jax.random.split(key, num_permutations)
-    null = jax.lax.map(permuted, keys, batch_size=batch_size)
+    null = jax.lax.map(
+        lambda key: estimator(x, y[_order(key, classes)]), keys, batch_size=batch_size
+    )
+    return _tested(value, null)
+
+
+def _order(key: jax.Array, classes: jax.Array) -> jax.Array:
+    """A permutation within classes."""
+    by_class = jnp.argsort(classes)
+    # Both orders list the classes one after the other; the second shuffles each.
+    shuffled = jax.random.permutation(key, len(classes))
+    shuffled = shuffled[jnp.argsort(classes[shuffled])]
+    return jnp.zeros_like(by_class).at[by_class].set(shuffled)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _orders(key: jax.Array, classes: jax.Array, count: int) -> jax.Array:
+    return jax.lax.map(lambda key: _order(key, classes), jax.random.split(key, count))
+
+
+@jax.jit
+def _tested(value: jax.Array, null: jax.Array) -> PermutationTest:
     exceed = jnp.sum(~(null < value))  # not `>=`: NaN exceeds
-    p_value = (1 + exceed) / jnp.asarray(1 + num_permutations, null.dtype)
+    p_value = (1 + exceed) / jnp.asarray(1 + len(null), null.dtype)
     return PermutationTest(value, jnp.where(jnp.isnan(value), value, p_value), null)
 
 

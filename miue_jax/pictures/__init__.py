@@ -5,7 +5,15 @@ writes a changed picture so that the file, decoded again, keeps the budget; `sca
 the pictures of a folder and leaves out nothing that looks like one unsaid.
 """
 
-from miue_jax.pictures.picture import Header, Picture, read, read_header, upright
+from miue_jax.pictures.picture import (
+    Header,
+    Picture,
+    check,
+    read,
+    read_header,
+    read_small,
+    upright,
+)
 from miue_jax.pictures.scan import Entry, Scan, Unreadable, scan
 from miue_jax.pictures.write import Audit, write
 
@@ -16,8 +24,10 @@ __all__ = [
     "Picture",
     "Scan",
     "Unreadable",
+    "check",
     "read",
     "read_header",
+    "read_small",
     "scan",
     "upright",
     "write",

@@ -40,8 +40,8 @@ _PROBE = 256
 # They need much more memory than others: bytes per pixel. WebP without loss does not.
 _HUNGRY = 60
 _LARGE = 8_000_000
-# Rows that are compared at once.
-_PIXELS = 2**18
+# Pixels that are compared at once: they fit into the cache of a processor.
+_PIXELS = 2**14
 
 
 class Audit(NamedTuple):
@@ -375,7 +375,8 @@ def _measure(
         after = np.broadcast_to(after, before.shape)
     largest, squares, kept, energy = 0, 0.0, 0.0, 0.0
     for rows in _bands(before):
-        got = after[rows].astype(np.int16) - before[rows]
+        got = after[rows].astype(np.int16)
+        got -= before[rows]
         if original.alpha is not None and not lossless:
             # Encoders with loss write what they like where nobody sees it.
             got *= original.alpha[rows][..., None] > 0

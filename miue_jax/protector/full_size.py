@@ -14,7 +14,8 @@ SMALLEST = 16
 # Small pictures have sides of a multiple of it, and long sides are padded to four
 # times as much, so that there are few programs to compile.
 _STEP = 8
-_PIXELS = 2**18
+# Values of the enlarged perturbation that are made at once: they fit into a cache.
+_VALUES = 2**17
 
 
 def thumbnail(pixels: np.ndarray, size: int) -> np.ndarray:
@@ -150,34 +151,34 @@ def lay(pixels: np.ndarray, delta: Delta, *, size: int) -> np.ndarray:
     if pixels.shape[-1] == 1:
         small = small.mean(-1, keepdims=True)
     result = np.empty_like(pixels)
-    columns = _linear(width, pixels.shape[1])
+    before, share = _linear(width, pixels.shape[1])
+    low = small[:, before]
+    wide = low + share[:, None] * (small[:, before + 1] - low)
+    before, share = _linear(height, pixels.shape[0])
     for rows in _bands(pixels):
-        down = _linear(height, pixels.shape[0], rows)
-        band = _between(_between(small, *down, axis=0), *columns, axis=1)
-        result[rows] = np.clip(np.rint(pixels[rows] + band), 0, 255)
+        first = int(before[rows][0])
+        # As a product of matrices, each band is made in one go.
+        near = wide[first : int(before[rows][-1]) + 2]
+        places, shares = before[rows] - first, share[rows]
+        weights = np.zeros((len(places), len(near)), np.float32)
+        weights[np.arange(len(places)), places] = 1 - shares
+        weights[np.arange(len(places)), places + 1] = shares
+        band = (weights @ near.reshape(len(near), -1)).reshape(pixels[rows].shape)
+        band += pixels[rows]
+        np.rint(band, out=band)
+        result[rows] = band.clip(0, 255, out=band)
     return result
 
 
-def _linear(
-    small: int, large: int, rows: slice | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def _linear(small: int, large: int) -> tuple[np.ndarray, np.ndarray]:
     """Where each large pixel lies among the small ones: the one before, and a share."""
-    places = np.arange(large)[rows or slice(None)]
+    places = np.arange(large)
     centers = np.clip((places + 0.5) * small / large - 0.5, 0, small - 1)
-    before = np.minimum(centers.astype(int), max(0, small - 2))
+    before = np.minimum(centers.astype(int), small - 2)
     return before, (centers - before).astype(np.float32)
 
 
-def _between(
-    values: np.ndarray, before: np.ndarray, share: np.ndarray, *, axis: int
-) -> np.ndarray:
-    after = np.minimum(before + 1, values.shape[axis] - 1)
-    share = share.reshape([-1 if k == axis else 1 for k in range(values.ndim)])
-    low = values.take(before, axis)
-    return low + share * (values.take(after, axis) - low)
-
-
 def _bands(pixels: np.ndarray) -> Iterator[slice]:
-    step = max(1, _PIXELS // pixels.shape[1])
+    step = max(1, _VALUES // pixels[0].size)
     for row in range(0, len(pixels), step):
         yield slice(row, min(row + step, len(pixels)))

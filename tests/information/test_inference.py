@@ -335,6 +335,46 @@ def test_subsampling_is_reproducible_and_jitted(function):
     assert result.standard_error != other.standard_error
 
 
+def _information(x, y):
+    xp = np if isinstance(x, np.ndarray) else jnp
+    return -0.5 * xp.log(1 - xp.corrcoef(x[:, 0], y[:, 0])[0, 1] ** 2)
+
+
+def test_what_is_not_compiled_sees_the_same_parts_and_permutations():
+    key = jax.random.key(3)
+    x, y = normal_pairs(key, 203)
+    labels = np.arange(203) % 3
+    calls = []
+
+    def estimator(x, y):
+        calls.append((type(x), type(y)))
+        return _information(x, y)
+
+    for options, each in (
+        ({"num_parts": (2, 5)}, subsample_interval),
+        ({"num_permutations": 19}, permutation_test),
+        ({"num_permutations": 19, "labels": labels}, permutation_test),
+    ):
+        want = each(key, _information, x, y, **options)
+        found = each(key, estimator, x, y, compiled=False, **options)
+        for one, other in zip(found, want, strict=True):
+            np.testing.assert_allclose(one, other, rtol=2e-4, atol=2e-6)
+    assert set(calls) == {(np.ndarray, np.ndarray)}
+    assert len(calls) == 1 + 4 * (2 + 5) + 2 * (1 + 19)
+
+
+@pytest.mark.parametrize("function", [subsample_interval, permutation_test])
+def test_what_is_not_compiled_needs_samples_that_are_known(function):
+    key = jax.random.key(0)
+    x, y = normal_pairs(key, 50)
+    with pytest.raises(ValueError, match="compiled is False, which needs samples"):
+        jax.jit(lambda x: function(key, _information, x, y, compiled=False))(x)
+    with pytest.raises(ValueError, match="compiled"):
+        function(key, _information, x, y, compiled="no")
+    with pytest.raises(ValueError, match="which nothing follows"):
+        function(key, lambda x, y: np.nan, x, y, compiled=False)
+
+
 def test_inference_in_float64():
     with jax.enable_x64(True):
         x, y = (np.asarray(a, np.float64) for a in normal_pairs(jax.random.key(0), 60))

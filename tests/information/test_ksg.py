@@ -1,5 +1,6 @@
 """Nearest neighbors: an oracle, closed forms, invariances, devices and bad input."""
 
+import importlib
 import re
 import warnings
 
@@ -16,6 +17,11 @@ from miue_jax.information.estimators.relations import DiscreteSamplesWarning
 from miue_jax.information.estimators.ross import ross
 from miue_jax.train.parallel import data_mesh
 
+# The package exports functions of the same names.
+ksg_module, ross_module = (
+    importlib.import_module(f"miue_jax.information.estimators.{name}")
+    for name in ("ksg", "ross")
+)
 SIZE, CLASSES = 600, 4
 prepared_distances = jax.jit(
     lambda samples: neighbors.squared_distances(
@@ -418,7 +424,7 @@ def test_ross_and_classes_count_ties():
     assert float(within.value) == pytest.approx(want, abs=1e-4)
 
 
-# The tree on the host -----------------------------------------------------------------
+# The host: a tree, or brute force -----------------------------------------------------
 
 
 def drawn(kind, size, dims):
@@ -445,7 +451,10 @@ KINDS = ["density", "rounded", "inflated", "doubled", "points", "constant"]
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dims", [(1, 1), (2, 2), (1, 3), (4, 3), (9, 2)])
 @pytest.mark.parametrize("variant", [1, 2])
-def test_the_tree_counts_as_brute_force_does(kind, dims, variant):
+@pytest.mark.parametrize("way", ["tree", "matrix"])
+def test_the_host_counts_as_the_device_does(kind, dims, variant, way, monkeypatch):
+    chosen = dict.fromkeys(range(10), 0) if way == "tree" else {}
+    monkeypatch.setattr(ksg_module, "_FEWEST", chosen)
     x, y = drawn(kind, 400, dims)
     options = {"variant": variant, "standardize": False, "neighbors": 4}
     found = ksg(x, y, backend="host", **options)
@@ -465,7 +474,10 @@ def test_the_tree_counts_as_brute_force_does(kind, dims, variant):
 
 @pytest.mark.parametrize("dims", [(1, 1), (2, 3)])
 @pytest.mark.parametrize("kind", ["density", "rounded"])
-def test_the_tree_in_float64(dims, kind):
+@pytest.mark.parametrize("way", ["tree", "matrix"])
+def test_the_host_in_float64(dims, kind, way, monkeypatch):
+    chosen = dict.fromkeys(range(10), 0) if way == "tree" else {}
+    monkeypatch.setattr(ksg_module, "_FEWEST", chosen)
     x, y = drawn(kind, 300, dims)
     with jax.enable_x64(True):
         found = ksg(x, y, backend="host", standardize=False)
@@ -499,6 +511,30 @@ def test_classes_on_the_host(variant):
     assert float(found.value) == pytest.approx(float(want.value), abs=1e-5)
 
 
+@pytest.mark.parametrize("width", [1e-1, 1e-3, 1e-4, 0])
+def test_tight_classes_on_the_host(width):
+    rng = np.random.default_rng(0)
+    labels = np.arange(600) % 6
+    x, y = 5 * rng.standard_normal((2, 6, 20))[:, labels]
+    x, y = (z + width * rng.standard_normal(z.shape) for z in (x, y))
+    found, want = (
+        ksg(x, y, backend=backend, standardize=False) for backend in ("host", "device")
+    )
+    assert float(found.value) == pytest.approx(float(want.value), abs=3e-3)
+    if width:
+        exact = brute_force(*(np.float32(z - z.mean(axis=0)) for z in (x, y)), 5)
+        assert float(found.value) == pytest.approx(exact, abs=3e-3)
+
+
+def test_the_value_alone_is_that_of_the_estimate():
+    x, y, labels = clusters(0.5, dim=3)
+    labels = np.asarray(labels, np.int32)
+    options = {"num_classes": CLASSES, "neighbors": 4}
+    found = ksg_module.value_on_host(x, y, labels, **options)
+    want = ksg_conditional(x, y, labels, backend="device", **options)
+    assert found == pytest.approx(float(want.value), abs=1e-5)
+
+
 def test_the_backend_is_chosen_by_size_and_dimension():
     on_host = lambda *z, **options: bool(ksg(*z, **options).diagnostics["on_host"])  # noqa: E731
     assert on_host(*correlated(size=1000))
@@ -517,6 +553,23 @@ def test_a_backend_that_cannot_be_had_is_refused():
         ksg(x, y, backend="host", mesh=data_mesh())
     with pytest.raises(ValueError, match="not traced"):
         jax.jit(lambda x: ksg(x, y, backend="host").value)(x)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dim", [1, 3, 12])
+def test_ross_on_the_host(kind, dim, monkeypatch):
+    x, _ = drawn(kind, 300, (dim, 1))
+    labels = (np.arange(300) % 4 == 0) + (np.arange(300) < 120).astype(int)
+    options = {"num_classes": 4, "standardize": False}
+    found = ross(x, labels, **options)
+    monkeypatch.setattr(ross_module, "_FEW", 0)
+    want = ross(x, labels, **options)
+    close = 1e-5 if dim <= 8 else 3e-3
+    assert float(found.value) == pytest.approx(float(want.value), abs=close)
+    assert found.value.dtype == want.value.dtype
+    assert found.diagnostics.keys() == want.diagnostics.keys()
+    for name, each in want.diagnostics.items():
+        assert float(found.diagnostics[name]) == pytest.approx(float(each), abs=1e-6)
 
 
 # Many tight classes ------------------------------------------------------------------

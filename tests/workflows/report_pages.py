@@ -65,7 +65,6 @@ def summary(audits=(), **changes) -> report.Summary:
         effort="standard",
         labels="Each folder is a class.",
         left_out=[],
-        copied=[],
         measured=None,
         not_measured="There are too few pictures to measure anything.",
         version="1.2.3",

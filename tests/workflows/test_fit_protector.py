@@ -147,18 +147,58 @@ def test_the_command(miue, tmp_path, monkeypatch, pictures, fits):
 
 def test_pictures_that_cannot_be_read_are_named(tmp_path, pictures):
     (pictures / "cats" / "d.png").write_bytes(b"none")
-    with pytest.raises(ValueError, match=r"1 file cannot be read: cats/d.png: not a"):
+    message = r"1 file cannot be protected: cats/d.png: not a .* --skip-unreadable"
+    with pytest.raises(ValueError, match=message):
         fit_protector(pictures, tmp_path / "mine", config=CONFIG)
     (pictures / "cats" / "d.png").unlink()
     folders.photo(pictures / "cats" / "e.png", size=(15, 40))
     with pytest.raises(ValueError, match=r"cats/e.png: is 15x40: only pictures of"):
         fit_protector(pictures, tmp_path / "mine", config=CONFIG)
     (pictures / "cats" / "e.png").unlink()
-    path = pictures / "dogs" / "b.jpg"
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(ValueError, match=r"dogs/b.jpg: not a readable picture"):
+    _halve(pictures / "dogs" / "b.jpg")
+    message = r"dogs/b.jpg: not a readable picture .* --skip-unreadable"
+    with pytest.raises(ValueError, match=message):
         fit_protector(pictures, tmp_path / "mine", config=CONFIG)
     assert os.listdir(tmp_path) == ["in"]
+
+
+def _halve(path: pathlib.Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_unreadable_pictures_are_skipped_and_named(
+    miue, tmp_path, monkeypatch, pictures, fits
+):
+    monkeypatch.chdir(tmp_path)
+    folders.photo(pictures / "dogs" / "e.jpg", seed=3)
+    fit_protector(pictures, tmp_path / "without", config=CONFIG, size=32)
+    (pictures / "cats" / "d.png").write_bytes(b"none")
+    folders.photo(pictures / "cats" / "e.png", size=(15, 40))
+    folders.photo(pictures / "dogs" / "f.jpg", seed=4)
+    _halve(pictures / "dogs" / "f.jpg")
+    command = ("fit-protector", "in", "--output=mine", "--skip-unreadable", *_FAST)
+    status, output, errors = miue(*command)
+    assert status == 0
+    for line, start in zip(
+        errors.splitlines(),
+        (
+            "cats/d.png: not a readable",
+            "cats/e.png: is 15x40",
+            "dogs/f.jpg: not a readable",
+        ),
+        strict=True,
+    ):
+        assert line.startswith(f"miue fit-protector: left out: {start}")
+    # As if they were not there.
+    assert "fitted on 8 squares" in output
+    for one, other in zip(fits[0][1:], fits[1][1:], strict=True):
+        assert np.array_equal(one, other)
+    for path in sorted(pictures.rglob("*.*")):
+        path.write_bytes(b"none")
+    status, output, errors = miue(*command)
+    assert (status, output) == (2, "")
+    assert "7 files cannot be protected: cats/a.png" in errors
+    assert "there are no others" in errors
 
 
 def test_a_folder_of_somebody_else_is_not_removed(tmp_path, pictures):

@@ -60,19 +60,23 @@ def _content(root: pathlib.Path) -> dict[str, bytes | None]:
         ("empty", "out", "empty: no pictures in it"),
         ("texts", "out", "texts: no pictures in it"),
         ("texts/a.txt", "out", "no pictures in it"),
-        ("in", "in", "must not be or lie in the output (in)"),
-        ("in", "in/", "must not be or lie in"),
-        ("in", "./in/../in", "must not be or lie in"),
-        ("in", "link", "must not be or lie in"),
-        ("link", "in", "must not be or lie in"),
-        ("in", "in/out", "the output must not be or lie in the pictures (in)"),
-        ("in", "link/out", "the output must not be or lie in the pictures (in)"),
-        ("in", ".", "the pictures must not be or lie in the output (.)"),
-        ("in/a.png", "in", "the pictures must not be or lie in the output"),
-        ("in/a.png", "in/a.png", "must not be or lie in"),
+        ("in", "in", "the pictures must not be the output (in): choose another"),
+        ("in", "in/", "must not be the output"),
+        ("in", "./in/../in", "must not be the output"),
+        ("in", "link", "must not be the output"),
+        ("link", "in", "must not be the output"),
+        ("in", "in/out", "the output must not lie in the pictures (in)"),
+        ("in", "link/out", "the output must not lie in the pictures (in)"),
+        ("in", ".", "the pictures must not lie in the output (.)"),
+        ("in/a.png", "in", "the pictures must not lie in the output"),
+        ("in/a.png", "in/a.png", "must not be the output"),
         ("in", "mine.safetensors", "exists and is not a folder"),
         ("in", "mine.safetensors/out", "mine.safetensors is not a folder"),
-        ("in", "texts", "texts: is not empty, and no earlier run wrote into it"),
+        (
+            *("in", "texts"),
+            "texts: is not empty, and no earlier run wrote into it (there is no record "
+            "in texts.miue); choose another",
+        ),
         ("in", "/proc/out", "/proc"),
     ],
 )
@@ -89,7 +93,7 @@ def test_places_that_cannot_be_used(protect, site, source, output, message):
 @pytest.mark.parametrize("name", ["out", "out/run", "in/run", "in", "."])
 def test_a_work_folder_is_no_part_of_others(protect, site, name):
     before = _content(site)
-    _refused(protect("in", "out", f"--workdir={name}"), "must not be or lie in")
+    _refused(protect("in", "out", f"--workdir={name}"), "must not ")
     assert _content(site) == before
 
 
@@ -286,6 +290,40 @@ def test_with_skip_unreadable_all_are_named(protect, site):
         assert line.startswith(f"miue protect: not protected: {name}: {message}")
         assert name in page
     assert set(folders.files(site / "out")) == {"a.png", "b.jpg", run.REPORT}
+
+
+def test_what_must_not_be_published_is_said(protect, site):
+    status, output, _ = protect()
+    assert status == 0
+    assert output == (
+        "out: 2 pictures are protected, 2 of them new; see protection-report.html. "
+        "Publish neither that page, which shows the originals, nor out.miue, which "
+        "only a later run needs that adds pictures\n"
+    )
+    assert "nor kept, which" in protect("in", "other", "--workdir=kept")[1]
+
+
+def test_a_missing_output_is_said(miue, site):
+    status, output, errors = miue("protect", "in")
+    assert (status, output) == (2, "")
+    assert errors.startswith(
+        "miue protect: OUT is missing for a folder of pictures (miue protect IN OUT)"
+    )
+
+
+def test_pictures_that_are_gone_are_named_and_their_files_left(protect, site):
+    assert protect()[0] == 0
+    before = (site / "out" / "b.jpg").read_bytes()
+    (site / "in" / "b.jpg").unlink()
+    status, output, errors = protect()
+    assert status == 0
+    assert output.startswith("out: 1 picture is protected, 0 of them new")
+    assert errors == (
+        "miue protect: left as it is: out/b.jpg: b.jpg is no longer in in\n"
+    )
+    assert (site / "out" / "b.jpg").read_bytes() == before
+    (site / "out" / "b.jpg").unlink()
+    assert protect()[2] == ""
 
 
 def test_hidden_pictures_are_named(protect, site):

@@ -53,7 +53,6 @@ def url(tmp_path_factory):
     given = summary(
         [(p.name, p.audit) for p in pictures],
         left_out=files * 3,
-        copied=files,
         measured=MEASURED,
         not_measured=None,
         settings={name: name for name in HOSTILE},

@@ -43,7 +43,7 @@ from miue_jax.information._core import (
     where_finite,
     whole_digamma,
 )
-from miue_jax.information.estimators import neighbor_tree, relations
+from miue_jax.information.estimators import neighbor_matrix, neighbor_tree, relations
 from miue_jax.information.estimators import neighbors as nearest
 
 # Windows of classes are rounded up to multiples, so that similar sizes share a program.
@@ -103,9 +103,11 @@ def ksg(
         still tied is counted. Off by default.
       chunk_size: query rows at a time, per device.
       mesh: devices to split the query rows over, along all of its axes.
-      backend: "device" for brute force; "host" for a k-d tree, or sorting in one
-        dimension, which needs known samples and no mesh; "auto" for the host on the CPU
-        where it is faster: in few dimensions. The value is the same to rounding.
+      backend: "device" for brute force in a compiled program; "host" for a k-d tree,
+        sorting in one dimension, or brute force, whichever is fastest, with nothing
+        compiled, which needs known samples and no mesh; "auto" for the host on the CPU
+        where it has the faster way: in few dimensions. The value is the same to
+        rounding.
 
     Returns:
       The estimate, nats; no standard error (use subsampling, never the bootstrap, whose
@@ -250,7 +252,7 @@ def ksg_conditional(
     on_host = _on_host(backend, spaces, checked, mesh, num_classes)
     if on_host:
         options = num_classes, neighbors, variant
-        value, diagnostics = _from_tree(spaces, np.asarray(checked), *options)
+        value, diagnostics = _from_host(spaces, np.asarray(checked), *options)
     else:
         if is_traced(checked):
             order, span = jnp.argsort(checked, stable=True), len(first)
@@ -366,10 +368,43 @@ def _on_host(
     return on_cpu and len(labels) / num_classes >= _FEWEST.get(widest, np.inf)
 
 
-_held = jax.jit(nearest.hold_ties)
+def value_on_host(
+    x: np.ndarray,
+    y: np.ndarray,
+    labels: np.ndarray,
+    *,
+    num_classes: int,
+    neighbors: int,
+) -> float:
+    """The value of `ksg_conditional`, with nothing checked and nothing compiled.
+
+    For many estimates on samples of many sizes, each of which would be a program.
+
+    Args:
+      x: (N, dx) finite.
+      y: (N, dy) finite.
+      labels: (N,) integers in [0, num_classes), each class larger than `neighbors`.
+      num_classes: number of classes.
+      neighbors: k.
+
+    Returns:
+      Nats.
+    """
+    dtype = np.dtype(np.float32)
+    spaces = [
+        center_unrounded(
+            z, dtype, labels=labels, num_classes=num_classes, standardize=True
+        )
+        for z in (x, y)
+    ]
+    # Of unit variance: no value leaves the range of the type.
+    arrays = [np.asarray(z, dtype) for z in spaces]
+    largest = max(float(np.max(np.abs(z))) for z in arrays)
+    arrays = [z / (largest or 1) for z in arrays]
+    return _means(arrays, labels, num_classes, neighbors, 1)[0]
 
 
-def _from_tree(
+def _from_host(
     spaces: list[jax.Array],
     labels: np.ndarray,
     num_classes: int,
@@ -377,8 +412,24 @@ def _from_tree(
     variant: int,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     dtype = spaces[0].dtype
-    held = any(bool(_held(z)) for z in spaces)
     arrays = [np.asarray(z) for z in spaces]
+    value, shares = _means(arrays, labels, num_classes, neighbors, variant)
+    diagnostics = {k: jnp.asarray(v, dtype) for k, v in shares.items()}
+    diagnostics["undersized_fraction"] = jnp.zeros((), dtype)
+    return jnp.asarray(value, dtype), diagnostics
+
+
+def _means(
+    arrays: list[np.ndarray],
+    labels: np.ndarray,
+    num_classes: int,
+    neighbors: int,
+    variant: int,
+) -> tuple[float, dict[str, float]]:
+    """The estimate, and shares of samples, from neighbors found on the host."""
+    dtype = arrays[0].dtype
+    held = any(nearest.known_ties(z) for z in arrays)
+    widest = max(z.shape[1] for z in arrays)
     psi = whole_digamma(len(labels))
     terms = np.empty(len(labels))
     tied, degenerate = np.empty((2, len(labels)), bool)
@@ -387,9 +438,9 @@ def _from_tree(
         if not len(members):
             continue
         inside = [z[members] for z in arrays]
-        found = neighbor_tree.pairs(
-            inside, neighbors, variant=variant, held=held, dtype=dtype
-        )
+        few = len(members) < _FEWEST.get(widest, np.inf)
+        find = neighbor_matrix.pairs if few else neighbor_tree.pairs
+        found = find(inside, neighbors, variant=variant, held=held, dtype=dtype)
         tied[members], degenerate[members] = found.tied, found.radius == 0
         term = psi[found.within] + psi[len(members)]
         term -= psi[found.near[0]] + psi[found.near[1]]
@@ -397,9 +448,7 @@ def _from_tree(
             term -= np.where(found.radius == 0, 0, 1 / found.within)
         terms[members] = term
     shares = {"tie_fraction": tied, "degenerate_fraction": degenerate}
-    diagnostics = {k: jnp.asarray(np.mean(v), dtype) for k, v in shares.items()}
-    diagnostics["undersized_fraction"] = jnp.zeros((), dtype)
-    return jnp.asarray(np.mean(terms), dtype), diagnostics
+    return float(np.mean(terms)), {k: float(np.mean(v)) for k, v in shares.items()}
 
 
 def _warn(x: np.ndarray, y: np.ndarray, labels: np.ndarray, *, jittered: bool) -> None:

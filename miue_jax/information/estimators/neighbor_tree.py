@@ -54,7 +54,7 @@ def pairs(
       The counts.
     """
     spaces = [z.astype(np.float64) for z in spaces]
-    limits = _Limits(held, dtype)
+    limits = Limits(held, dtype)
     size = len(spaces[0])
     radius, within, nearest = np.empty(size), np.empty(size, int), np.empty(size)
     sides = np.empty((2, size))
@@ -86,16 +86,26 @@ def pairs(
     return Counts(radius, within, tuple(near), nearest <= limits.zero)
 
 
-class _Limits:
-    """Up to where distances are tied with a radius, see `neighbors.Ties`."""
+class Limits:
+    """Up to where distances are tied with a radius, see `neighbors.Ties`.
 
-    def __init__(self, held: bool, dtype: np.dtype) -> None:
+    Args:
+      held: whether the samples hold ties.
+      dtype: whose rounding decides.
+      wide: whether there are more dimensions than those in which coordinates are tied:
+        then their rounding, which may be what tells tight samples apart, does not
+        count.
+    """
+
+    def __init__(self, held: bool, dtype: np.dtype, *, wide: bool = False) -> None:
+        self.held = held
         self.eps = float(np.finfo(dtype).eps)
-        self.absolute = 8 * self.eps if held else 0.0
+        self.absolute = 8 * self.eps if held and not wide else 0.0
         # Distances whose squares the type does not have are 0.
         self.zero = float(np.sqrt(np.finfo(dtype).tiny))
 
     def above(self, radius: np.ndarray) -> np.ndarray:
+        """The largest distance that is tied."""
         return (radius + self.absolute) * (1 + 2 * self.eps)
 
     def below(self, radius: np.ndarray) -> np.ndarray:
@@ -105,7 +115,7 @@ class _Limits:
         return radius * (1 - 2 * self.eps)
 
 
-def _near(space: "_Space", radius: np.ndarray, limits: _Limits) -> np.ndarray:
+def _near(space: "_Space", radius: np.ndarray, limits: Limits) -> np.ndarray:
     # Each count includes the sample itself.
     nearer = np.maximum(space.count(limits.below(radius)), 1)
     if not limits.absolute:
@@ -114,7 +124,7 @@ def _near(space: "_Space", radius: np.ndarray, limits: _Limits) -> np.ndarray:
 
 
 def _candidates(
-    spaces: list[np.ndarray], k: int, limits: _Limits
+    spaces: list[np.ndarray], k: int, limits: Limits
 ) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
     """Rows, and their distances in X and in Y to all others that may be neighbors.
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
@@ -26,7 +27,7 @@ from jax.typing import ArrayLike
 from miue_jax._checks import shown
 from miue_jax.information._core import matmul
 
-_DIRECT = 8
+DIRECT = 8
 # Origins that cost little, and those that a hundred collapsed classes need.
 _ORIGINS = 32
 _MORE_ORIGINS = 256
@@ -82,7 +83,7 @@ def prepare(samples: jax.Array, count: int = _ORIGINS) -> Points:
     origins at most.
     """
     squared = jnp.sum(jnp.square(samples), axis=1)
-    if samples.shape[1] <= _DIRECT:
+    if samples.shape[1] <= DIRECT:
         return Points(samples, samples, squared, samples)
     origins, nearest = _spread(samples, squared, count)
     relative = samples - origins[nearest]
@@ -124,7 +125,7 @@ def squared_distances(
             return array
         return lax.dynamic_slice_in_dim(array, start, span)
 
-    if by_differences and points.samples.shape[1] > _DIRECT:
+    if by_differences and points.samples.shape[1] > DIRECT:
         targets = window(points.samples)
 
         def add(
@@ -138,7 +139,7 @@ def squared_distances(
         return lax.scan(add, start, (points.samples[rows].T, targets.T))[0]
     targets, squared = window(points.targets), window(points.squared)
     queries = points.queries[rows]
-    if queries.shape[1] <= _DIRECT:
+    if queries.shape[1] <= DIRECT:
         pairs = zip(queries.T, targets.T, strict=True)
         return functools.reduce(jnp.add, [jnp.square(q[:, None] - t) for q, t in pairs])
     total = points.squared[rows][:, None] + squared
@@ -158,7 +159,7 @@ def unresolved(points: Points, rows: jax.Array, radius: jax.Array) -> jax.Array:
     Returns:
       (C,) bool. Never by differences, and not for points that lie on an origin.
     """
-    if points.samples.shape[1] <= _DIRECT:
+    if points.samples.shape[1] <= DIRECT:
         return jnp.zeros(len(rows), bool)
     rounding = 16 * jnp.finfo(radius.dtype).eps * points.squared[rows]
     return radius < _CERTAIN * rounding
@@ -209,13 +210,23 @@ def hold_ties(samples: jax.Array) -> jax.Array:
     Up to 8 dimensions a column with ties is enough, since distances are then tied as
     well; above, samples have to coincide. A column of one value does not count.
     """
-    if samples.shape[1] > _DIRECT:
+    if samples.shape[1] > DIRECT:
         # Equal samples have equal sums; others hardly ever do.
         weights = jnp.cos(jnp.arange(samples.shape[1], dtype=samples.dtype))
         samples = jnp.sum(samples * weights, axis=1, keepdims=True)
     ordered = jnp.sort(samples, axis=0)
     shares = jnp.mean(ordered[1:] == ordered[:-1], axis=0)
     return jnp.any((shares > _TIED) & (ordered[0] < ordered[-1]))
+
+
+def known_ties(samples: np.ndarray) -> bool:
+    """The same of samples on the host."""
+    if samples.shape[1] > DIRECT:
+        weights = np.cos(np.arange(samples.shape[1], dtype=samples.dtype))
+        samples = np.sum(samples * weights, axis=1, keepdims=True)
+    ordered = np.sort(samples, axis=0)
+    shares = np.mean(ordered[1:] == ordered[:-1], axis=0)
+    return bool(np.any((shares > _TIED) & (ordered[0] < ordered[-1])))
 
 
 def kth_smallest(values: jax.Array, k: int) -> jax.Array:
@@ -309,7 +320,7 @@ class Ties(NamedTuple):
 
 def is_gram(points: Points, by_differences: bool) -> bool:
     """Whether `squared_distances` takes the Gram identity."""
-    return not by_differences and points.samples.shape[1] > _DIRECT
+    return not by_differences and points.samples.shape[1] > DIRECT
 
 
 def jitter(key: jax.Array, samples: jax.Array) -> jax.Array:

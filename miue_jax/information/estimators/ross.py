@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
@@ -21,7 +22,11 @@ from miue_jax.information._core import (
     where_finite,
     whole_digamma,
 )
+from miue_jax.information.estimators import neighbor_matrix
 from miue_jax.information.estimators import neighbors as nearest
+
+# Samples up to which a CPU, on the host, is done before a program is compiled.
+_FEW = 5000
 
 
 def ross(
@@ -95,15 +100,38 @@ def ross(
     samples /= jnp.where(largest > 0, largest, 1)  # squares must not overflow
     checked = check_labels(labels, len(samples), num_classes=num_classes)
     check_class_sizes(checked, num_classes, neighbors)
-    chunk = nearest.chunk_rows(len(samples), chunk_size, mesh)
-    static = num_classes, neighbors, chunk, mesh
-    value, diagnostics = nearest.in_two_stages(
-        lambda *stage: _ross(samples, checked, *static, *stage),
-        traced=is_traced(samples, checked),
-    )
+    traced = is_traced(samples, checked)
+    on_cpu = not traced and all(d.platform == "cpu" for d in samples.devices())
+    if on_cpu and mesh is None and len(samples) <= _FEW:
+        value, diagnostics = _on_host(samples, np.asarray(checked), neighbors)
+    else:
+        chunk = nearest.chunk_rows(len(samples), chunk_size, mesh)
+        static = num_classes, neighbors, chunk, mesh
+        value, diagnostics = nearest.in_two_stages(
+            lambda *stage: _ross(samples, checked, *static, *stage), traced=traced
+        )
     value = where_finite(value, x)
     diagnostics["constant_columns"] = jnp.sum(jnp.all(samples == 0, axis=0))
     return Estimate(value, jnp.full_like(value, jnp.nan), "estimate", diagnostics)
+
+
+def _on_host(
+    samples: jax.Array, labels: np.ndarray, neighbors: int
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    array, dtype = np.asarray(samples), samples.dtype
+    found = neighbor_matrix.within_classes(
+        *(array, labels, neighbors), held=nearest.known_ties(array), dtype=dtype
+    )
+    psi = whole_digamma(len(labels))
+    terms = psi[len(labels)] + psi[found.within]
+    terms -= psi[np.bincount(labels)[labels]] + psi[found.near[0]]
+    shares = {
+        "tie_fraction": np.mean(found.tied),
+        "degenerate_fraction": np.mean(found.radius == 0),
+        "undersized_fraction": 0,
+    }
+    diagnostics = {name: jnp.asarray(share, dtype) for name, share in shares.items()}
+    return jnp.asarray(np.mean(terms), dtype), diagnostics
 
 
 @functools.partial(jax.jit, static_argnums=range(2, 8))

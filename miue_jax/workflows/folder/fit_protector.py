@@ -1,17 +1,22 @@
 """Fits a protector on a folder of pictures or on a data set."""
 
+import logging
 import os
 import pathlib
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from miue_jax import pictures, protector
+from miue_jax._checks import check_flag, one_line
 from miue_jax.data import Dataset, DataSource, atomic, load, picture_kinds
 from miue_jax.protector import FitConfig, Protector, Settings, clusters, full_size
 from miue_jax.train import run_directory
-from miue_jax.workflows.folder import resumable_fit, squares
+from miue_jax.workflows.folder import plan, resumable_fit, squares
+
+_LOGGER = logging.getLogger("miue_jax")
 
 
 def fit_protector(
@@ -20,6 +25,7 @@ def fit_protector(
     *,
     config: FitConfig | None = None,
     any_pictures: bool = False,
+    skip_unreadable: bool = False,
     strength: int = 8,
     size: int = 96,
     num_codes: int = 32,
@@ -34,6 +40,7 @@ def fit_protector(
         what a stopped fit needs, until it is done.
       config: of the fit; None for the defaults.
       any_pictures: whether it is for any pictures: codes at random, none for a class.
+      skip_unreadable: whether to go on where pictures of a folder cannot be read.
       strength: largest change of a channel, in gray levels.
       size: pixels of the shorter side at which it sees pictures, at most.
       num_codes: kinds of perturbation; there are at least as many as classes.
@@ -60,6 +67,7 @@ def fit_protector(
       ...     mj.Protector.load(path).settings.size
       32
     """
+    check_flag("skip_unreadable", skip_unreadable)
     config = config or FitConfig()
     output = pathlib.Path(output)
     atomic.check_new_file(output)
@@ -70,7 +78,7 @@ def fit_protector(
     resumable_fit.check(folder)
     # Whatever is wrong with them is found before pictures are read.
     Settings(strength=float(strength), num_codes=num_codes, size=size)
-    seen, names = _read(data, size)
+    seen, names = _read(data, size, skip_unreadable=skip_unreadable)
     if not len(seen.images):
         name = data.name if isinstance(data, DataSource) else data
         raise ValueError(f"{name}: no pictures in it")
@@ -120,8 +128,9 @@ def find_clusters(
     """
     count = max(1, min(_CLUSTERS, num_pictures // _CLUSTER))
     small = jnp.asarray(np.stack([tiny(image) for image in images])) / 255
-    groups = clusters.find(np.asarray(clusters.describe(small)), count, seed=seed)
-    return groups, np.asarray(clusters.nearest(groups, small))
+    described = np.asarray(jax.jit(clusters.describe)(small))
+    groups = clusters.find(described, count, seed=seed)
+    return groups, np.asarray(jax.jit(clusters.nearest)(groups, small))
 
 
 # Pictures of a cluster at least, and clusters at most.
@@ -174,24 +183,12 @@ def describe(made: Protector) -> str:
     )
 
 
-def _read(data: Any, size: int) -> tuple[squares.Squares, tuple[str, ...]]:
+def _read(
+    data: Any, size: int, *, skip_unreadable: bool
+) -> tuple[squares.Squares, tuple[str, ...]]:
     name = data.name if isinstance(data, DataSource) else data
     if isinstance(name, str | os.PathLike) and pathlib.Path(name).is_dir():
-        found = pictures.scan(name)
-        if found.unreadable:
-            first = found.unreadable[0]
-            count = len(found.unreadable)
-            raise ValueError(
-                f"{name}: {count} {'file' if count == 1 else 'files'} cannot be read: "
-                f"{first.name}: {first.reason}" + (", and others" if count > 1 else "")
-            )
-        for entry in found.pictures:
-            width, height = entry.header.width, entry.header.height
-            if min(width, height) < full_size.SMALLEST:
-                raise ValueError(f"{entry.path}: {full_size.too_small(width, height)}")
-        entries = squares.sample(found.pictures)
-        size = squares.working_size(entries, size) if entries else size
-        return squares.read(entries, size), found.class_names or ()
+        return _read_folder(pathlib.Path(name), size, skip_unreadable=skip_unreadable)
     if isinstance(data, DataSource):
         given = data.load()
     else:
@@ -208,3 +205,25 @@ def _read(data: Any, size: int) -> tuple[squares.Squares, tuple[str, ...]]:
         for x in images
     ]
     return squares.Squares(np.stack(small), given.labels), tuple(given.class_names)
+
+
+def _read_folder(
+    folder: pathlib.Path, size: int, *, skip_unreadable: bool
+) -> tuple[squares.Squares, tuple[str, ...]]:
+    found = pictures.scan(folder)
+    protectable, left_out = plan.protectable(found)
+    entries = squares.sample(protectable)
+    if not entries and not left_out:
+        raise ValueError(f"{folder}: no pictures in it")
+
+    def skipped(entry: pictures.Entry, error: ValueError) -> None:
+        left_out.append((entry.name, plan.reason_of(error, entry.path)))
+
+    size = squares.working_size(entries, size) if entries else size
+    seen = squares.read(entries, size, skipped=skipped)
+    left_out.sort()
+    if left_out and not (len(seen.images) and skip_unreadable):
+        raise ValueError(plan.refusal(folder, left_out, skipped=skip_unreadable))
+    for name, reason in left_out:
+        _LOGGER.warning("left out: %s", one_line(f"{name}: {reason}", 500))
+    return seen, found.class_names or ()

@@ -25,12 +25,13 @@ class Plan(NamedTuple):
       todo: those of them that are new or have changed.
       left_out: names of the others, and why.
       hidden: names of hidden pictures and of hidden folders of pictures.
+      gone: names of pictures that are no longer there, and the files written of them.
       class_names: if every picture lies in one of several folders, their names.
       known: what the record held.
 
     Example:
       >>> from miue_jax.workflows.folder import plan
-      >>> plan.Plan([], [], [], (), None, {}).todo
+      >>> plan.Plan([], [], [], (), [], None, {}).todo
       []
     """
 
@@ -38,6 +39,7 @@ class Plan(NamedTuple):
     todo: list[Entry]
     left_out: list[tuple[str, str]]
     hidden: tuple[str, ...]
+    gone: list[tuple[str, str]]
     class_names: tuple[str, ...] | None
     known: dict[str, Written]
 
@@ -73,9 +75,10 @@ def check_places(
             if name != other and (path == outer or outer in path.parents):
                 if source.is_file() and other == "the pictures":
                     continue
+                relation = "be" if path == outer else "lie in"
                 raise ValueError(
-                    f"{places[name]}: {name} must not be or lie in {other} "
-                    f"({places[other]})"
+                    f"{places[name]}: {name} must not {relation} {other} "
+                    f"({places[other]}): choose another output folder"
                 )
     for name in ("the output", "the work folder"):
         if real[name].exists() and not real[name].is_dir():
@@ -167,12 +170,18 @@ def find(
     targets = {name: entry.target for name, entry in kept.entries.items()}
     # A picture may have that name: its content decides what it is.
     found = pictures.scan(source, format=format, targets={**targets, "\0": reserved})
-    entries, left_out = _protectable(found)
+    entries, left_out = protectable(found)
     if not entries and not left_out:
         but = " but hidden ones" if found.hidden else ""
         raise ValueError(f"{source}: no pictures in it{but}")
     _check_links(entries, written)
     _check_output(output, kept)
+    names = {entry.name for entry in found.pictures}
+    gone = [
+        (name, entry.target)
+        for name, entry in kept.entries.items()
+        if name not in names and (output / entry.target).exists()
+    ]
     todo = [entry for entry in entries if not _is_done(entry, output, kept)]
     _check_free(todo, output, kept)
     damaged = _undecodable(todo, progress=progress)
@@ -184,7 +193,7 @@ def find(
     if left_out and not (entries and skip_unreadable):
         raise ValueError(refusal(source, left_out, skipped=skip_unreadable))
     known = dict(kept.entries)
-    return Plan(entries, todo, left_out, found.hidden, found.class_names, known)
+    return Plan(entries, todo, left_out, found.hidden, gone, found.class_names, known)
 
 
 def _check_links(entries: Sequence[Entry], places: Sequence[pathlib.Path]) -> None:
@@ -215,7 +224,8 @@ def _check_output(output: pathlib.Path, kept: Record) -> None:
     known = {entry.target for entry in kept.entries.values()}
     if not known and any(output.iterdir()):
         raise ValueError(
-            f"{output}: is not empty, and no earlier run wrote into it; choose another"
+            f"{output}: is not empty, and no earlier run wrote into it (there is no "
+            f"record in {kept.path.parent.name}); choose another"
         )
     for name, entry in kept.entries.items():
         path = output / entry.target
@@ -228,7 +238,22 @@ def _check_output(output: pathlib.Path, kept: Record) -> None:
             )
 
 
-def _protectable(found: pictures.Scan) -> tuple[list[Entry], list[tuple[str, str]]]:
+def protectable(found: pictures.Scan) -> tuple[list[Entry], list[tuple[str, str]]]:
+    """Tells which pictures can be protected, as far as their beginnings tell.
+
+    Args:
+      found: what a folder holds.
+
+    Returns:
+      The pictures, and names of what else looks like one, and why it cannot.
+
+    Example:
+      >>> from miue_jax import pictures
+      >>> from miue_jax.workflows.folder import plan
+      >>> bad = pictures.Unreadable("a.nef", "is raw")
+      >>> plan.protectable(pictures.Scan((), (bad,), (), (), (), None))
+      ([], [('a.nef', 'is raw')])
+    """
     entries, left_out = [], [(bad.name, bad.reason) for bad in found.unreadable]
     for entry in found.pictures:
         header = entry.header
@@ -285,11 +310,11 @@ def _is_done(entry: Entry, output: pathlib.Path, kept: Record) -> bool:
 
 
 def _undecodable(entries: Sequence[Entry], *, progress: bool) -> list[tuple[str, str]]:
-    """Reads pictures as they will be read, and tells which are damaged."""
+    """Reads pictures to their ends, and tells which are damaged."""
 
     def one(entry: Entry) -> tuple[str, str] | None:
         try:
-            pictures.read(entry.path, kind=entry.header.format)
+            pictures.check(entry.path, kind=entry.header.format)
         except ValueError as error:
             return entry.name, reason_of(error, entry.path)
         return None

@@ -107,11 +107,13 @@ class FolderResult(NamedTuple):
       new: names of those that this run wrote.
       left_out: names of files that look like pictures and are not protected, and why.
       report: path of the page that shows them.
+      workdir: the folder of what the next run needs.
 
     Example:
       >>> import pathlib
       >>> from miue_jax.workflows.folder import run
-      >>> run.FolderResult({}, (), (), pathlib.Path("report.html")).new
+      >>> paths = pathlib.Path("report.html"), pathlib.Path("out.miue")
+      >>> run.FolderResult({}, (), (), *paths).new
       ()
     """
 
@@ -119,6 +121,7 @@ class FolderResult(NamedTuple):
     new: tuple[str, ...]
     left_out: tuple[tuple[str, str], ...]
     report: pathlib.Path
+    workdir: pathlib.Path
 
 
 def protect_folder(
@@ -252,6 +255,11 @@ def run(
         left_out = sorted([*left_out, *failed, *((x, why) for x in todo.hidden)])
         for name, reason in left_out:
             _LOGGER.warning("not protected: %s", one_line(f"{name}: {reason}", 500))
+        for name, target in sorted(todo.gone):
+            _LOGGER.warning(
+                "left as it is: %s",
+                one_line(f"{output / target}: {name} is no longer in {source}", 500),
+            )
         shown = [x for x in entries if x.name not in dict(failed)]
         if not shown:
             raise ValueError(plan.refusal(source, left_out, skipped=True))
@@ -263,7 +271,6 @@ def run(
             effort=config.effort,
             labels=_about_labels(used, codes, written),
             left_out=left_out,
-            copied=(),
             measured=found_out,
             not_measured=why,
             version=__version__,
@@ -274,24 +281,27 @@ def run(
         )
         _report(summary, shown, written, output, workdir)
         new = tuple(entry.name for entry in todo.todo if entry.name in written)
-        return FolderResult(written, new, tuple(left_out), output / REPORT)
+        return FolderResult(written, new, tuple(left_out), output / REPORT, workdir)
 
 
 def describe(result: FolderResult) -> str:
-    """Says in a sentence what became of a folder.
+    """Says in two sentences what became of a folder, and what not to publish of it.
 
     Args:
       result: of a run.
 
     Returns:
-      The sentence.
+      The sentences.
 
     Example:
       >>> import pathlib
       >>> from miue_jax.workflows.folder import run
-      >>> page = pathlib.Path("report.html")
-      >>> run.describe(run.FolderResult({}, (), (("a.nef", "is raw"),), page))
+      >>> paths = pathlib.Path("report.html"), pathlib.Path("out.miue")
+      >>> said = run.describe(run.FolderResult({}, (), (("a.nef", "is raw"),), *paths))
+      >>> said.partition(". ")[0]
       '0 pictures are protected, 0 of them new, 1 is not; see report.html'
+      >>> said.partition(". ")[2][:47]
+      'Publish neither that page, which shows the orig'
     """
     left = len(result.left_out)
     verb = "is" if left == 1 else "are"
@@ -299,7 +309,9 @@ def describe(result: FolderResult) -> str:
     noun = "picture is" if len(result.written) == 1 else "pictures are"
     return (
         f"{len(result.written)} {noun} protected, {len(result.new)} of them new"
-        f"{without}; see {result.report.name}"
+        f"{without}; see {result.report.name}. Publish neither that page, which shows "
+        f"the originals, nor {result.workdir.name}, which only a later run needs that "
+        "adds pictures"
     )
 
 
@@ -360,7 +372,10 @@ def _protector(
     with loop.progress(
         len(chosen), 0, label="reading", quiet=not progress, delay=2
     ) as bar:
-        seen = squares.read(chosen, size, skip=True, done=bar.update)
+        # They are named when they would be written.
+        seen = squares.read(
+            chosen, size, skipped=lambda entry, error: None, done=bar.update
+        )
     if not len(seen.images):
         raise ValueError("none of the pictures can be read")
     codes, groups = seen.labels, clusters.none()

@@ -94,7 +94,7 @@ def read(
     *,
     path_of: Callable[[Entry], os.PathLike[str]] = lambda entry: entry.path,
     per_picture: int = 2,
-    skip: bool = False,
+    skipped: Callable[[Entry, ValueError], object] | None = None,
     done: Callable[[], object] = lambda: None,
 ) -> Squares:
     """Reads squares of pictures, upright and small.
@@ -104,14 +104,14 @@ def read(
       size: pixels of a side.
       path_of: where a picture is read from.
       per_picture: squares of each picture at most; square pictures have one.
-      skip: whether to leave out pictures that cannot be read.
+      skipped: called with each picture that cannot be read, and why; None to raise.
       done: called after each picture.
 
     Returns:
       The squares, in the order of the pictures.
 
     Raises:
-      ValueError: naming the file, if a picture cannot be read, unless `skip` is set.
+      ValueError: naming the file, if a picture cannot be read and nothing is called.
 
     Example:
       >>> from miue_jax.workflows.folder import squares
@@ -121,10 +121,11 @@ def read(
 
     def one(entry: Entry) -> list[np.ndarray]:
         try:
-            thumb = thumbnail(pictures.read(path_of(entry)), size)
-        except ValueError:
-            if not skip:
+            thumb = full_size.thumbnail(pictures.read_small(path_of(entry), size), size)
+        except ValueError as error:
+            if skipped is None:
                 raise
+            skipped(entry, error)
             return []
         square = min(thumb.shape[:2])
         count = min(per_picture, 1 + (max(thumb.shape[:2]) > 1.2 * square))
@@ -140,31 +141,3 @@ def read(
         labels += [-1 if entry.label is None else entry.label] * len(found)
     stacked = np.stack(images) if images else np.zeros((0, size, size, 3), np.uint8)
     return Squares(stacked, np.array(labels, np.int32))
-
-
-def thumbnail(picture: pictures.Picture, size: int) -> np.ndarray:
-    """The thumbnail of a picture, upright, see `full_size.thumbnail`.
-
-    Args:
-      picture: the picture.
-      size: of the shorter side.
-
-    Returns:
-      (h, w, 3) uint8.
-
-    Raises:
-      ValueError: if a side has fewer than 16 pixels.
-
-    Example:
-      >>> import pathlib, tempfile
-      >>> from PIL import Image
-      >>> from miue_jax import pictures
-      >>> from miue_jax.workflows.folder import squares
-      >>> with tempfile.TemporaryDirectory() as folder:
-      ...     path = pathlib.Path(folder, "a.png")
-      ...     Image.new("L", (64, 48)).save(path)
-      ...     squares.thumbnail(pictures.read(path), 32).shape
-      (32, 43, 3)
-    """
-    pixels = pictures.upright(picture.pixels, picture.orientation)
-    return full_size.thumbnail(np.ascontiguousarray(pixels), size)

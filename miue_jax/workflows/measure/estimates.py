@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from miue_jax.information import estimators, inference
+from miue_jax.information.estimators.ksg import value_on_host
 from miue_jax.workflows.measure.config import EstimatorConfig
 
 TOTAL, WITHIN = "I(Zc; Zp)", "I(Zc; Zp | Y)"
@@ -151,10 +151,16 @@ def _variational(layer: _Layer, key: jax.Array, *, bound: Any) -> dict[str, Any]
 
 def _pooled(layer: _Layer, key: jax.Array) -> dict[str, Any]:
     pair, neighbors = layer[:2], layer.settings.neighbors
-    found = _plain(estimators.ksg(*pair, neighbors=neighbors))
+    found = _plain(estimators.ksg(*pair, neighbors=neighbors, backend=_backend()))
     if len(layer.clean) >= 20 * neighbors:
         found |= _interval(key, _ksg(neighbors), *pair, (2, 5, 10))
     return found
+
+
+def _backend() -> Literal["auto", "host"]:
+    # Programs for many sizes of samples take a CPU longer to compile than it takes to
+    # find all neighbors without any.
+    return "host" if jax.default_backend() == "cpu" else "auto"
 
 
 def _within(layer: _Layer, key: jax.Array, *, kind: Any) -> dict[str, Any]:
@@ -165,7 +171,10 @@ def _within(layer: _Layer, key: jax.Array, *, kind: Any) -> dict[str, Any]:
     neighbors = settings.neighbors
     found = _plain(
         estimators.ksg_conditional(
-            x, y, labels, num_classes=num_classes, neighbors=neighbors
+            *(x, y, labels),
+            num_classes=num_classes,
+            neighbors=neighbors,
+            backend=_backend(),
         )
     )
     found |= {"directions": x.shape[1], "images": len(labels)}
@@ -179,6 +188,7 @@ def _within(layer: _Layer, key: jax.Array, *, kind: Any) -> dict[str, Any]:
             *(key, _ksg_within(num_classes, neighbors, labels.tobytes()), x, y),
             labels=labels,
             num_permutations=settings.permutations,
+            compiled=_backend() != "host",
         )
         found["p_value"] = float(test.p_value)
         found["null_mean"] = _finite(test.null.mean())
@@ -188,7 +198,11 @@ def _within(layer: _Layer, key: jax.Array, *, kind: Any) -> dict[str, Any]:
 def _interval(
     key: jax.Array, estimator: Any, x: Any, y: Any, num_parts: tuple[int, ...]
 ) -> dict[str, Any]:
-    found = inference.subsample_interval(key, estimator, x, y, num_parts=num_parts)
+    found = inference.subsample_interval(
+        *(key, estimator, x, y),
+        num_parts=num_parts,
+        compiled=_backend() != "host",
+    )
     return {
         "standard_error": _finite(found.standard_error),
         "bias": _finite(found.bias),
@@ -197,19 +211,27 @@ def _interval(
 
 # Cached per setting: JAX finds a compiled program by the function it was compiled from.
 @functools.cache
-def _ksg(neighbors: int) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    return lambda x, y: estimators.ksg(x, y, neighbors=neighbors).value
+def _ksg(neighbors: int) -> Callable[[Any, Any], Any]:
+    def value(x: Any, y: Any) -> Any:
+        if isinstance(x, np.ndarray):
+            labels = np.zeros(len(x), np.int32)
+            return value_on_host(x, y, labels, num_classes=1, neighbors=neighbors)
+        return estimators.ksg(x, y, neighbors=neighbors).value
+
+    return value
 
 
 @functools.cache
-def _ksg_conditional(
-    num_classes: int, neighbors: int
-) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    def value(x: jax.Array, y: jax.Array) -> jax.Array:
+def _ksg_conditional(num_classes: int, neighbors: int) -> Callable[[Any, Any], Any]:
+    def value(x: Any, y: Any) -> Any:
         # The last column of x is the label, so that it is split with the images.
-        labels = x[:, -1].astype(jnp.int32)
+        x, labels = x[:, :-1], x[:, -1].astype(np.int32)
+        if isinstance(x, np.ndarray):
+            return value_on_host(
+                *(x, y, labels), num_classes=num_classes, neighbors=neighbors
+            )
         return estimators.ksg_conditional(
-            x[:, :-1], y, labels, num_classes=num_classes, neighbors=neighbors
+            x, y, labels, num_classes=num_classes, neighbors=neighbors
         ).value
 
     return value
@@ -218,15 +240,18 @@ def _ksg_conditional(
 @functools.lru_cache(maxsize=8)
 def _ksg_within(
     num_classes: int, neighbors: int, labels: bytes
-) -> Callable[[jax.Array, jax.Array], jax.Array]:
+) -> Callable[[Any, Any], Any]:
     # Permutations within classes leave the labels where they are. Known ones make the
     # work of an estimate that of its classes, not of all pairs.
     known = np.frombuffer(labels, np.int32)
-    return lambda x, y: (
-        estimators.ksg_conditional(
-            x, y, known, num_classes=num_classes, neighbors=neighbors
-        ).value
-    )
+
+    def value(x: Any, y: Any) -> Any:
+        options = {"num_classes": num_classes, "neighbors": neighbors}
+        if isinstance(x, np.ndarray):
+            return value_on_host(x, y, known, **options)
+        return estimators.ksg_conditional(x, y, known, **options).value
+
+    return value
 
 
 def project(

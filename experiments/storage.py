@@ -1,0 +1,40 @@
+"""Perturbations kept in eight bits or bfloat16 between visits, beside float32.
+
+    miue sweep DATA --test DATA --config experiments/storage.py \
+        --data-name CIFAR-10 --workdir runs/storage
+
+DATA is CIFAR-10: `cifar10` (TFDS), an image folder, the original binary archive or a
+.npz file of its arrays. The result, without bfloat16, is results/storage_cpu.json:
+14.1 +- 2.2 % with float32, 10.1 +- 0.1 % with int8. It takes about six minutes of a
+core for a generator and two to three for each of three victims.
+
+5,000 training and 5,000 test images, `mi_ue/interleaved` with a ResNet-10 of width 16
+in 15 epochs, victims of the matrix (`matrix_cifar10_cpu.py`).
+"""
+
+from miue_jax import victims
+from miue_jax.data import DataSource
+from miue_jax.generators.perturbation_store import STORAGES
+from miue_jax.workflows.sweep.plan import Block, Sweep, row
+
+
+def get_config() -> Sweep:
+    """Returns the sweep."""
+    return Sweep(
+        data=DataSource("cifar10", per_class=500),
+        test=DataSource("cifar10", split="test", per_class=500),
+        generators={
+            storage: row(
+                "mi_ue/interleaved", model="resnet10", epochs=15, storage=storage
+            )
+            for storage in STORAGES
+        },
+        defenses={"none": "none"},
+        victims={
+            "resnet10": victims.preset(
+                "quick", epochs=10, batch_size=32, learning_rate=0.05
+            )
+        },
+        blocks=(Block(seeds=(0, 1, 2)),),
+        evaluate_every=2,
+    )
