@@ -647,7 +647,7 @@ def test_a_sweep_may_be_device_invariant_in_all_its_runs(miue, site):
     assert all(config["device_invariant"] is True for config in configs)
     status, _, errors = miue(*arguments)
     assert status == 2
-    assert "device_invariant is True there and None here" in errors
+    assert "device_invariant is True there and not set here" in errors
 
 
 def test_a_configuration_file_may_take_an_argument(miue, site):

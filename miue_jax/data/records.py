@@ -26,7 +26,7 @@ def check_installed(what: str) -> None:
       >>> records.check_installed("pictures")  # doctest: +SKIP
     """
     if importlib.util.find_spec("grain") is None:
-        raise ValueError(f"{what} are read by Grain with stream: {INSTALL}")
+        raise ValueError(f"{what} are read by Grain, which is not installed: {INSTALL}")
 
 
 def rows(size: int, shape: tuple[int, ...], read: Callable[[int], Any]) -> RandomRows:

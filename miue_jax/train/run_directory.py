@@ -11,7 +11,7 @@ import json
 import math
 import pathlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -426,9 +426,32 @@ def check_same(
         if key == "num_shards":
             hint = f"set num_shards to {before.get(key)}, or {hint}"
         raise ValueError(
-            f"{path} holds a run of another configuration ({key} is "
-            f"{before.get(key)!r} there and {now.get(key)!r} here): {hint}"
+            f"{path} holds a run of another configuration "
+            f"({difference(key, before, now)}): {hint}"
         )
+
+
+def difference(key: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """Says how a setting differs between two runs.
+
+    Args:
+      key: of the setting.
+      there: the settings of a run that was found.
+      here: those of this run.
+
+    Returns:
+      The text.
+
+    Example:
+      >>> from miue_jax.train import run_directory
+      >>> run_directory.difference("seed", {"seed": 0}, {})
+      'seed is 0 there and not set here'
+    """
+    before, now = (
+        "not set" if found.get(key) is None else repr(found[key])
+        for found in (there, here)
+    )
+    return f"{key} is {before} there and {now} here"
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

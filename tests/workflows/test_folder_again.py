@@ -169,11 +169,11 @@ def test_an_output_of_somebody_else_stays_as_it_is(tmp_path, protect):
     ("setting", "message"),
     [
         ({"strength": 4}, r"strength is 8 there and 4 here"),
-        ({"format": "png"}, r"format is None there and 'png' here"),
+        ({"format": "png"}, r"format is not set there and 'png' here"),
         ({"seed": 1}, r"seed is 0 there and 1 here"),
         ({"strip_location": True}, r"strip_location is False there and True here"),
         ({"effort": "strong"}, r"effort is 'fast' there and 'strong' here"),
-        ({"protector": None}, r"protector is '\w+' there and None here"),
+        ({"protector": None}, r"protector is '\w+' there and not set here"),
     ],
     ids=str,
 )

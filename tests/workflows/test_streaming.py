@@ -320,5 +320,5 @@ def test_a_run_in_memory_is_not_gone_on_with(tmp_path, data, miue):
     assert miue(*options)[0] == 0
     status, _, errors = miue(*options, "--stream")
     assert status == 2
-    assert "stream is None there and True here" in errors
+    assert "stream is not set there and True here" in errors
     assert isinstance(artifact.load(tmp_path / "run" / protect.ARTIFACT), tuple)

@@ -113,9 +113,9 @@ def check_earlier(workdir: pathlib.Path, identity: Mapping[str, Any]) -> None:
     for name in {**identity, **before}:
         if before.get(name) != identity.get(name):
             raise ValueError(
-                f"{workdir}: is of a run of another configuration ({name} is "
-                f"{before.get(name)!r} there and {identity.get(name)!r} here): choose "
-                "another output folder"
+                f"{workdir}: is of a run of another configuration "
+                f"({run_directory.difference(name, before, identity)}): choose another "
+                "output folder"
             )
 
 
