@@ -10,6 +10,7 @@ import re
 import pytest
 
 import miue_jax
+from miue_jax.train import run_directory
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs" / "api").glob("*.md"))
@@ -111,3 +112,11 @@ def test_every_field_of_a_measurement_is_documented():
     fields = _fields(results)
     assert {"spearman", "within_classes_limit", "near_ceiling"} <= fields
     assert fields <= documented, fields - documented
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "results").glob("*.json")), ids=lambda path: path.stem
+)
+def test_committed_results_are_as_they_were_written_and_name_no_folder_of_ours(path):
+    run_directory.read_json(path, own=False)
+    assert not re.search(r'"[^"]*/(tmp|work|home|root)/', path.read_text())
