@@ -10,7 +10,7 @@ It takes about ten minutes of a core.
 Makes random images with ten balanced classes, 50,000 of 32x32 pixels and 5,000 of
 128x128 (an ``.npz`` file each), and protects them in one pass by `mi_ue/interleaved`
 with a small surrogate, each time in a process of its own. The peak is the largest
-resident set of the whole process (``ru_maxrss``), on a CPU that of the device's arrays
+resident set of the whole process, on a CPU that of the device's arrays
 included. Two parts of it are no matter of the data: what importing the library takes,
 and what the same command takes on 256 images of that size (the compiler, above all).
 "less_import" and "less_empty_run" are the peaks without them; the compiler of a process
@@ -40,6 +40,26 @@ PROG = "memory.py"
 # Images, pixels of a side, images in a batch.
 _DATA = {"50,000 of 32x32": (50_000, 32, 128), "5,000 of 128x128": (5_000, 128, 32)}
 _FEW = 256
+# On Linux `ru_maxrss` of a new process begins at that of the process which started it.
+_WATCHED = """
+import atexit, pathlib, resource, runpy, sys
+_, peak, how, what, *rest = sys.argv
+
+def keep():
+    try:
+        status = pathlib.Path("/proc/self/status").read_text()
+        most = 1024 * int(status.partition("VmHWM:")[2].split()[0])
+    except OSError:  # macOS, in bytes
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    pathlib.Path(peak).write_text(str(most))
+
+atexit.register(keep)
+sys.argv = [what, *rest]
+if how == "-m":
+    runpy.run_module(what, run_name="__main__", alter_sys=True)
+else:
+    exec(what)
+"""
 _HERE = pathlib.Path(__file__).resolve().parents[1]
 
 
@@ -160,7 +180,10 @@ def _compare(
         if name == "base":
             base = peaks
         if base is not None:
-            found[name]["ratio"] = {k: round(v / base[k], 3) for k, v in peaks.items()}
+            found[name]["ratio"] = {
+                k: round(v / base[k], 3) if base[k] > 0 else None
+                for k, v in peaks.items()
+            }
         # At once: a whole run takes minutes.
         print(f"{data}, {name}: {json.dumps(found[name])}", flush=True)
     return found
@@ -176,22 +199,19 @@ def _peak(root: pathlib.Path, arguments: list[str]) -> float:
             "PYTHONPATH": str(root),
             "JAX_COMPILATION_CACHE_DIR": f"{folder}/cache",
         }
-        process = subprocess.Popen(
-            [sys.executable, *arguments],
+        peak = pathlib.Path(folder, "peak")
+        done = subprocess.run(
+            [sys.executable, "-c", _WATCHED, str(peak), *arguments],
             cwd=folder,
             env=environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
+            check=False,
         )
-        assert process.stderr is not None
-        with process.stderr as pipe:
-            errors = pipe.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise ValueError(f"a command failed: {one_line(errors.decode()[-200:])}")
-    # Kilobytes, on macOS bytes.
-    return usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3) * 1.024
+        if done.returncode:
+            reason = one_line(done.stderr.decode()[-200:])
+            raise ValueError(f"a command failed: {reason}")
+        return int(peak.read_text()) / 1e6
 
 
 def _hardware() -> dict[str, Any]:

@@ -32,7 +32,14 @@ def test_a_build_is_compared_with_another(tmp_path, start):
     assert set(measured["results"]) == set(memory._DATA)
     for name, builds in measured["results"].items():
         assert f"{name}, int8: " in printed
-        assert builds["base"]["ratio"] == dict.fromkeys(builds["base"]["ratio"], 1.0)
+        base = builds["base"]
+        # So few images may need no more than an empty run.
+        whole = 1.0 if base["less_empty_run"] > 0 else None
+        assert base["ratio"] == {
+            "peak": 1.0,
+            "less_import": 1.0,
+            "less_empty_run": whole,
+        }
         assert 100 < builds["int8"]["less_import"] < builds["int8"]["peak"]
     assert "base" not in measured["settings"], "it names a folder of the maker's"
 

@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import fcntl
 import hashlib
-import importlib.util
+import importlib.metadata
 import json
 import logging
 import os
@@ -265,7 +265,8 @@ def _installed(wheel: str) -> Iterator[pathlib.Path]:
     ours = path.name.startswith("miue_jax-") and path.suffix == ".whl"
     if not ours or "miue_jax/__init__.py" not in names:
         raise ValueError(f"{wheel}: is no wheel of miue_jax")
-    if importlib.util.find_spec("pip") is None:
+    # Looking for its module would make setuptools replace distutils.
+    if not list(importlib.metadata.distributions(name="pip")):
         raise ValueError("an older build is installed by pip, which is missing here")
     with tempfile.TemporaryDirectory(prefix="miue_benchmark_") as folder:
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index"]
