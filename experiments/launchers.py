@@ -94,7 +94,7 @@ def run(options: Options) -> dict[str, Any]:
             results[name] = _measure(made[name], place, options.cells)
             print(f"{name}: {json.dumps(results[name])}", flush=True)
     return {
-        "cells": options.cells,
+        "num_cells": options.cells,
         "workers": options.workers,
         "results": results,
         "hardware": {
