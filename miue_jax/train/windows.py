@@ -269,7 +269,6 @@ class Windows:
         self._next: concurrent.futures.Future[_Window | None] | None = None
         self._pool = concurrent.futures.ThreadPoolExecutor(1, "windows")
         self._placed = parallel.place(*(source.shards, mesh, DATA_SPEC))
-        self._carry = jax.jit(jax.vmap(_carry))
 
     def __enter__(self) -> "Windows":
         return self
@@ -388,7 +387,7 @@ class Windows:
             new = window.codes
             if before is not None:
                 codes = self._stored(state)
-                new = self._carry(
+                new = _carried(
                     before.data.window, codes, window.data.window, window.codes
                 )
             state = put(state, new)
@@ -477,6 +476,10 @@ def _carry(
     shared = jnp.take(before, at, mode="clip") == window
     shared = shared.reshape(-1, *[1] * (read.ndim - 1))
     return jnp.where(shared, jnp.take(codes, at, axis=0, mode="clip"), read)
+
+
+# For all shards, and compiled once for all runs of a process.
+_carried = jax.jit(jax.vmap(_carry))
 
 
 class StoredRows:
