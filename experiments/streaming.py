@@ -30,7 +30,7 @@ from PIL import Image
 from miue_jax import _command_line, generators
 from miue_jax._checks import check_choice, check_number
 from miue_jax.data import DataSource
-from miue_jax.train import checkpoints, loop, parallel
+from miue_jax.train import checkpoints, host_data, loop, parallel
 from miue_jax.train.run_directory import Run
 from miue_jax.workflows import protect
 
@@ -138,7 +138,7 @@ class _Running:
         config = protect.ProtectConfig(
             data=DataSource(str(data)), generator=spec, stream=stream
         )
-        job = protect.prepare(config)
+        job = protect.prepare(config, host_data.load(config.data, stream=stream))
         self._key = parallel.run_key(0, "generator", job.mesh)
         self._feed = stack.enter_context(protect.feed_of(job, Run(folder), self._key))
         saved = checkpoints.Checkpoints(folder / "checkpoints")

@@ -85,10 +85,10 @@ class DataSource:
         given = dataclasses.asdict(self)
         return load(given.pop("name"), **given)
 
-    def stream(self) -> Dataset:
+    def stream(self, *, verify: bool = True) -> Dataset:
         """Opens the data set, see `miue_jax.data.stream`."""
         given = dataclasses.asdict(self)
-        return stream(given.pop("name"), **given)
+        return stream(given.pop("name"), **given, verify=verify)
 
 
 def source(given: object, split: str = "train") -> "DataSource | Dataset":
@@ -183,6 +183,7 @@ def stream(
     per_class: int | None = None,
     seed: int = 0,
     data_dir: str | os.PathLike[str] | None = None,
+    verify: bool = True,
 ) -> Dataset:
     """Opens a data set whose images are read when they are needed.
 
@@ -197,6 +198,8 @@ def stream(
       per_class: images per class, for a balanced subset; None for all images.
       seed: seed of the procedural images ("shapes") and of the subset.
       data_dir: where TFDS keeps its prepared data; None for its default.
+      verify: whether to read the images of a protected data set once, to check them
+        against its metadata.
 
     Returns:
       The data set. Slices of its images are arrays.
@@ -214,7 +217,7 @@ def stream(
     bucket.refuse(data=name)
     path, exists = _look_up(name)
     if name != "shapes" and exists:
-        dataset = _load_path(path, split, streamed=True)
+        dataset = _load_path(path, split, streamed=True, verify=verify)
     elif (
         name != "shapes"
         and not user_defined.is_name(name)
@@ -281,7 +284,9 @@ def _look_up(name: str) -> tuple[pathlib.Path, bool]:
         raise ValueError(f"{name}: cannot be looked up ({error})") from error
 
 
-def _load_path(path: pathlib.Path, split: str, *, streamed: bool = False) -> Dataset:
+def _load_path(
+    path: pathlib.Path, split: str, *, streamed: bool = False, verify: bool = True
+) -> Dataset:
     if path.is_dir():
         if cifar_archive.is_archive(path):
             return cifar_archive.load(path, split)
@@ -301,7 +306,7 @@ def _load_path(path: pathlib.Path, split: str, *, streamed: bool = False) -> Dat
                 f"{path}: a protected data set has only a 'train' split; evaluate on "
                 "the clean test images"
             )
-        return artifact.load(path, stream=streamed).dataset
+        return artifact.load(path, stream=streamed, verify=verify).dataset
     if cifar_archive.is_archive(path):
         return cifar_archive.load(path, split)
     raise ValueError(

@@ -2,7 +2,7 @@
 
 import hashlib
 import numbers
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -218,11 +218,15 @@ def subset(dataset: Dataset, *, per_class: int, seed: int = 0) -> Dataset:
     return part
 
 
-def fingerprint(dataset: Dataset) -> str:
+def fingerprint(
+    dataset: Dataset, *, each: Callable[[int, np.ndarray], None] | None = None
+) -> str:
     """Hashes the shape, images and labels, in order, but not the class names.
 
     Args:
       dataset: the data set.
+      each: called with the number of the first image of a block, and its images, as
+        they are read; None for nothing.
 
     Returns:
       64 hexadecimal digits (SHA-256), the same on every machine.
@@ -235,7 +239,10 @@ def fingerprint(dataset: Dataset) -> str:
     """
     digest = hashlib.sha256(repr(tuple(map(int, dataset.images.shape))).encode())
     for block in blocks(dataset.images.shape):
-        digest.update(np.ascontiguousarray(dataset.images[block], dtype=np.uint8).data)
+        images = dataset.images[block]
+        digest.update(np.ascontiguousarray(images, dtype=np.uint8).data)
+        if each is not None:
+            each(block.start, images)
     digest.update(np.ascontiguousarray(dataset.labels, dtype="<i4").data)
     return digest.hexdigest()
 

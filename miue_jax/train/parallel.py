@@ -4,14 +4,16 @@ A step is written for one device's share of the data, with explicit collectives 
 the axis ``AXIS``; `parallelize` runs it on a mesh. A single device is a mesh of one.
 """
 
+import concurrent.futures
 import contextlib
 import errno
 import numbers
 import os
 import socket
+import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -22,6 +24,8 @@ from jax.sharding import PartitionSpec as P
 from miue_jax._checks import shown
 
 AXIS = "data"
+
+_Result = TypeVar("_Result")
 
 _ADDRESS = "JAX_COORDINATOR_ADDRESS"
 _COUNT, _INDEX = "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
@@ -335,9 +339,83 @@ def together() -> Iterator[None]:
     reasons = gather_text("" if failure is None else str(failure) or repr(failure))
     if failure is not None:
         raise failure
+    _raise_first(reasons)
+
+
+# Seconds between two looks at whether all processes are done.
+_SECONDS_A_LOOK = 0.5
+
+
+def in_all(function: Callable[[], _Result]) -> _Result:
+    """Runs a function in every process, however much longer it takes in one of them.
+
+    The others meet regularly meanwhile: a collective operation does not wait for ever,
+    and on CPUs the first of all only half a minute.
+
+    Args:
+      function: takes no part in collective operations.
+
+    Returns:
+      What it returned in this process.
+
+    Raises:
+      Exception: what it raised in this process.
+      ValueError: with the message of the process in which it raised one.
+
+    Example:
+      >>> from miue_jax.train import parallel
+      >>> parallel.in_all(lambda: len("data of this process"))
+      20
+    """
+    if jax.process_count() == 1:
+        return function()
+    future: concurrent.futures.Future[_Result] = concurrent.futures.Future()
+
+    def work() -> None:
+        try:
+            future.set_result(function())
+        except Exception as error:
+            future.set_exception(error)
+
+    # Of a pool, the interpreter would wait for it after an interrupt.
+    threading.Thread(target=work, daemon=True).start()
+    waiting = 1
+    while waiting:
+        concurrent.futures.wait([future], _SECONDS_A_LOOK)
+        (waiting,) = process_max(int(not future.done()))
+    failure = future.exception()
+    reasons = gather_text("" if failure is None else str(failure) or repr(failure))
+    if failure is None:
+        _raise_first(reasons)
+    return future.result()
+
+
+def _raise_first(reasons: Sequence[str]) -> None:
     for index, reason in enumerate(reasons):
         if reason:
             raise ValueError(f"process {index}: {reason}")
+
+
+def own_shards(num_shards: int, mesh: Mesh) -> list[int]:
+    """Returns the shards that lie on the devices of this process.
+
+    Args:
+      num_shards: G, a multiple of the number of devices.
+      mesh: the devices.
+
+    Returns:
+      Their numbers, ascending.
+
+    Example:
+      >>> import jax
+      >>> from miue_jax.train import parallel
+      >>> parallel.own_shards(4, parallel.data_mesh(jax.devices()[:1]))
+      [0, 1, 2, 3]
+    """
+    split = NamedSharding(mesh, DATA_SPEC)
+    found = split.addressable_devices_indices_map((num_shards,)).values()
+    every = range(num_shards)
+    return sorted(shard for index in found if index for shard in every[index[0]])
 
 
 def barrier(name: str) -> None:

@@ -135,7 +135,7 @@ def open_directory(
             yield run
         return
     file = workdir / "config.json"
-    _check_agreement(config)
+    check_agreement(config)
     # With several hosts, all have checked before the first one writes.
     with parallel.together():
         _check_claim(workdir, config, resume=resume)
@@ -347,8 +347,19 @@ def _forget(workdir: pathlib.Path) -> None:
             workdir.rmdir()
 
 
-def _check_agreement(config: dict[str, Any]) -> None:
-    """Checks that all processes of a run were started with the same settings."""
+def check_agreement(config: Mapping[str, Any]) -> None:
+    """Checks that all processes of a run were started with the same settings.
+
+    Args:
+      config: the settings, as JSON.
+
+    Raises:
+      ValueError: naming the first setting that differs.
+
+    Example:
+      >>> from miue_jax.train import run_directory
+      >>> run_directory.check_agreement({"seed": 0})
+    """
     given = [json.loads(text) for text in parallel.gather_text(json.dumps(config))]
     first = _flatten(given[0])
     for index, other in enumerate(map(_flatten, given)):

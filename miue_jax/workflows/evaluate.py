@@ -21,6 +21,7 @@ from miue_jax.data.artifact import Protected
 from miue_jax.train import (
     checkpoints,
     classifier,
+    host_data,
     loop,
     parallel,
     run_directory,
@@ -35,7 +36,6 @@ from miue_jax.workflows.protect import (
     clipped_fields,
     data_settings,
     directory_of,
-    load,
     mode,
     report_clipped,
     streaming,
@@ -235,8 +235,10 @@ def run(
     """
     if config.stream:
         bucket.refuse(workdir=workdir)
+    train_set, test_set = parallel.in_all(lambda: _open(config))
     with parallel.together():
-        job = prepare(config)
+        job = prepare(config, train_set, test_set)
+    job = read(job)
     train_set, mesh = job.train_set, job.mesh
     claim = {**job.identity, **streaming(config.stream)}
     with run_directory.open_directory(workdir, claim, resume=resume) as opened:
@@ -245,7 +247,7 @@ def run(
         if results_file.exists():
             (folder / _PURIFIED).unlink(missing_ok=True)
             return read_results(results_file, job.identity)
-        images = _purify(job.defense, train_set, folder / _PURIFIED)
+        job = _purify(job, folder / _PURIFIED)
         report_clipped("victim", job.identity["clipped"], len(train_set.labels))
         robust = job.victim.evaluate_robust
         exact = {"device_invariant": config.device_invariant}
@@ -255,7 +257,7 @@ def run(
             loop.evaluation(job.victim.evaluate, mesh, **exact),
             None if robust is None else loop.evaluation(robust, mesh, **exact),
         )
-        compiled, place = _with_data(job, compiled, images)
+        compiled, place = _with_data(job, compiled)
         curves = {
             seed: _train(
                 job,
@@ -289,6 +291,8 @@ class Job(NamedTuple):
       mesh: the devices.
       identity: all that the results depend on, as JSON.
       streamed: whether the images are read when they are needed.
+      train_images: those of this process's shards, where it holds no others.
+      test_images: as `train_images`.
     """
 
     train_set: Dataset
@@ -299,35 +303,35 @@ class Job(NamedTuple):
     mesh: jax.sharding.Mesh
     identity: dict[str, Any]
     streamed: bool = False
+    train_images: host_data.OwnShards | None = None
+    test_images: host_data.OwnShards | None = None
 
 
-def prepare(
-    config: EvaluateConfig,
-    train_set: Dataset | None = None,
-    test_set: Dataset | None = None,
-) -> Job:
-    """Checks everything that can be checked before a victim is trained.
+def _open(config: EvaluateConfig) -> tuple[Dataset, Dataset]:
+    """Loads or opens the data, unless a quick check says that it is in vain."""
+    parallel.resolve_num_shards(config.num_shards, parallel.data_mesh())
+    if config.stream:
+        windows.check_processes()
+    train_set = host_data.load(config.train, stream=config.stream)
+    return train_set, host_data.load(config.test, stream=config.stream)
+
+
+def prepare(config: EvaluateConfig, train_set: Dataset, test_set: Dataset) -> Job:
+    """Checks everything that can be checked before the images are read.
 
     Args:
       config: the settings.
-      train_set: the training data that they name, if they are loaded already, or others
-        of their size and shape.
-      test_set: the test data that they name, if they are loaded already.
+      train_set: the training data that they name, or others of their size and shape.
+      test_set: the test data that they name.
 
     Returns:
-      The training.
+      The training, without the fingerprints of the data.
 
     Raises:
       ValueError: if an input is bad.
     """
     mesh = parallel.data_mesh()
     num_shards = parallel.resolve_num_shards(config.num_shards, mesh)
-    if config.stream:
-        windows.check_processes()
-    if train_set is None:
-        train_set = load(config.train, stream=config.stream)
-    if test_set is None:
-        test_set = load(config.test, stream=config.stream)
     _check_match(train_set, test_set)
     num_examples, num_classes = len(train_set.labels), len(train_set.class_names)
     defense = defenses.create(
@@ -361,7 +365,7 @@ def prepare(
         "seeds": list(config.seeds),
         "evaluate_every": config.evaluate_every,
         "num_shards": num_shards,
-        "fingerprints": [data.fingerprint(train_set), data.fingerprint(test_set)],
+        "fingerprints": None,
         "clipped": clipped_fields(config.victim, settings),
         **mode(config.device_invariant),
         **code_of(config),
@@ -375,7 +379,7 @@ def prepare(
         width = windows.width_of(origin, mesh, share=victim.streamed.share)
         shards = windows.shapes_of(origin, width)
     else:
-        shards = sampling.deal(train_set.images, train_set.labels, num_shards)
+        shards = host_data.deal(train_set, num_shards)
     if models.is_own(config.victim.model) or defenses.is_own(config.defense):
         state = tracing.trace(
             victim.init, victim.step, mesh, shards, evaluate=victim.evaluate_robust
@@ -388,6 +392,31 @@ def prepare(
     return Job(
         *(train_set, test_set, victim, defense, settings.epochs, mesh, identity),
         streamed=config.stream,
+    )
+
+
+def read(job: Job) -> Job:
+    """Reads the images that this process needs; all processes must call it.
+
+    Args:
+      job: the training, from `prepare`.
+
+    Returns:
+      The training with the fingerprints of the data.
+
+    Raises:
+      ValueError: if they cannot be read, or the processes differ in settings or data.
+    """
+    run_directory.check_agreement(job.identity)
+    num_shards = job.identity["num_shards"]
+    as_given = not job.streamed and job.defense.purify is None
+    train = host_data.read(job.train_set, num_shards, job.mesh, keep=as_given)
+    test = host_data.read(job.test_set, num_shards, job.mesh, keep=not job.streamed)
+    found = [train.fingerprint, test.fingerprint]
+    return job._replace(
+        identity={**job.identity, "fingerprints": found},
+        train_images=train.images,
+        test_images=test.images,
     )
 
 
@@ -428,28 +457,43 @@ def read_results(
     return results
 
 
-def _purify(
-    defense: defenses.Defense, train_set: Dataset, file: pathlib.Path
-) -> np.ndarray:
-    """What a defense makes of the training images, kept until all victims are done."""
-    if defense.purify is None:
-        return train_set.images
-    images, labels = train_set.images, train_set.labels
-    if file.exists():
-        return _read_purified(file, images)
-    # All processes have looked before the first one writes.
-    parallel.barrier("purified images looked for")
-    try:
-        # A copy, since a user's own function may write into its arguments.
-        purified = np.asarray(defense.purify(jax.random.key(0), images.copy(), labels))
-    except FloatingPointError as error:
-        raise run_directory.Diverged(str(error)) from error
-    with parallel.together():
-        if jax.process_index() == 0:
-            # In this format every array has a checksum.
-            with atomic.write_file(file) as writing:
-                npz.write(writing, {"images": purified})
-    return purified
+def _purify(job: Job, file: pathlib.Path) -> Job:
+    """Has a defense purify the training images, kept until all victims are done."""
+    purify = job.defense.purify
+    if purify is None:
+        return job
+    first = jax.process_index() == 0
+    # The first process decides before it writes.
+    (there,) = parallel.process_max(int(first and file.exists()))
+
+    def make() -> tuple[Any, str]:
+        if not first:
+            return None, ""
+        clean = host_data.whole(job.train_set)
+        if there:
+            return _read_purified(file, clean.images), ""
+        try:
+            # A copy, since a user's own function may write into its arguments.
+            made = purify(jax.random.key(0), clean.images.copy(), clean.labels)
+        except FloatingPointError as error:
+            return None, str(error) or repr(error)
+        purified = np.asarray(made)
+        # In this format every array has a checksum.
+        with atomic.write_file(file) as writing:
+            npz.write(writing, {"images": purified})
+        return purified, ""
+
+    images, reason = parallel.in_all(make)
+    (reason, *_) = parallel.gather_text(reason)
+    if reason:
+        raise run_directory.Diverged(reason)
+    if jax.process_count() == 1:
+        return job._replace(train_set=job.train_set._replace(images=images))
+    rows: Any = parallel.in_all(lambda: npz.rows_of_member(file, "images"))
+    purified = job.train_set._replace(images=rows)
+    num_shards = job.identity["num_shards"]
+    found = host_data.read(purified, num_shards, job.mesh, keep=True)
+    return job._replace(train_set=purified, train_images=found.images)
 
 
 def _read_purified(file: pathlib.Path, images: np.ndarray) -> np.ndarray:
@@ -484,16 +528,15 @@ class _Compiled(NamedTuple):
 
 
 def _with_data(
-    job: Job, compiled: _Compiled, images: np.ndarray
+    job: Job, compiled: _Compiled
 ) -> tuple[_Compiled, Callable[[jax.Array], windows.Whole | windows.Windows]]:
     """Gives the evaluations their data; also returns key -> the training data.
 
     All of them are on the devices, or a window at a time.
     """
     mesh, num_shards = job.mesh, job.identity["num_shards"]
-    train_set = job.train_set._replace(images=images)
     if job.streamed:
-        origin = windows.source(train_set, num_shards)
+        origin = windows.source(job.train_set, num_shards)
         test = windows.source(job.test_set, num_shards)
         share = min(test.num_rows, classifier.ROWS_AT_ONCE)
         width = windows.width_of(test, mesh, share=share)
@@ -513,8 +556,8 @@ def _with_data(
         train_data, test_data = (
             parallel.place(shards, mesh, parallel.DATA_SPEC)
             for shards in (
-                sampling.deal(images, train_set.labels, num_shards),
-                sampling.deal(job.test_set.images, job.test_set.labels, num_shards),
+                host_data.deal(job.train_set, num_shards, job.train_images),
+                host_data.deal(job.test_set, num_shards, job.test_images),
             )
         )
 

@@ -35,6 +35,7 @@ from miue_jax.data import (
 from miue_jax.generators import GeneratorSpec
 from miue_jax.train import (
     checkpoints,
+    host_data,
     host_memory,
     loop,
     parallel,
@@ -268,64 +269,43 @@ def run(
     """
     if config.stream:
         bucket.refuse(workdir=workdir)
+    clean = parallel.in_all(lambda: _open(config))
     with parallel.together():
-        job = prepare(config)
+        job = prepare(config, clean)
+    job = read(job)
     claim = {**job.identity, **streaming(config.stream)}
     with contextlib.ExitStack() as stack:
         opened = stack.enter_context(
             run_directory.open_directory(workdir, claim, resume=resume)
         )
-        if config.stream:
+        first = jax.process_index() == 0
+        if config.stream and first:
             # As large as the artifact, and of no use to a run that goes on; one that
             # was killed may have left it.
             stack.callback((opened.path / _IMAGES).unlink, missing_ok=True)
         path = opened.path / ARTIFACT
-        if path.exists() and artifact.delta_path(path).exists():
-            finished = artifact.load(path, stream=config.stream)
-            run_directory.check_same(
-                path,
-                finished.metadata,
-                public.without_folders(job.identity),
-                whole=False,
-            )
-            artifact.check_source(
-                finished, job.clean, source_fingerprint=job.identity["source"]
-            )
-            _check_delta(finished, artifact.delta_path(path))
-            return finished
-        _report(config, job)
-        delta = _generate(job, opened, config.checkpoint_every, progress=progress)
-        result = artifact.build(
-            job.clean,
-            delta,
-            budget=job.generator.budget,
-            export=config.export,
-            metadata=_metadata(config, job),
-            source_fingerprint=job.identity["source"],
-            scratch=opened.path / _IMAGES if config.stream else None,
-        )
-        if result.metadata["audit"]["max_change"] == 0:
-            raise run_directory.Failed(
-                f"{workdir}: the perturbation is 0 gray levels in every image, so "
-                "nothing is protected and nothing written; take larger or more steps"
-            )
-        # Other processes may read it next.
+        there = path.exists() and artifact.delta_path(path).exists()
+        # The first process decides, checks and writes; the others read what it made.
+        (done,) = parallel.process_max(int(first and there))
+        if done:
+            made = parallel.in_all(lambda: _finished(config, job, path))
+        else:
+            _report(config, job)
+            delta = _generate(job, opened, config.checkpoint_every, progress=progress)
+            made = parallel.in_all(lambda: _build(config, job, delta, opened.path))
+            changed = made is None or made.metadata["audit"]["max_change"]
+            (unchanged,) = parallel.process_max(int(not changed))
+            if unchanged:
+                raise run_directory.Failed(
+                    f"{workdir}: the perturbation is 0 gray levels in every image, so "
+                    "nothing is protected and nothing written; take larger or more "
+                    "steps"
+                )
+            parallel.in_all(lambda: _save(path, made, delta))
+            if config.stream and made is not None:
+                made = artifact.in_file(path, made)
         with parallel.together():
-            if jax.process_index() == 0:
-                artifact.save(path, result, delta=delta, verify=False)
-        if config.stream:
-            result = artifact.in_file(path, result)
-        return result
-
-
-def _check_delta(finished: artifact.Protected, path: pathlib.Path) -> None:
-    """Checks that the float perturbation beside an artifact is still the one of it."""
-    try:
-        artifact.check_delta(finished, npz.rows_of_npy(path))
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is damaged: {error}; remove it to have it made again"
-        ) from error
+            return made or artifact.load(path, stream=True, verify=False)
 
 
 class Job(NamedTuple):
@@ -336,10 +316,11 @@ class Job(NamedTuple):
       generator: with ``sharded=True``.
       mesh: the devices.
       shards: the data, dealt to shards; of streamed data those of a window, without
-        values.
+        values. The images of several processes have values once they are read.
       selected: (N,) bool, the examples to protect.
       device_invariant: how `loop` compiles the generator.
-      identity: all that the result depends on, as JSON.
+      identity: all that the result depends on, as JSON; the fingerprint of the data
+        once they are read.
       source: of streamed data, else None.
     """
 
@@ -353,15 +334,73 @@ class Job(NamedTuple):
     source: windows.Source | None = None
 
 
-def prepare(config: ProtectConfig, clean: Dataset | None = None) -> Job:
-    """Checks everything that can be checked before a generator runs.
+def _finished(
+    config: ProtectConfig, job: Job, path: pathlib.Path
+) -> artifact.Protected | None:
+    """Reads what a finished run made, and checks it, in the first process."""
+    if jax.process_index() != 0:
+        return None
+    finished = artifact.load(path, stream=config.stream)
+    run_directory.check_same(
+        path, finished.metadata, public.without_folders(job.identity), whole=False
+    )
+    artifact.check_source(
+        finished, job.clean, source_fingerprint=job.identity["source"]
+    )
+    _check_delta(finished, artifact.delta_path(path))
+    return finished
+
+
+def _build(
+    config: ProtectConfig, job: Job, delta: Rows, folder: pathlib.Path
+) -> artifact.Protected | None:
+    """Makes the artifact, in the first process."""
+    if jax.process_index() != 0:
+        return None
+    return artifact.build(
+        job.clean if config.stream else host_data.whole(job.clean),
+        delta,
+        budget=job.generator.budget,
+        export=config.export,
+        metadata=_metadata(config, job),
+        source_fingerprint=job.identity["source"],
+        scratch=folder / _IMAGES if config.stream else None,
+    )
+
+
+def _save(path: pathlib.Path, made: artifact.Protected | None, delta: Rows) -> None:
+    if made is not None:
+        artifact.save(path, made, delta=delta, verify=False)
+
+
+def _check_delta(finished: artifact.Protected, path: pathlib.Path) -> None:
+    """Checks that the float perturbation beside an artifact is still the one of it."""
+    try:
+        artifact.check_delta(finished, npz.rows_of_npy(path))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged: {error}; remove it to have it made again"
+        ) from error
+
+
+def _open(config: ProtectConfig) -> Dataset:
+    """Loads or opens the data, unless a quick check says that it is in vain."""
+    check_export(config.export)
+    parallel.resolve_num_shards(config.num_shards, parallel.data_mesh())
+    if config.stream:
+        windows.check_processes()
+    return host_data.load(config.data, stream=config.stream)
+
+
+def prepare(config: ProtectConfig, clean: Dataset) -> Job:
+    """Checks everything that can be checked before the images are read.
 
     Args:
       config: the settings.
-      clean: the data that they name, if they are loaded already.
+      clean: the data that they name.
 
     Returns:
-      The run.
+      The run, without the fingerprint of the data.
 
     Raises:
       ValueError: if an input is bad.
@@ -369,10 +408,6 @@ def prepare(config: ProtectConfig, clean: Dataset | None = None) -> Job:
     check_export(config.export)
     mesh = parallel.data_mesh()
     num_shards = parallel.resolve_num_shards(config.num_shards, mesh)
-    if config.stream:
-        windows.check_processes()
-    if clean is None:
-        clean = load(config.data, stream=config.stream)
     select = config.select
     classes = select.classes
     if classes is not None:
@@ -405,7 +440,7 @@ def prepare(config: ProtectConfig, clean: Dataset | None = None) -> Job:
         "export": config.export,
         "seed": config.seed,
         "num_shards": num_shards,
-        "source": data.fingerprint(clean),
+        "source": None,
         "clipped": clipped_fields(settings, clipped),
         **mode(config.device_invariant),
         **code_of(config),
@@ -417,9 +452,7 @@ def prepare(config: ProtectConfig, clean: Dataset | None = None) -> Job:
         origin = windows.source(clean, num_shards, selected=selected)
         shards = windows.shapes_of(origin, _width(generator, origin, mesh))
     else:
-        shards = sampling.deal(
-            clean.images, clean.labels, num_shards, selected=selected
-        )
+        shards = host_data.deal(clean, num_shards, selected=selected)
     # A network that does not take these images is found before anything is written.
     if generators.is_own(name):
         state = generators.trace_own(name, generator, spec, mesh, shards)
@@ -432,11 +465,28 @@ def prepare(config: ProtectConfig, clean: Dataset | None = None) -> Job:
     return Job(clean, generator, mesh, shards, selected, exact, identity, origin)
 
 
-def load(source: DataSource | Dataset, *, stream: bool) -> Dataset:
-    """Loads data, or opens them to be read when they are needed."""
-    if isinstance(source, tuple):
-        return data.load(source)
-    return source.stream() if stream else source.load()
+def read(job: Job) -> Job:
+    """Reads the images that this process needs; all processes must call it.
+
+    Args:
+      job: the run, from `prepare`.
+
+    Returns:
+      The run with the fingerprint of the data.
+
+    Raises:
+      ValueError: if they cannot be read, or the processes differ in settings or data.
+    """
+    run_directory.check_agreement(job.identity)
+    num_shards = job.identity["num_shards"]
+    found = host_data.read(job.clean, num_shards, job.mesh, keep=job.source is None)
+    shards = job.shards
+    if found.images is not None:
+        shards = host_data.deal(
+            job.clean, num_shards, found.images, selected=job.selected
+        )
+    identity = {**job.identity, "source": found.fingerprint}
+    return job._replace(shards=shards, identity=identity)
 
 
 def streaming(stream: bool) -> dict[str, bool]:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import clusters
 import pytest
 
 from miue_jax.train import checkpoints
@@ -22,50 +23,10 @@ _OPTIONS = (
 
 
 @pytest.fixture
-def start(monkeypatch):
+def start():
     """Starts commands that end with the test."""
-    for name, value in {"JAX_PLATFORMS": "cpu", "NPROC": "16"}.items():
-        monkeypatch.setenv(name, value)
-    processes = []
-
-    def start_one(*arguments: str, env: dict[str, str]) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "miue_jax", *arguments],
-            cwd=ROOT,
-            env={**os.environ, **env},
-            stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            text=True,
-        )
-        processes.append(process)
-        return process
-
-    yield start_one
-    for process in processes:
-        process.kill()
-        process.communicate()
-
-
-def _cluster(count: int = 2) -> list[dict[str, str]]:
-    """The environments of as many processes, with a device each; one needs none."""
-    devices = {"JAX_NUM_CPU_DEVICES": "1"}
-    if count == 1:
-        return [devices]
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    common = {
-        **devices,
-        "JAX_COORDINATOR_ADDRESS": address,
-        "JAX_NUM_PROCESSES": str(count),
-        "MIUE_HEARTBEAT_TIMEOUT": "20",
-    }
-    return [{**common, "JAX_PROCESS_ID": str(index)} for index in range(count)]
-
-
-def _lines(text: str) -> list[str]:
-    # The transport reports how many it has connected.
-    return [line for line in text.splitlines() if not line.startswith("[Gloo]")]
+    with clusters.starting() as start_one:
+        yield start_one
 
 
 @pytest.mark.slow
@@ -77,12 +38,12 @@ def test_processes_that_disagree_end_before_anything_is_written(tmp_path, start,
     arguments = (*_OPTIONS, "--generator.epochs=2", f"--workdir={tmp_path / 'run'}")
     processes = [
         start(*arguments, *extra, env=env)
-        for extra, env in zip([(), (other,)], _cluster(), strict=True)
+        for extra, env in zip([(), (other,)], clusters.cluster(), strict=True)
     ]
     for process in processes:
         _, errors = process.communicate(timeout=200)
         assert process.returncode == 2, errors
-        assert len(_lines(errors)) == 1, errors
+        assert len(clusters.lines(errors)) == 1, errors
         assert other.strip("-").split("=")[0].rpartition(".")[2] in errors
     assert not (tmp_path / "run").exists()
 
@@ -100,7 +61,7 @@ def test_a_lost_process_is_named_and_the_run_resumes_without_it(tmp_path, start,
     _, errors = whole.communicate(timeout=300)
     assert whole.returncode == 0, errors
 
-    processes = [start(*arguments, run, env=env) for env in _cluster()]
+    processes = [start(*arguments, run, env=env) for env in clusters.cluster()]
     folder = tmp_path / "run" / "checkpoints"
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline and not [*folder.glob("*/sha256.json")]:
@@ -108,7 +69,7 @@ def test_a_lost_process_is_named_and_the_run_resumes_without_it(tmp_path, start,
     processes[lost].kill()
     _, errors = processes[1 - lost].communicate(timeout=100)
     assert processes[1 - lost].returncode not in (0, -signal.SIGABRT)
-    assert _lines(errors) == [
+    assert clusters.lines(errors) == [
         f"miue: lost process {lost} of this run; rerun the same command in all "
         "processes to resume"
     ]
@@ -128,12 +89,6 @@ def test_a_lost_process_is_named_and_the_run_resumes_without_it(tmp_path, start,
 # Several processes and one with as many devices.
 
 
-def _finish(processes) -> None:
-    for process in processes:
-        _, errors = process.communicate(timeout=500)
-        assert process.returncode == 0, errors
-
-
 # The sum over four devices is rounded otherwise in one process and in four.
 _SPLIT = {2: ("--num-shards=2",), 4: ("--num-shards=4", "--device-invariant")}
 
@@ -149,9 +104,9 @@ def test_processes_make_the_bytes_of_one_with_as_many_devices(tmp_path, start, c
     )
     one = {"JAX_NUM_CPU_DEVICES": str(count)}
     for name, arguments in (("protect", protect_), ("evaluate", evaluate_)):
-        for folder, environments in (("one", [one]), ("many", _cluster(count))):
+        for folder, environments in (("one", [one]), ("many", clusters.cluster(count))):
             where = f"--workdir={tmp_path / folder / name}"
-            _finish([start(*arguments, where, env=env) for env in environments])
+            clusters.finish([start(*arguments, where, env=env) for env in environments])
     for name in (
         *(f"protect/{protect.ARTIFACT}", "protect/protected.delta.npy"),
         "evaluate/results.json",
@@ -188,7 +143,7 @@ def test_a_killed_run_is_resumed_by_another_number_of_processes(
     tmp_path, start, never_killed, before, after
 ):
     run = f"--workdir={tmp_path / 'run'}"
-    processes = [start(*_INVARIANT, run, env=env) for env in _cluster(before)]
+    processes = [start(*_INVARIANT, run, env=env) for env in clusters.cluster(before)]
     folder = tmp_path / "run" / "checkpoints"
     deadline = time.monotonic() + 500
     while time.monotonic() < deadline and not [*folder.glob("*/sha256.json")]:
@@ -202,7 +157,9 @@ def test_a_killed_run_is_resumed_by_another_number_of_processes(
     with checkpoints.Checkpoints(folder, read_only=True) as saved:
         assert saved.latest_step
 
-    _finish([start(*_INVARIANT, run, env=env) for env in _cluster(after)])
+    clusters.finish(
+        [start(*_INVARIANT, run, env=env) for env in clusters.cluster(after)]
+    )
     for name in (protect.ARTIFACT, "protected.delta.npy"):
         whole, resumed = (place / name for place in (never_killed, tmp_path / "run"))
         assert whole.read_bytes() == resumed.read_bytes(), name
@@ -252,7 +209,7 @@ def _slurm() -> list[dict[str, str]]:
     ]
 
 
-@pytest.mark.parametrize("cluster", [_cluster, _slurm])
+@pytest.mark.parametrize("cluster", [clusters.cluster, _slurm])
 def test_a_process_places_its_own_share_of_the_data_only(monkeypatch, cluster):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     processes = [
@@ -266,11 +223,11 @@ def test_a_process_places_its_own_share_of_the_data_only(monkeypatch, cluster):
         )
         for env in cluster()
     ]
-    _finish(processes)
+    clusters.finish(processes)
 
 
 def test_a_process_to_which_no_other_comes_says_so_in_time(tmp_path, start):
-    (_, second) = _cluster()
+    (_, second) = clusters.cluster()
     process = start(
         *(*_OPTIONS, f"--workdir={tmp_path / 'run'}"),
         env={**second, "MIUE_JOIN_TIMEOUT": "2"},
@@ -289,7 +246,7 @@ def test_a_port_that_is_not_free_is_named(tmp_path, start):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        (first, _) = _cluster()
+        (first, _) = clusters.cluster()
         process = start(
             *(*_OPTIONS, f"--workdir={tmp_path / 'run'}"),
             env={**first, "JAX_COORDINATOR_ADDRESS": f"localhost:{port}"},

@@ -9,6 +9,7 @@ from miue_jax import _checks, _settings, data, defenses, generators, victims
 from miue_jax.data import DataSource
 from miue_jax.data.bucket import Place
 from miue_jax.generators import GeneratorSpec
+from miue_jax.train import host_data, parallel, run_directory
 from miue_jax.victims import VictimConfig
 from miue_jax.workflows import evaluate, protect
 
@@ -413,25 +414,35 @@ def check(sweep: Sweep, planned: Iterable[Cell]) -> dict[str, Any]:
       planned: all cells.
 
     Returns:
-      What all cells have in common, as JSON; the rest is checked cell by cell.
+      What all cells have in common, as JSON; the rest is checked cell by cell. All
+      processes of a run must call it.
 
     Raises:
       ValueError: if an input is bad.
     """
     planned = list(planned)
-    clean, test = sweep.data.load(), sweep.test.load()
-    identity: dict[str, Any] = {}
-    for name in dict.fromkeys(cell.generator for cell in planned):
-        if sweep.generators[name] is not None:
-            protect.prepare(protection(sweep, name), clean)
-    for pair in dict.fromkeys(cell[1:3] for cell in planned):
-        some = next(cell for cell in planned if cell[1:3] == pair)
-        job = evaluate.prepare(training(sweep, some, sweep.data), clean, test)
-        identity = {k: job.identity[k] for k in ("num_shards", "fingerprints")}
-    return {
+    clean, test = parallel.in_all(
+        lambda: [host_data.load(x, stream=False) for x in (sweep.data, sweep.test)]
+    )
+    with parallel.together():
+        for name in dict.fromkeys(cell.generator for cell in planned):
+            if sweep.generators[name] is not None:
+                protect.prepare(protection(sweep, name), clean)
+        for pair in dict.fromkeys(cell[1:3] for cell in planned):
+            some = next(cell for cell in planned if cell[1:3] == pair)
+            evaluate.prepare(training(sweep, some, sweep.data), clean, test)
+    mesh = parallel.data_mesh()
+    num_shards = parallel.resolve_num_shards(sweep.num_shards, mesh)
+    settings = {
         "data": protect.data_settings(sweep.data),
         "test": protect.data_settings(sweep.test),
         "generator_seed": sweep.generator_seed,
         **protect.mode(sweep.device_invariant),
-        **identity,
+        "num_shards": num_shards,
     }
+    run_directory.check_agreement(settings)
+    found = [
+        host_data.read(x, num_shards, mesh, keep=False).fingerprint
+        for x in (clean, test)
+    ]
+    return {**settings, "fingerprints": found}

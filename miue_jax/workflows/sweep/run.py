@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from miue_jax.data.bucket import Address, Place
-from miue_jax.train import loop, parallel, run_directory
+from miue_jax.train import loop, run_directory
 from miue_jax.workflows.protect import directory_of
 from miue_jax.workflows.sweep import launch, plan, records, tasks
 from miue_jax.workflows.sweep.launchers import local
@@ -110,8 +110,7 @@ def run(
       True
     """
     left = planned = plan.cells(sweep)
-    with parallel.together():
-        identity = plan.check(sweep, planned)
+    identity = plan.check(sweep, planned)
     # What this process has made or checked itself is not a run that was stopped.
     known: set[str] = set()
     made: dict[str, dict[str, Any]] = {}

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from miue_jax import _checks
 from miue_jax.data.bucket import Place
-from miue_jax.train import parallel, run_directory
+from miue_jax.train import run_directory
 from miue_jax.workflows import evaluate, protect
 from miue_jax.workflows.sweep import plan, records
 from miue_jax.workflows.sweep.plan import Cell, Sweep
@@ -148,8 +148,7 @@ def run_task(
     if task.after and not _can_start(sweep, workdir, task):
         raise ValueError(f"{name} waits for {task.after[0]}, which is not done")
     cell = next(c for c in plan.cells(sweep) if c.generator == task.generator)
-    with parallel.together():
-        identity = plan.check(sweep, [task.cell or cell])
+    identity = plan.check(sweep, [task.cell or cell])
     with run_directory.open_directory(workdir, identity, resume=True, shared=True):
         records.check_protected(sweep, workdir, [task.generator])
         records.claim(sweep, workdir)
