@@ -91,12 +91,12 @@ def run(options: Options) -> dict[str, Any]:
                 f"multiples of {devices}"
             )
         share = options.batch_size // devices
+        on_host = min(devices, options.devices_a_host)
         # As `windows.width_of` chooses them where memory does not set less.
-        rows = windows.LARGEST // ((image + code) * devices) // share * share
+        rows = windows.LARGEST // ((image + code) * on_host) // share * share
         rows = max(share, rows)
         # Labels and orders, and parameters, gradients and momentum in float32.
         always = 13 * options.images + 12 * options.parameters
-        on_host = min(devices, options.devices_a_host)
         plan: dict[str, float] = {
             # Two windows of images; of codes those that were, are and will be used.
             "bytes_a_device": rows * (2 * image + 3 * code) + always,

@@ -174,6 +174,16 @@ class Checkpoints:
         with _readable(where):
             return ocp.load(str(folder), abstract), about.get("notes")
 
+    def steps(self) -> list[int]:
+        """Returns the steps that have a checkpoint; all processes must call it.
+
+        Returns:
+          Them, the newest first, as the first process sees them.
+        """
+        with parallel.together():
+            found = self._steps() if jax.process_index() == 0 else []
+        return json.loads(parallel.gather_text(json.dumps(found))[0])
+
     def _steps(self) -> list[int]:
         """The steps that have a folder, the newest first."""
         names = (path.name for path in self.directory.iterdir() if path.is_dir())

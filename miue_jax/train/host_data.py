@@ -7,6 +7,7 @@ must equal: they may read another disk.
 
 import hashlib
 import json
+import math
 import zlib
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from jax.sharding import Mesh
 
 from miue_jax import data
 from miue_jax._rows import RandomRows, at, blocks
-from miue_jax.data import Dataset, DataSource, aligned
+from miue_jax.data import Dataset, DataSource, aligned, memory
 from miue_jax.data.dataset import file_names, with_names
 from miue_jax.train import parallel, sampling
 from miue_jax.train.sampling import Shards
@@ -35,12 +36,12 @@ class Read(NamedTuple):
 
 
 class OwnShards:
-    """The images of some shards, with the shape of those of all of them.
+    """The rows of some shards, with the shape of those of all of them.
 
     Args:
       num_shards: G.
-      shards: whose images these are, ascending.
-      array: (g, n, H, W, C), their images.
+      shards: whose rows these are, ascending.
+      array: (g, n, ...), their rows.
     """
 
     def __init__(self, num_shards: int, shards: list[int], array: np.ndarray):
@@ -50,7 +51,7 @@ class OwnShards:
         self._where = {shard: place for place, shard in enumerate(shards)}
 
     def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
-        """Takes the images of one device, as `parallel.place` asks for them."""
+        """Takes the rows of one device, as `parallel.place` asks for them."""
         start, stop, _ = index[0].indices(self.shape[0])
         first = self._where[start]
         return self._array[first : first + stop - start]
@@ -85,6 +86,23 @@ def load(source: DataSource | Dataset, *, stream: bool) -> Dataset:
         return source.load()
 
 
+def place(rows: np.ndarray, num_shards: int, mesh: Mesh) -> jax.Array:
+    """Puts the rows of the own shards on the devices.
+
+    Args:
+      rows: (g, n, ...), of the shards of this process.
+      num_shards: G.
+      mesh: the devices.
+
+    Returns:
+      (G, n, ...) on the mesh.
+    """
+    found: Any = rows
+    if jax.process_count() > 1:
+        found = OwnShards(num_shards, parallel.own_shards(num_shards, mesh), rows)
+    return parallel.place(found, mesh, parallel.DATA_SPEC)
+
+
 def whole(dataset: Dataset) -> Dataset:
     """Reads all images into memory.
 
@@ -93,7 +111,12 @@ def whole(dataset: Dataset) -> Dataset:
 
     Returns:
       The same data, with an array of images.
+
+    Raises:
+      ValueError: if they cannot be read, or there is not enough memory.
     """
+    if isinstance(dataset.images, RandomRows):
+        memory.check(dataset.images.size, f"{len(dataset.images)} images")
     return with_names(
         dataset._replace(images=np.asarray(dataset.images[:])), file_names(dataset)
     )
@@ -120,7 +143,8 @@ def read(dataset: Dataset, num_shards: int, mesh: Mesh, *, keep: bool) -> Read:
         return Read(data.fingerprint(dataset), None)
     keep = keep and isinstance(dataset.images, RandomRows)
     shards = parallel.own_shards(num_shards, mesh)
-    reader = _Reader(dataset, num_shards, shards, keep=keep)
+    with parallel.together():
+        reader = _Reader(dataset, num_shards, shards, keep=keep)
     first = jax.process_index() == 0
     fingerprint = parallel.in_all(reader.read_all if first else reader.read_own)
     mine = {"about": _about(dataset), "sums": reader.sums, "fingerprint": fingerprint}
@@ -195,6 +219,7 @@ class _Reader:
         self.kept: np.ndarray | None = None
         if keep:
             shape = len(shards), self._rows, *dataset.images.shape[1:]
+            memory.check(math.prod(shape), f"{len(shards) * self._rows} images")
             self.kept = aligned.empty(shape)
 
     def read_all(self) -> str:

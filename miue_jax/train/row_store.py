@@ -26,8 +26,33 @@ _FILE_BYTES = 1 << 30
 # Files that are open at once: systems allow a thousand or so.
 _OPEN = 128
 _NOWHERE = -1
+# Bytes of what `RowStore.seal` returns.
+DIGEST = 32
 _MAP = "map_{}.npy"
 _KEPT = 2
+
+
+class OpenFiles:
+    """Files that are open, a bounded number of them, for any number of stores."""
+
+    def __init__(self) -> None:
+        self._handles: dict[tuple[str, int], int] = {}
+
+    def get(self, folder: str, number: int) -> int | None:
+        """Returns the handle of a file, if it is open."""
+        return self._handles.get((folder, number))
+
+    def add(self, folder: str, number: int, handle: int) -> None:
+        """Keeps a handle, and closes the oldest one if there are too many."""
+        if len(self._handles) == _OPEN:
+            os.close(self._handles.pop(next(iter(self._handles))))
+        self._handles[folder, number] = handle
+
+    def close(self) -> None:
+        """Closes all files, which are opened again when they are needed."""
+        for handle in self._handles.values():
+            os.close(handle)
+        self._handles.clear()
 
 
 class RowStore:
@@ -42,6 +67,8 @@ class RowStore:
       shape: of a row.
       dtype: of its values.
       steps: of the checkpoints that there are: of those, the rows are kept.
+      files: that are open, also those of other stores; None for its own.
+      read_only: whether another process's rows are read, and nothing is removed.
 
     Raises:
       ValueError: naming a file that is damaged, or of rows of another kind.
@@ -70,29 +97,31 @@ class RowStore:
         dtype: DTypeLike,
         *,
         steps: Sequence[int] = (),
+        files: OpenFiles | None = None,
+        read_only: bool = False,
     ):
         self.folder = folder
         self.shape = tuple(map(int, shape))
         self.dtype = np.dtype(dtype)
         self._row_bytes = math.prod(self.shape) * self.dtype.itemsize
-        self._rows_a_file = max(1, _FILE_BYTES // self._row_bytes)
+        # A row has three places at most.
+        self._rows_a_file = max(1, min(_FILE_BYTES // self._row_bytes, 3 * size))
         self._map = _empty_map(size)
-        self._files: dict[int, tuple[int, int]] = {}
+        self._files = files or OpenFiles()
+        self._name, self._first = str(folder), len(self._header())
         self._dirty: set[int] = set()
         self._kept: dict[int, np.ndarray] = {}
         for path in sorted(folder.glob("map_*.npy")):
             step = path.stem.removeprefix("map_")
             if step.isdecimal() and int(step) in steps:
                 self._kept[int(step)] = self._read_map(path, size)
-            else:
+            elif not read_only:
                 path.unlink()
         self._count_places()
 
     def close(self) -> None:
         """Closes the files."""
-        for handle, _ in self._files.values():
-            os.close(handle)
-        self._files.clear()
+        self._files.close()
 
     def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Reads rows.
@@ -118,8 +147,8 @@ class RowStore:
                 target[:] = 0
                 continue
             number, start = self._where(int(place))
-            handle, first = self._open(number, there=True)
-            got = os.preadv(handle, [target.data], first + start)
+            handle = self._open(number, there=True)
+            got = os.preadv(handle, [target.data], self._first + start)
             if got != self._row_bytes or zlib.crc32(target.data) != checksum:
                 raise ValueError(
                     f"{self._path(number)} is damaged: row {row} was changed since it "
@@ -144,9 +173,9 @@ class RowStore:
         for row, value in zip(rows, flat, strict=True):
             place = self._free.pop() if self._free else self._new_place()
             number, start = self._where(place)
-            handle, first = self._open(number)
+            handle = self._open(number)
             with self._naming(number):
-                done = os.pwrite(handle, value.data, first + start)
+                done = os.pwrite(handle, value.data, self._first + start)
                 if done != self._row_bytes:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self._dirty.add(number)
@@ -169,9 +198,9 @@ class RowStore:
         """
         for number in sorted(self._dirty):
             with self._naming(number):
-                os.fsync(self._open(number)[0])
+                os.fsync(self._open(number))
         self._dirty.clear()
-        self.folder.mkdir(exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         with atomic.write_file(self.folder / _MAP.format(step)) as file:
             npz.write_npy(file, self._map, "<i8")
         return _digest(self._map)
@@ -244,27 +273,27 @@ class RowStore:
     def _path(self, number: int) -> pathlib.Path:
         return self.folder / f"rows_{number:05d}.npy"
 
-    def _open(self, number: int, *, there: bool = False) -> tuple[int, int]:
-        """The handle of a file, and where its rows begin."""
-        if number not in self._files:
-            path = self._path(number)
-            header = self._header()
-            if there and not path.exists():
-                raise ValueError(
-                    f"{path} is missing: remove the folder of the run to start again"
-                )
-            with self._naming(number):
-                self.folder.mkdir(exist_ok=True)
-                handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-                if os.pread(handle, len(header), 0) != header:
-                    os.pwrite(handle, header, 0)
-                    # Full size without its bytes, so that others can read it, too.
-                    whole = self._rows_a_file * self._row_bytes
-                    os.ftruncate(handle, len(header) + whole)
-            if len(self._files) == _OPEN:
-                os.close(self._files.pop(next(iter(self._files)))[0])
-            self._files[number] = handle, len(header)
-        return self._files[number]
+    def _open(self, number: int, *, there: bool = False) -> int:
+        """The handle of a file."""
+        found = self._files.get(self._name, number)
+        if found is not None:
+            return found
+        path = self._path(number)
+        header = self._header()
+        if there and not path.exists():
+            raise ValueError(
+                f"{path} is missing: remove the folder of the run to start again"
+            )
+        with self._naming(number):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            if os.pread(handle, len(header), 0) != header:
+                os.pwrite(handle, header, 0)
+                # Full size without its bytes, so that others can read it, too.
+                whole = self._rows_a_file * self._row_bytes
+                os.ftruncate(handle, len(header) + whole)
+        self._files.add(self._name, number, handle)
+        return handle
 
     def _header(self) -> bytes:
         # NumPy has no name for bfloat16.

@@ -21,11 +21,20 @@ from jax.sharding import Mesh
 from miue_jax._rows import RandomRows, of_array
 from miue_jax.data import aligned, memory
 from miue_jax.data.dataset import Dataset
-from miue_jax.train import checkpoints, classifier, loop, metrics, parallel, sampling
+from miue_jax.train import (
+    checkpoints,
+    classifier,
+    host_data,
+    loop,
+    metrics,
+    parallel,
+    sampling,
+)
 from miue_jax.train.metrics import Metrics
-from miue_jax.train.parallel import DATA_SPEC, REPLICATED_SPEC, State
-from miue_jax.train.row_store import RowStore
+from miue_jax.train.parallel import DATA_SPEC, State
+from miue_jax.train.row_store import DIGEST
 from miue_jax.train.sampling import Shards, Streamed
+from miue_jax.train.shard_stores import ShardStores
 
 # Bytes of the images and of what is stored of them in a window, for all devices of a
 # process: at most this, and at most this share of the memory that inputs may need. Two
@@ -41,7 +50,7 @@ class _Window(NamedTuple):
     Attributes:
       start: the first step.
       stop: the one after the last.
-      rows: G arrays of ascending rows.
+      rows: of each own shard, an array of ascending rows.
       writes: whether a step changes what is stored.
       data: on the devices.
       codes: (G, w, ...) on the devices, what is stored of the rows; None if nothing is.
@@ -77,26 +86,38 @@ class Source:
         """The rows of a shard, n."""
         return self.shards.labels.shape[1]
 
-    def read(self, rows: list[np.ndarray], width: int) -> dict[str, np.ndarray]:
-        """Reads the images of some rows.
+    def own(self, mesh: Mesh) -> Shards:
+        """The rest of the data of this process's shards, on the host."""
+        own = parallel.own_shards(self.num_shards, mesh)
+        return jax.tree.map(lambda leaf: np.asarray(leaf)[own], self.shards)
+
+    def read(
+        self, rows: list[np.ndarray], width: int, mesh: Mesh
+    ) -> dict[str, jax.Array]:
+        """Reads the images of some rows of this process's shards.
 
         Args:
-          rows: G arrays of ascending rows.
+          rows: of each of them, an array of ascending rows.
           width: w, the rows of a window.
+          mesh: the devices.
 
         Returns:
-          The fields `images` and `window` of `Shards`, on the host.
+          The fields `images` and `window` of `Shards`, on the devices.
         """
-        images = aligned.empty((self.num_shards, width, *self.images.shape[1:]))
-        window = np.full((self.num_shards, width), self.num_rows, np.int32)
-        for shard, found in enumerate(rows):
+        images = aligned.empty((len(rows), width, *self.images.shape[1:]))
+        window = np.full((len(rows), width), self.num_rows, np.int32)
+        own = parallel.own_shards(self.num_shards, mesh)
+        for at, (shard, found) in enumerate(zip(own, rows, strict=True)):
             size = len(found)
-            window[shard, :size] = found
-            images[shard, size:] = 0
+            window[at, :size] = found
+            images[at, size:] = 0
             # `sampling.deal` gives each shard every G-th example.
             numbers = np.minimum(shard + self.num_shards * found, len(self.images) - 1)
-            self.images.gather(numbers, images[shard, :size])
-        return {"images": images, "window": window}
+            self.images.gather(numbers, images[at, :size])
+        return {
+            "images": host_data.place(images, self.num_shards, mesh),
+            "window": host_data.place(window, self.num_shards, mesh),
+        }
 
 
 def source(
@@ -122,7 +143,7 @@ def source(
 
 
 def width_of(source: Source, mesh: Mesh, *, share: int, stored: int = 0) -> int:
-    """Chooses the rows of a window.
+    """Chooses the rows of a window, for what this process has of memory.
 
     Args:
       source: the data.
@@ -134,12 +155,19 @@ def width_of(source: Source, mesh: Mesh, *, share: int, stored: int = 0) -> int:
       w, at least a batch and at most all rows.
     """
     allowed = min(LARGEST, int(_SHARE * memory.limit()))
-    for device in mesh.devices.flat:
+    for device in mesh.local_devices:
         limit = (device.memory_stats() or {}).get("bytes_limit")
         if limit:
-            allowed = min(allowed, int(_SHARE * limit) * mesh.size)
-    row = (math.prod(source.images.shape[1:]) + stored) * source.num_shards
+            allowed = min(allowed, int(_SHARE * limit) * len(mesh.local_devices))
+    shards = len(parallel.own_shards(source.num_shards, mesh))
+    row = (math.prod(source.images.shape[1:]) + stored) * shards
     return min(max(share, allowed // row // share * share), source.num_rows)
+
+
+def agreed(width: int) -> int:
+    """The rows of a window for which all processes have memory; all must call it."""
+    (least,) = parallel.process_max(-width)
+    return -least
 
 
 def shapes_of(source: Source, width: int) -> Shards:
@@ -233,12 +261,13 @@ class Windows:
     Args:
       source: the data.
       streamed: how the procedure runs on them.
-      mesh: the devices, of one process.
+      mesh: the devices.
       key: the run's key.
       num_steps: of the run.
-      width: w, the rows of a window.
+      width: w, the rows of a window, the same in all processes.
       stored: state -> what is stored of the images, (G, w, ...), if anything is.
-      folder: of the run, where what is stored of the images lies.
+      folder: of the run, which all processes see, where what is stored of the images
+        lies.
     """
 
     def __init__(
@@ -261,7 +290,7 @@ class Windows:
         self._folder = folder
         self._key = np.asarray(jax.random.key_data(key.addressable_data(0)))
         self._orders: dict[tuple[int, int], np.ndarray] = {}
-        self._store: RowStore | None = None
+        self._stores: ShardStores | None = None
         self._saved: checkpoints.Checkpoints | None = None
         self._now: _Window | None = None
         # The step up to which what is stored has been written back.
@@ -269,24 +298,24 @@ class Windows:
         self._next: concurrent.futures.Future[_Window | None] | None = None
         self._pool = concurrent.futures.ThreadPoolExecutor(1, "windows")
         self._placed = parallel.place(*(source.shards, mesh, DATA_SPEC))
+        self._own = source.own(mesh)
 
     def __enter__(self) -> "Windows":
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
-        if self._store is not None:
-            self._store.close()
+        if self._stores is not None:
+            self._stores.close()
 
     def start(self, init: loop.Start, key: jax.Array) -> State:
         """Makes the first state, see `loop.start`."""
         # Of the images only the shape matters here.
-        size = self._source.num_shards, self._width
-        data = self._on_devices(
-            {
-                "images": np.zeros((*size, *self._source.images.shape[1:]), np.uint8),
-                "window": np.full(size, self._source.num_rows, np.int32),
-            }
+        size = len(self._own.labels), self._width
+        images = np.zeros((*size, *self._source.images.shape[1:]), np.uint8)
+        window = np.full(size, self._source.num_rows, np.int32)
+        data = self._placed._replace(
+            images=self._on_devices(images), window=self._on_devices(window)
         )
         return init(key, data)
 
@@ -296,21 +325,23 @@ class Windows:
         """Restores a run from its newest checkpoint, see `loop.resume`."""
         self._saved = saved
         if self._stored is not None:
-            codes = self._stored(state)
+            codes, steps = self._stored(state), saved.steps()
             assert self._folder is not None  # as something is stored
-            names = [path.name for path in saved.directory.iterdir()]
-            self._store = RowStore(
-                self._folder / STORE,
-                self._source.num_shards * self._source.num_rows,
-                codes.shape[2:],
-                codes.dtype,
-                steps=[int(name) for name in names if name.isdecimal()],
+            folder, source = self._folder / STORE, self._source
+            own = parallel.own_shards(source.num_shards, self._mesh)
+            size = source.num_shards, source.num_rows
+            self._stores = parallel.in_all(
+                lambda: ShardStores(
+                    *(folder, own, *size, codes.shape[2:], codes.dtype), steps=steps
+                )
             )
         if not saved.latest_step:
             return 0, state, None
-        step, state, totals = loop.resume(saved, self._with(state, _NO_DIGEST))
-        if self._store is not None and self._stored is not None:
-            self._store.restore(step, np.asarray(self._stored(state)))
+        nothing = np.zeros((len(self._own.labels), DIGEST), np.uint8)
+        step, state, totals = loop.resume(saved, self._with(state, nothing))
+        if self._stores is not None and self._stored is not None:
+            stores, digests = self._stores, self._stored(state)
+            parallel.in_all(lambda: stores.restore(step, digests))
             if step < self._num_steps:
                 # The digest gives way to what it stands for.
                 state = self._enter(step, state)
@@ -347,41 +378,52 @@ class Windows:
         assert self._saved is not None  # as the run has been resumed
         if step == self._saved.latest_step:
             return
-        if self._store is None or self._stored is None:
+        stores = self._stores
+        if stores is None or self._stored is None:
             self._saved.save(step, state, notes=notes)
             return
-        if self._next is not None:
-            # It writes, too; the window that it reads remains of use.
-            self._next.result()
-        if self._now is not None and step > self._now.start:
-            self._write(self._now, self._stored(state))
+        codes, now = self._stored(state), self._now
+
+        def seal() -> np.ndarray:
+            if self._next is not None:
+                # It writes, too; the window that it reads remains of use.
+                self._next.result()
+            if now is not None and step > now.start:
+                self._write(now, codes)
+            return stores.seal(step)
+
+        digests = parallel.in_all(seal)
+        if now is not None and step > now.start:
             self._written = step
-        digest = self._store.seal(step)
-        self._saved.save(step, self._with(state, digest), notes=notes)
-        self._store.kept(step)
+        self._saved.save(step, self._with(state, digests), notes=notes)
+        parallel.in_all(lambda: stores.kept(step))
 
     def stored(self, state: State) -> Any:
         """What is stored of all images, once the last step is saved."""
-        if self._store is None:
+        if self._stores is None:
             assert self._whole is not None  # as something is stored
             return parallel.to_host(self._whole(state))
-        return StoredRows(self._store, self._source.num_shards, self._source.num_rows)
+        assert self._saved is not None  # as the last step is saved
+        return self._stores.of_all(self._saved.latest_step or 0)
 
-    def _with(self, state: State, digest: np.ndarray) -> State:
-        """The state as it is saved: with a digest of what is stored of the images."""
+    def _with(self, state: State, digests: np.ndarray) -> State:
+        """The state as it is saved: with digests of what is stored of the images."""
         if self._streamed.put is None:
             return state
-        placed = parallel.place(digest, self._mesh, REPLICATED_SPEC)
-        return self._streamed.put(state, placed)
+        return self._streamed.put(state, self._on_devices(digests))
 
     def _enter(self, step: int, state: State) -> State:
         """Makes the window of a step the current one."""
         before, put = self._now, self._streamed.put
         if before is not None and before.start <= step < before.stop:
             return state
-        window = None if self._next is None else self._next.result()
-        if window is None or window.start != step:
-            window = self._read(step)
+
+        def found() -> _Window:
+            window = None if self._next is None else self._next.result()
+            # It is not, where a run is resumed.
+            return window if window and window.start == step else self._read(step)
+
+        window = parallel.in_all(found)
         codes = None
         if self._stored is not None and put is not None:
             new = window.codes
@@ -405,17 +447,13 @@ class Windows:
         return self._read(step) if step < self._num_steps else None
 
     def _write(self, window: _Window, codes: jax.Array) -> None:
-        if self._store is None or not window.writes:
-            return
-        host = np.asarray(codes)
-        for shard, rows in enumerate(window.rows):
-            numbers = shard * self._source.num_rows + rows
-            self._store.write(numbers, host[shard, : len(rows)])
+        if self._stores is not None and window.writes:
+            self._stores.write(window.rows, codes)
 
     def _read(self, start: int) -> _Window:
         """Reads the window that begins with a step."""
         stop, used, writes = start, [], False
-        width, count = 0, self._source.shards.count
+        width, count = 0, self._own.count
         while stop < self._num_steps:
             place = self._streamed.place(stop)
             if width + place.share > self._width and stop > start:
@@ -426,38 +464,25 @@ class Windows:
             used.append(np.take_along_axis(order, found, axis=1))
             width, writes, stop = width + place.share, writes or place.writes, stop + 1
         rows = [np.unique(found) for found in np.concatenate(used, axis=1)]
-        data = self._on_devices(self._source.read(rows, self._width))
+        read = self._source.read(rows, self._width, self._mesh)
+        data = self._placed._replace(**read)
         codes = None
-        if self._store is not None:
-            shape = self._source.num_shards, self._width, *self._store.shape
-            host = aligned.empty(shape, self._store.dtype)
-            for shard, found in enumerate(rows):
-                size = len(found)
-                numbers = shard * self._source.num_rows + found
-                self._store.read(numbers, host[shard, :size])
-                host[shard, size:] = 0
-            codes = parallel.place(host, self._mesh, DATA_SPEC)
+        if self._stores is not None:
+            codes = self._on_devices(self._stores.read(rows, self._width))
         return _Window(start, stop, rows, writes, data, codes)
 
     def _order(self, place: sampling.Place) -> np.ndarray:
-        """(G, n) the order of a pass, which the devices draw, too."""
+        """(g, n) the own shards' order of a pass, which the devices draw, too."""
         which = place.use, place.number
         if which not in self._orders:
             self._orders = dict([*self._orders.items()][-1:])
             numbers = np.asarray(which, np.int32)
-            drawn = _drawn(self._key, numbers, self._source.shards)
+            drawn = _drawn(self._key, numbers, self._own)
             self._orders[which] = np.asarray(drawn)
         return self._orders[which]
 
-    def _on_devices(self, read: dict[str, np.ndarray]) -> Shards:
-        placed = {
-            name: parallel.place(array, self._mesh, DATA_SPEC)
-            for name, array in read.items()
-        }
-        return self._placed._replace(**placed)
-
-
-_NO_DIGEST = np.zeros(32, np.uint8)
+    def _on_devices(self, rows: np.ndarray) -> jax.Array:
+        return host_data.place(rows, self._source.num_shards, self._mesh)
 
 
 @jax.jit
@@ -482,28 +507,6 @@ def _carry(
 _carried = jax.jit(jax.vmap(_carry))
 
 
-class StoredRows:
-    """What is stored of all images, as the devices would hold it.
-
-    Args:
-      store: the rows.
-      num_shards: G.
-      num_rows: n.
-    """
-
-    def __init__(self, store: RowStore, num_shards: int, num_rows: int):
-        self._store = store
-        self.shape = (num_shards, num_rows, *store.shape)
-        self.ndim = len(self.shape)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, at: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-        shard, row = at
-        return self._store.read(shard * self.shape[1] + row)
-
-
 def evaluation(
     evaluate: loop.Evaluate, source: Source, mesh: Mesh, *, width: int
 ) -> Callable[[State], Metrics]:
@@ -512,31 +515,31 @@ def evaluation(
     Args:
       evaluate: from `loop.evaluation`.
       source: the data.
-      mesh: the devices, of one process.
-      width: w, the rows of a window, whole batches of `classifier.ROWS_AT_ONCE`.
+      mesh: the devices.
+      width: w, the rows of a window, whole batches of `classifier.ROWS_AT_ONCE`, the
+        same in all processes.
 
     Returns:
       state -> metrics.
     """
     placed = parallel.place(*(source.shards, mesh, DATA_SPEC))
     share = min(source.num_rows, classifier.ROWS_AT_ONCE)
-    count = np.asarray(source.shards.count)
+    count = source.own(mesh).count
     number, step = -(-source.num_rows // share), max(1, width // share)
 
     def read(first: int) -> tuple[Shards, np.ndarray]:
         last = min(first + step, number)
         places = np.arange(first * share, last * share)[None] % count[:, None]
         rows = [np.unique(found) for found in places]
-        found = source.read(rows, step * share)
-        data = {k: parallel.place(v, mesh, DATA_SPEC) for k, v in found.items()}
-        return placed._replace(**data), np.asarray([first, last], np.int32)
+        found = source.read(rows, step * share, mesh)
+        return placed._replace(**found), np.asarray([first, last], np.int32)
 
     def run(state: State) -> Metrics:
         totals: Metrics | None = None
         with concurrent.futures.ThreadPoolExecutor(1, "windows") as pool:
             reading = pool.submit(read, 0)
             for first in range(0, number, step):
-                data, batches = reading.result()
+                data, batches = parallel.in_all(reading.result)
                 if first + step < number:
                     reading = pool.submit(read, first + step)
                 found = jax.device_get(evaluate(state, data, batches))
@@ -546,16 +549,3 @@ def evaluation(
         return totals or {}
 
     return run
-
-
-def check_processes() -> None:
-    """Checks that a run has one process.
-
-    Raises:
-      ValueError: if it has more.
-    """
-    if jax.process_count() > 1:
-        raise ValueError(
-            f"stream is True, and this run has {jax.process_count()} processes; "
-            "allowed with stream: one process, with any number of devices"
-        )

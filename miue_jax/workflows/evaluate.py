@@ -310,8 +310,6 @@ class Job(NamedTuple):
 def _open(config: EvaluateConfig) -> tuple[Dataset, Dataset]:
     """Loads or opens the data, unless a quick check says that it is in vain."""
     parallel.resolve_num_shards(config.num_shards, parallel.data_mesh())
-    if config.stream:
-        windows.check_processes()
     train_set = host_data.load(config.train, stream=config.stream)
     return train_set, host_data.load(config.test, stream=config.stream)
 
@@ -539,17 +537,18 @@ def _with_data(
         origin = windows.source(job.train_set, num_shards)
         test = windows.source(job.test_set, num_shards)
         share = min(test.num_rows, classifier.ROWS_AT_ONCE)
-        width = windows.width_of(test, mesh, share=share)
+        width = windows.agreed(windows.width_of(test, mesh, share=share))
 
         def tested(evaluate: loop.Evaluate) -> loop.Evaluate:
             return windows.evaluation(evaluate, test, mesh, width=width)
 
         def place(key: jax.Array) -> windows.Whole | windows.Windows:
             streamed = job.victim.streamed
+            width = windows.width_of(origin, mesh, share=streamed.share)
             return windows.Windows(
                 *(origin, streamed, mesh, key),
                 num_steps=job.victim.num_steps,
-                width=windows.width_of(origin, mesh, share=streamed.share),
+                width=windows.agreed(width),
             )
 
     else:

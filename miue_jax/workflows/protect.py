@@ -387,8 +387,6 @@ def _open(config: ProtectConfig) -> Dataset:
     """Loads or opens the data, unless a quick check says that it is in vain."""
     check_export(config.export)
     parallel.resolve_num_shards(config.num_shards, parallel.data_mesh())
-    if config.stream:
-        windows.check_processes()
     return host_data.load(config.data, stream=config.stream)
 
 
@@ -481,7 +479,10 @@ def read(job: Job) -> Job:
     num_shards = job.identity["num_shards"]
     found = host_data.read(job.clean, num_shards, job.mesh, keep=job.source is None)
     shards = job.shards
-    if found.images is not None:
+    if job.source is not None:
+        width = windows.agreed(shards.images.shape[1])
+        shards = windows.shapes_of(job.source, width)
+    elif found.images is not None:
         shards = host_data.deal(
             job.clean, num_shards, found.images, selected=job.selected
         )

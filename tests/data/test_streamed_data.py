@@ -79,6 +79,14 @@ def test_a_protected_data_set(tmp_path):
     made = artifact.build(clean, delta, budget=artifact.Budget(), metadata={})
     artifact.save(tmp_path / "protected.npz", made)
     _same(data.stream(tmp_path / "protected.npz"), made.dataset)
+    # Where another process checks them, the images are not read.
+    file = tmp_path / "protected.npz"
+    content = bytearray(file.read_bytes())
+    content[content.index(made.dataset.images[0].tobytes())] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match="not those that were protected"):
+        data.stream(file)
+    assert len(data.stream(file, verify=False).images) == len(clean.images)
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,31 @@ def test_where_one_process_fails_all_raise(monkeypatch):
         raise OSError("disk")
 
 
+def test_all_wait_for_the_last_one_and_raise_where_it_fails(monkeypatch):
+    looks = []
+
+    def busy(mine):
+        looks.append(mine)
+        return [int(mine or len(looks) < 4)]  # the other one takes four looks
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(parallel, "process_max", busy)
+    monkeypatch.setattr(parallel, "gather_text", lambda own: [own, ""])
+    assert parallel.in_all(lambda: 3) == 3
+    assert len(looks) == 4
+    monkeypatch.setattr(parallel, "gather_text", lambda own: [own, "no such file"])
+    with pytest.raises(ValueError, match=r"^process 1: no such file$"):
+        parallel.in_all(lambda: 3)
+    # The one that fails raises its own error, whatever it is.
+    with pytest.raises(ZeroDivisionError):
+        parallel.in_all(lambda: 1 // 0)
+
+
+def test_shards_of_one_process_are_all_of_them():
+    mesh = parallel.data_mesh(jax.devices()[:4])
+    assert parallel.own_shards(8, mesh) == list(range(8))
+
+
 @pytest.mark.parametrize(
     ("address", "count", "index", "message"),
     [

@@ -78,6 +78,11 @@ def _read(folder, name, index):
 
 
 _PROTECT = ("--generator=random_noise", "--num-shards=4", "--quiet")
+_STREAMED = (
+    *("--generator=mi_ue/interleaved", "--generator.model=mlp2", "--num-shards=4"),
+    *("--generator.width=16", "--generator.batch-size=16", "--generator.epochs=2"),
+    *("--quiet", "--stream"),
+)
 _EVALUATE = (
     *("--victim.model=linear", "--victim.epochs=1", "--seeds", "0"),
     *("--num-shards=4", "--quiet"),
@@ -91,6 +96,8 @@ _slow = pytest.mark.slow
     ("name", "count"),
     [
         ("protect", 2),
+        pytest.param("streamed", 2, marks=_slow),
+        pytest.param("streamed", 4, marks=_slow),
         pytest.param("protect", 4, marks=_slow),
         pytest.param("evaluate", 2, marks=_slow),
         pytest.param("evaluate", 4, marks=_slow),
@@ -104,7 +111,9 @@ def test_a_process_reads_the_images_of_its_own_shards_only(
     made = tmp_path / "made" / protect.ARTIFACT
     one, many = tmp_path / "one", tmp_path / "many"
     command = ["protect", data, *_PROTECT]
-    if name != "protect":
+    if name == "streamed":
+        command = ["protect", data, *_STREAMED]
+    elif name != "protect":
         made.parent.mkdir()
         clean = load(data)
         delta = np.full(clean.images.shape, 2 / 255, np.float32)
@@ -127,11 +136,16 @@ def test_a_process_reads_the_images_of_its_own_shards_only(
         found = _read(tmp_path, "many", index)
         assert not [key for key in found if str(key[1]).startswith("all")]
         files = {file for file, _ in found}
-        expected = {data.name} | ({made.name} if name != "protect" else set())
-        assert files - {"purified.npz"} == expected
+        images = (
+            [data.name] if name in ("protect", "streamed") else [data.name, made.name]
+        )
+        assert files - {"purified.npz"} == {*images}
         for (file, _), numbers in found.items():
-            size = _TESTS if name != "protect" and file == data.name else _SIZE
-            if index:
+            size = _TESTS if len(images) > 1 and file == data.name else _SIZE
+            if name == "streamed":
+                mine = range(size) if index == 0 else _own(index, count, size)
+                assert set(numbers) == set(mine)
+            elif index:
                 assert numbers == _own(index, count, size), file
             else:
                 # For the fingerprint; to check or to make an artifact; to purify.
@@ -141,6 +155,7 @@ def test_a_process_reads_the_images_of_its_own_shards_only(
     if name == "protect":
         for file in (protect.ARTIFACT, "protected.delta.npy"):
             assert (one / file).read_bytes() == (many / file).read_bytes()
+    if name in ("protect", "streamed"):
         return
     # Sums over four devices are rounded otherwise in one process and in four.
     results = [json.loads((x / evaluate.RESULTS).read_text()) for x in (one, many)]

@@ -218,6 +218,18 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     assert _bytes(workdir) == _bytes(tmp_path / "whole")
 
 
+def test_rows_of_an_older_version_are_not_gone_on_with(tmp_path, data, one_device):
+    config = _protection(data, stream=True)
+    protect.run(config, tmp_path / "run", progress=False)
+    for name in _FILES:
+        (tmp_path / "run" / name).unlink()
+    rows = tmp_path / "run" / "rows"
+    for path in [*(rows / "shard_00000").iterdir()]:
+        path.rename(rows / path.name)
+    with pytest.raises(ValueError, match="rows was written by an older version"):
+        protect.run(config, tmp_path / "run", progress=False)
+
+
 def _miue(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "miue_jax", *map(str, arguments)]
 
