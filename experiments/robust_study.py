@@ -103,6 +103,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "resnet18": {"model": "resnet18"},
     "vgg11": {"model": "vgg11"},
     "no_views": {"views": "none"},
+    "smooth_4": {"smooth_radius": 4.0},
+    "half": {"fraction": 0.5},
 }
 
 FIRST = ("jpeg_10", "none", "jpeg_50", "grayscale")
