@@ -17,8 +17,8 @@ a row, and one to five for a victim without adversarial training.
 
 What is done so far is the result, results/robust_cpu.json; the study is not complete.
 
-Runs are resumed by the same command; `--rows`, `--columns` and `--seeds` choose cells,
-and several processes may share a directory. summary.json and table.md in it show what
+Runs are resumed by the same command; `--rows`, `--columns`, `--victims` and `--seeds` choose
+cells, and several processes may share a directory. summary.json and table.md in it show what
 is done.
 """
 
@@ -68,6 +68,25 @@ CHANGES: dict[str, dict[str, Any]] = {
     "redraw_visit": {"views": {"redraw": "visit"}},
     "gradient_soft": {"views": {"gradient": "soft"}},
     "gradient_surviving": {"views": {"gradient": "surviving"}},
+    "surviving_to_0_6": {"views": {"gradient": "surviving"}, "step_size_end": 0.6},
+    "surviving_mixed": {"views": {"gradient": "surviving"}, "entropy_weight": 0.7},
+    "surviving_plain_30": {"views": {"gradient": "surviving", "jpeg": 0.55}},
+    "surviving_noise_4": {
+        "views": {"gradient": "surviving"},
+        "adversarial_radius": 4.0,
+    },
+    "surviving_adversary": {
+        "views": {"gradient": "surviving"},
+        "adversarial_radius": 2.0,
+        "adversarial_step_size": 1.5,
+        "adversarial_steps": 2,
+    },
+    "surviving_robust": {
+        "views": {
+            **dataclasses.asdict(views.PRESETS["robust"]),
+            **{"redraw": "step", "gradient": "surviving"},
+        }
+    },
     "paired": {"entropy_weight": 0.0, "similarity": "paired"},
     "class_means": {"entropy_weight": 0.0, "similarity": "class_means"},
     "batch": {"entropy_weight": 0.0},
@@ -103,6 +122,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "resnet18": {"model": "resnet18"},
     "vgg11": {"model": "vgg11"},
     "no_views": {"views": "none"},
+    "smooth_4": {"smooth_radius": 4.0},
+    "half": {"fraction": 0.5},
 }
 
 FIRST = ("jpeg_10", "none", "jpeg_50", "grayscale")
@@ -130,6 +151,7 @@ class Options:
       workdir: directory of the study, which can be resumed.
       rows: that run; all of them by default.
       columns: that run; all of them by default.
+      victims: that run; all of them by default.
       seeds: of victims that run; all of them by default.
       final: rows with all columns, seeds and victims.
       cells: after so many new cells it stops; 0 only writes the summary, None runs all.
@@ -139,6 +161,7 @@ class Options:
     workdir: pathlib.Path
     rows: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
+    victims: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
     final: tuple[str, ...] = ()
     cells: int | None = None
@@ -215,6 +238,7 @@ def chosen_cells(sweep: Sweep, options: Options) -> list[plan.Cell]:
         for cell in plan.cells(sweep)
         if (not options.rows or cell.generator in options.rows)
         and (not options.columns or cell.defense in options.columns)
+        and (not options.victims or cell.victim in options.victims)
         and (not options.seeds or cell.seed in options.seeds)
     ]
 
@@ -370,6 +394,9 @@ def run_study(options: Options) -> None:
     for name in options.columns:
         if name not in DEFENSES:
             raise _checks.unknown("column", name, DEFENSES)
+    for name in options.victims:
+        if name not in ("resnet10", *OTHERS):
+            raise _checks.unknown("victim", name, ("resnet10", *OTHERS))
     source, test = prepare_data(options.data, options.workdir)
     sweeps = {
         seed: study(source, test, seed, options.final)

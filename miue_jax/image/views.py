@@ -159,12 +159,19 @@ class ViewsConfig:
         return self.cutmix + self.mixup > 0
 
 
-# "compression" and "robust" are ours. The first is what a prototype found to outlast
-# JPEG: hard compression, a share of gray and of plain images. "robust" gives a share to
-# whatever else the defenses of this package do.
+# "compression" and "robust" are ours. The first is what was found to outlast JPEG: hard
+# compression, a share of gray and of plain images, and steps along the coefficients
+# that survive, without which effort goes into those that are rounded away. "robust"
+# gives a share to whatever else the defenses of this package do.
 PRESETS: dict[str, ViewsConfig] = {
     "none": ViewsConfig(),
-    "compression": ViewsConfig(jpeg=0.7, grayscale=0.15, min_quality=5, max_quality=40),
+    "compression": ViewsConfig(
+        jpeg=0.7,
+        grayscale=0.15,
+        min_quality=5,
+        max_quality=40,
+        gradient="surviving",
+    ),
     "robust": ViewsConfig(
         jpeg=0.45,
         grayscale=0.15,

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from miue_jax import _command_line, defenses, generators, victims
-from miue_jax.data import DataSource
+from miue_jax.data import DataSource, artifact
 from miue_jax.train import loop, run_directory
 from miue_jax.workflows import evaluate, protect
 from miue_jax.workflows.sweep import launch, plan, plot, report, summary, table
@@ -436,6 +436,7 @@ FORMS = {
         "generators": {
             "clean": None,
             "row": row("one_pixel", pixels=2, export="drop_negative"),
+            "half": row("one_pixel", fraction=0.5),
             "spec": generators.spec("mi_ue/paper", radius=4.0),
             "typed": generators.spec(_TYPED, mode=Mode.STRONG, inner=Inner(3)),
         },
@@ -457,6 +458,7 @@ FORMS = {
             "c": {
                 "generator": "random_noise/uniform",
                 "export": "truncate",
+                "fraction": 0.5,
                 "radius": 2.0,
             },
             "typed": {"name": _TYPED, "mode": "STRONG", "inner": {"low": 4}},
@@ -506,7 +508,7 @@ def test_settings_of_any_form_are_what_they_say():
     sweep = Sweep(**FORMS["mappings"])
     assert sweep.test.split == "test"
     assert sweep.generators["c"] == row(
-        "random_noise/uniform", radius=2.0, export="truncate"
+        "random_noise/uniform", radius=2.0, export="truncate", fraction=0.5
     )
     assert sweep.generators["typed"].generator.config.mode is Mode.STRONG
     assert sweep.generators["typed"].generator.config.inner == Inner(4)
@@ -601,6 +603,30 @@ def test_a_table_has_spreads_budgets_and_gaps(results):
 def test_a_row_whose_export_does_not_round_says_so(results):
     results["protected"]["lsp"]["export"] = "truncate"
     assert "| lsp (l2 1.3, truncate) | 12.3 |" in table.render(results)
+
+
+def test_a_row_of_which_a_part_is_protected(tmp_path, config):
+    half = row("one_pixel", fraction=0.5)
+    sweep = dataclasses.replace(
+        config, generators={"all": "one_pixel", "half": half}, blocks=(), seeds=(0,)
+    )
+    _run(sweep, tmp_path / "run")
+    clean = sweep.data.load()
+    for name, share in (("all", 1.0), ("half", 0.5)):
+        made = artifact.load(plan.artifact_path(tmp_path / "run", name))
+        changed = (made.dataset.images != clean.images).any((1, 2, 3)).mean()
+        assert changed == pytest.approx(share, abs=0.05)
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert "half (l0 1 pixel, 50 % of the images)" in table.render(results)
+    assert "fraction" not in results["protected"]["all"]
+    # Runs of the time before rows had one go on.
+    assert "fraction" not in sweep.to_plain()["generators"]["all"]
+
+
+@pytest.mark.parametrize("fraction", [0, -0.5, 1.5, "half"])
+def test_a_share_that_is_none(fraction):
+    with pytest.raises(ValueError, match="fraction"):
+        row("one_pixel", fraction=fraction)
 
 
 def test_a_row_may_have_an_export_of_its_own():

@@ -20,11 +20,16 @@ AXES = ("generators", "defenses", "victims")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
-    """A row of a sweep: a generator, and how its perturbations are exported.
+    """A row of a sweep: a generator, how much it protects, and how it is exported.
 
     Attributes:
       generator: the generator and its settings.
       export: how the perturbation becomes whole gray levels, see `budget.quantize`.
+      fraction: share of the images to protect, in (0, 1]; the others stay clean. They
+        are drawn at random, the same ones for every seed of the generator.
+
+    Raises:
+      ValueError: if the fraction is out of range.
 
     Example:
       >>> from miue_jax import generators
@@ -35,12 +40,17 @@ class Row:
 
     generator: GeneratorSpec
     export: protect.Export = "round"
+    fraction: float = 1.0
+
+    def __post_init__(self) -> None:
+        _checks.check_number("fraction", self.fraction, "in (0, 1]")
 
 
 def row(
     generator: str | Mapping[str, Any] | GeneratorSpec,
     *,
     export: protect.Export = "round",
+    fraction: float = 1.0,
     **changes: Any,
 ) -> Row:
     """Makes a row of a sweep.
@@ -48,20 +58,22 @@ def row(
     Args:
       generator: "name" or "name/preset", or what `generators.spec` takes.
       export: how the perturbation becomes whole gray levels, see `budget.quantize`.
+      fraction: share of the images to protect, in (0, 1].
       **changes: settings that differ from the preset's.
 
     Returns:
       The row.
 
     Raises:
-      ValueError: if a name is unknown or a setting is not allowed.
+      ValueError: if a name is unknown, or a setting or the fraction is not allowed.
 
     Example:
       >>> from miue_jax.workflows.sweep.plan import row
       >>> row("mi_ue/interleaved", radius=4.0).generator.config.radius
       4.0
     """
-    return Row(generator=generators.spec(generator, **changes), export=export)
+    spec = generators.spec(generator, **changes)
+    return Row(generator=spec, export=export, fraction=fraction)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -158,14 +170,17 @@ class Sweep:
 
     def to_plain(self) -> dict[str, Any]:
         """All settings as JSON can hold them; `Sweep(**plain)` is equal."""
-        rows = {
-            name: None
-            if row is None
-            else {**row.generator.to_plain(), "export": row.export}
-            for name, row in self.generators.items()
-        }
+        rows = {name: _plain(row) for name, row in self.generators.items()}
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return _settings.to_plain({**fields, "generators": rows}, "sweep")
+
+
+def _plain(row: Row | None) -> dict[str, Any] | None:
+    if row is None:
+        return None
+    plain = {**row.generator.to_plain(), "export": row.export}
+    # As it was before rows had one, where all images are protected.
+    return plain if row.fraction == 1 else {**plain, "fraction": row.fraction}
 
 
 def _source(given: Any, split: str = "train") -> DataSource:
@@ -222,10 +237,11 @@ def _row(given: Any) -> Row | None:
     if isinstance(given, Mapping):
         settings = dict(given)
         export = settings.pop("export", "round")
+        fraction = settings.pop("fraction", 1.0)
         generator = settings.pop("generator", None)
         if generator is None:
-            return row(settings, export=export)
-        return row(generator, export=export, **settings)
+            return row(settings, export=export, fraction=fraction)
+        return row(generator, export=export, fraction=fraction, **settings)
     if isinstance(given, str):
         name, known = given.partition("/")[0], ("clean", *generators.NAMES)
         if not generators.is_own(name) and name not in known:
@@ -343,10 +359,12 @@ def protection(sweep: Sweep, name: str) -> protect.ProtectConfig:
     Returns:
       The settings.
     """
+    made = sweep.generators[name]
     return protect.ProtectConfig(
         data=sweep.data,
-        generator=sweep.generators[name].generator,
-        export=sweep.generators[name].export,
+        generator=made.generator,
+        select=protect.Selection(fraction=made.fraction),
+        export=made.export,
         seed=sweep.generator_seed,
         num_shards=sweep.num_shards,
         device_invariant=sweep.device_invariant,

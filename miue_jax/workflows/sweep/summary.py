@@ -51,7 +51,11 @@ def summarize(
         "planned": len(planned),
         "done": sum(map(len, groups.values())),
         "protected": {
-            name: {"budget": str(_budget(made)), **{k: made[k] for k in KEPT}}
+            name: {
+                "budget": str(_budget(made)),
+                **{k: made[k] for k in KEPT},
+                **_part(made),
+            }
             for name, made in protected.items()
         },
         "failed": {"-".join(map(str, cell)): why for cell, why in failed.items()},
@@ -86,6 +90,12 @@ def _named(source: DataSource) -> str:
 
 def _budget(made: Mapping[str, Any]) -> Budget:
     return Budget(made.get("norm", "linf"), made["radius"])
+
+
+def _part(made: Mapping[str, Any]) -> dict[str, float]:
+    """The share of the images that is protected, where it is not all of them."""
+    fraction = made.get("select", {}).get("fraction", 1.0)
+    return {} if fraction == 1 else {"fraction": fraction}
 
 
 def _join(

@@ -66,7 +66,8 @@ def axes(results: Mapping[str, Any], victim: str) -> tuple[list[str], list[str]]
 def label(results: Mapping[str, Any], generator: str) -> str:
     """The name of a row: the generator, with what others would not expect of it.
 
-    That is a budget other than L-infinity 8, and an export that does not round.
+    That is a budget other than L-infinity 8, an export that does not round, and that
+    only a part of the images is protected.
 
     Args:
       results: what `sweep` returned.
@@ -81,6 +82,8 @@ def label(results: Mapping[str, Any], generator: str) -> str:
     notes = [made["budget"]] if made["budget"] != "linf 8 gray levels" else []
     if made.get("export", "round") != "round":
         notes.append(made["export"])
+    if (fraction := made.get("fraction", 1.0)) < 1:
+        notes.append(f"{100 * fraction:g} % of the images")
     return f"{generator} ({', '.join(notes)})" if notes else generator
 
 
