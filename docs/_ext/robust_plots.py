@@ -17,12 +17,17 @@ _NAMES = {"base": "drawn in each step", "redraw_visit": "drawn once a visit"}
 _COLORS = {"base": "tab:blue", "redraw_visit": "tab:orange"}
 _MARKERS = {0: "o", 1: "s"}
 _CHANGES = {
-    "base": "mi_ue/robust",
+    "gradient_surviving": "mi_ue/robust",
+    "surviving_to_0_6": "steps down to 0.6",
+    "surviving_plain_30": "30 % plain",
+    "surviving_noise_4": "noise for the surrogate",
+    "surviving_mixed": "30 % similarity",
+    "base": "identity's gradient",
     "base_again": "the same, rounded otherwise",
-    "epochs_30": "30 epochs",
-    "batch_mixed": "30 % similarity",
-    "paired_mixed": "50 % paired similarity",
-    "views_robust_visit": "all views, once a visit",
+    "steps_to_0_6": "... and steps down to 0.6",
+    "epochs_30": "... and 30 epochs",
+    "batch_mixed": "identity, 30 % similarity",
+    "views_robust_visit": "identity, all views, once a visit",
 }
 _GENERATORS = {
     "clean": ("clean", "tab:gray"),
