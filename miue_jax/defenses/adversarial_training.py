@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from miue_jax import _checks, projected_gradient
+from miue_jax import _checks, _flat_draws, projected_gradient
 from miue_jax._checks import check_number
 from miue_jax.budget import to_unit
 from miue_jax.defenses.base import Defense, Predict, freeze
@@ -154,9 +154,11 @@ def _start(
         # Draws in bfloat16 are 128 numbers whose mean is not 0.
         wide = jnp.promote_types(images.dtype, jnp.float32)
         if kind == "uniform":
-            return jax.random.uniform(key, shape, wide, -radius, radius)
+            return _flat_draws.draw(
+                jax.random.uniform, key, shape, wide, -radius, radius
+            )
         if kind == "gaussian":
-            return step_size * jax.random.normal(key, shape, wide)
+            return step_size * _flat_draws.draw(jax.random.normal, key, shape, wide)
         return jnp.zeros(shape, wide)
 
     draws = jax.vmap(draw)(keys).astype(images.dtype)

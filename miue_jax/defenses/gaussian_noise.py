@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from miue_jax import _flat_draws
 from miue_jax._checks import check_number
 from miue_jax.budget import to_unit
 from miue_jax.defenses.base import Defense
@@ -46,7 +47,8 @@ def gaussian_noise(
     ) -> tuple[jax.Array, jax.Array]:
         # Draws in bfloat16 are 128 numbers whose mean is not 0.
         wide = jnp.promote_types(images.dtype, jnp.float32)
-        noise = jax.random.normal(key, images.shape, wide).astype(images.dtype)
+        noise = _flat_draws.draw(jax.random.normal, key, images.shape, wide)
+        noise = noise.astype(images.dtype)
         return jnp.clip(images + to_unit(float(sigma)) * noise, 0, 1), labels
 
     return Defense(augment=augment)

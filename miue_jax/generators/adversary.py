@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from miue_jax import projected_gradient
+from miue_jax import _flat_draws, projected_gradient
 
 
 def adversarial_change(
@@ -47,7 +47,9 @@ def adversarial_change(
     shape = (len(images) // len(keys), *images.shape[1:])
 
     def noise(key: jax.Array) -> jax.Array:
-        return jax.random.uniform(key, shape, jnp.float32, -radius, radius)
+        return _flat_draws.draw(
+            jax.random.uniform, key, shape, jnp.float32, -radius, radius
+        )
 
     start = jax.vmap(noise)(keys).reshape(images.shape)
     return projected_gradient.pgd(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from miue_jax import projected_gradient
+from miue_jax import _flat_draws, projected_gradient
 from miue_jax._checks import check_number
 from miue_jax.budget import to_unit
 from miue_jax.generators.base import DataSpec, Generator
@@ -102,8 +102,9 @@ def _train_attack(config: HypocriticalConfig) -> Attack:
         labels: jax.Array,
     ) -> jax.Array:
         draw = jax.vmap(
-            lambda key: jax.random.uniform(
-                key, images.shape[1:], jnp.float32, -radius, radius
+            lambda key: _flat_draws.draw(
+                *(jax.random.uniform, key, images.shape[1:]),
+                *(jnp.float32, -radius, radius),
             )
         )
         delta = projected_gradient.pgd(

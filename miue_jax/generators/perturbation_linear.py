@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from miue_jax import _flat_draws
 from miue_jax._checks import check_number
 from miue_jax.budget import Budget, to_unit
 from miue_jax.generators import surrogate
@@ -229,7 +230,9 @@ def perturbation_linear(config: PerturbationLinearConfig, spec: DataSpec) -> Gen
 
         def of_row(shard_key: jax.Array, row: jax.Array) -> jax.Array:
             row_key = jax.random.fold_in(shard_key, row)
-            return jax.random.uniform(row_key, shape, jnp.float32, -radius, radius)
+            return _flat_draws.draw(
+                jax.random.uniform, row_key, shape, jnp.float32, -radius, radius
+            )
 
         return jax.vmap(jax.vmap(of_row, (None, 0)))(keys, batch.rows)
 

@@ -6,6 +6,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from miue_jax import _flat_draws
 from miue_jax._checks import check_choice
 from miue_jax.budget import Budget, to_unit
 from miue_jax.generators.base import DataSpec, Generator
@@ -68,7 +69,9 @@ def random_noise(config: RandomNoiseConfig, spec: DataSpec) -> Generator:
         return State(jnp.zeros((), jnp.int32), shared, delta)
 
     def draw(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        return jax.random.uniform(key, shape, jnp.float32, -radius, radius)
+        return _flat_draws.draw(
+            jax.random.uniform, key, shape, jnp.float32, -radius, radius
+        )
 
     def step(key: jax.Array, state: State, data: Shards) -> tuple[State, Metrics]:
         if per_class:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from miue_jax import projected_gradient
+from miue_jax import _flat_draws, projected_gradient
 from miue_jax._checks import check_number
 from miue_jax.budget import Budget, to_unit
 from miue_jax.generators import surrogate, transformed
@@ -218,7 +218,9 @@ def robust_error_minimizing(
     ) -> jax.Array:
         def draw(shard: jax.Array) -> jax.Array:
             shard_key = jax.random.fold_in(key, shard)
-            return jax.random.uniform(shard_key, shape, jnp.float32, -radius, radius)
+            return _flat_draws.draw(
+                jax.random.uniform, shard_key, shape, jnp.float32, -radius, radius
+            )
 
         return jax.vmap(draw)(data.shard)
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from miue_jax import projected_gradient
+from miue_jax import _flat_draws, projected_gradient
 from miue_jax._checks import check_choice, check_number
 from miue_jax.budget import Budget, to_unit
 from miue_jax.generators import perturbation_store, surrogate, transformed
@@ -148,10 +148,13 @@ def surrogate_attack(
 
     def start(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         if config.start == "normal":
-            draws = radius * jax.random.normal(key, shape, jnp.float32)
+            draws = _flat_draws.draw(jax.random.normal, key, shape, jnp.float32)
+            draws = radius * draws
             return jnp.clip(draws, -radius, radius)
         if config.start == "uniform":
-            return jax.random.uniform(key, shape, jnp.float32, -radius, radius)
+            return _flat_draws.draw(
+                jax.random.uniform, key, shape, jnp.float32, -radius, radius
+            )
         return jnp.zeros(shape, jnp.float32)
 
     def costs(variables: Any, seen: jax.Array, labels: jax.Array) -> jax.Array:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from miue_jax import _checks, _settings
+from miue_jax import _checks, _flat_draws, _settings
 from miue_jax._checks import check_choice, check_number
 from miue_jax.budget import to_unit
 from miue_jax.image import augment, blur, color, mixing, rand_augment_draws, resize
@@ -461,7 +461,8 @@ def _draw_noise(key, batch_size, image_shape, config, hardness):
     sigma_key, noise_key = jax.random.split(key)
     sigma = jax.random.uniform(sigma_key, (batch_size, 1, 1, 1), jnp.float32)
     sigma = sigma * hardness * to_unit(float(config.max_noise_sigma))
-    return sigma * jax.random.normal(noise_key, (batch_size, *image_shape), jnp.float32)
+    shape = (batch_size, *image_shape)
+    return sigma * _flat_draws.draw(jax.random.normal, noise_key, shape, jnp.float32)
 
 
 def _see_noise(images, strengths, config):

@@ -1,6 +1,7 @@
 """What the networks share: their convolution, their normalization and their head."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -8,9 +9,18 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from miue_jax import _flat_draws
+
 Layer = Callable[..., Any]
 
-_KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+def _kernel_init(
+    key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32
+) -> jax.Array:
+    """He's initialization by the fan out, as Flax has it, but faster to compile."""
+    fan_out = math.prod(shape[:-2]) * shape[-1]
+    draws = _flat_draws.draw(jax.random.normal, key, shape, dtype)
+    return draws * jnp.sqrt(jnp.asarray(2.0 / fan_out, dtype))
 
 
 class _Settings(Protocol):
@@ -76,7 +86,7 @@ def conv_and_norm(module: _Settings, *, train: bool) -> tuple[Layer, Layer]:
             feature_group_count=groups,
             use_bias=False,
             dtype=module.dtype,
-            kernel_init=_KERNEL_INIT,
+            kernel_init=_kernel_init,
             conv_general_dilated=module.convolution,
             name=name,
         )
