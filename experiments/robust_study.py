@@ -6,20 +6,21 @@ DATA is CIFAR-10 as an image folder, the original archive or a .npz file; the 5,
 training and 5,000 test images of results/matrix_cpu.json are taken from it, with the
 same victims: a ResNet-10 of width 16, ten epochs in batches of 32.
 
-A row is `mi_ue/interleaved` with other settings. `base` is `mi_ue/robust`:
-cross-entropy through JPEG of quality 5 to 40 and gray, drawn anew in each of eight
-steps a visit that fall from 2 to 1 gray levels, 15 epochs. Every other row changes one
-thing; `redraw_visit`, one view for all steps of a visit, is the prototype. Rows of the
-first stage have four columns and one seed of both generator and victim; `--final` names
-rows that get all columns, three seeds of the victim, two of the generator and victims
-of other architectures. It takes 15 to 60 minutes of a core to make the perturbations of
-a row, and one to five for a victim without adversarial training.
+A row is `mi_ue/interleaved` with other settings. `base` is cross-entropy through JPEG
+of quality 5 to 40 and gray, drawn anew in each of eight steps a visit that fall from 2
+to 1 gray levels, 15 epochs. Most other rows change one thing; `redraw_visit`, one view
+for all steps of a visit, is the prototype, and `gradient_surviving` is `mi_ue/robust`,
+from which those after it depart. Rows of the first stage have four columns and one seed
+of both generator and victim; `--final` names rows that get all columns, three seeds of
+the victim, two of the generator and victims of other architectures. It takes 10 to 60
+minutes of a core to make the perturbations of a row, and one to five for a victim
+without adversarial training.
 
 What is done so far is the result, results/robust_cpu.json; the study is not complete.
 
-Runs are resumed by the same command; `--rows`, `--columns`, `--victims` and `--seeds` choose
-cells, and several processes may share a directory. summary.json and table.md in it show what
-is done.
+Runs are resumed by the same command; `--rows`, `--columns`, `--victims` and `--seeds`
+choose cells, and several processes may share a directory. summary.json and table.md in
+it show what is done.
 """
 
 import dataclasses
