@@ -329,7 +329,9 @@ def summarize(
         "data": "CIFAR-10, 5,000 training and 5,000 test images",
         "hardware": f"{_cores()} cores of {platform.processor() or platform.machine()}",
         "rows": {
-            name: None if entry is None else entry.generator.to_plain()
+            name: None
+            if entry is None
+            else {**entry.generator.to_plain(), "fraction": entry.fraction}
             for name, entry in rows().items()
         },
         "protected": {

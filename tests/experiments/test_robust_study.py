@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import robust_study
 
+from miue_jax import generators
 from miue_jax.data import DataSource, load
 from miue_jax.workflows.sweep import plan
 
@@ -22,7 +23,7 @@ def _flat(settings, prefix=""):
 
 def test_a_row_differs_from_the_base_in_what_its_name_says():
     rows = {
-        name: _flat(row.generator.to_plain())
+        name: _flat({**row.generator.to_plain(), "fraction": row.fraction})
         for name, row in robust_study.rows().items()
         if row is not None
     }
@@ -34,7 +35,13 @@ def test_a_row_differs_from_the_base_in_what_its_name_says():
     assert changed["pgd_steps_4"] == {"pgd_steps"}
     assert changed["plain_0"] == {"views.jpeg"}
     assert changed["paired"] == {"entropy_weight", "similarity"}
+    assert changed["half"] == {"fraction"}
     assert all(changed.values())
+
+
+def test_one_row_is_the_preset():
+    spec = robust_study.rows()["gradient_surviving"].generator
+    assert spec == generators.spec("mi_ue/robust", model="resnet10")
 
 
 def test_the_most_telling_cells_come_first_and_final_rows_get_all():
