@@ -171,7 +171,7 @@ def _build(against: pathlib.Path | None) -> Iterator[pathlib.Path | None]:
     if against is None:
         yield None
     elif not against.is_dir():
-        with benchmark._installed(str(against)) as folder:
+        with benchmark.installed(str(against)) as folder:
             yield folder
     elif (against / "miue_jax").is_dir():
         yield against.resolve()

@@ -28,7 +28,7 @@ from miue_jax.data import atomic, bucket, public
 from miue_jax.train import run_directory
 from miue_jax.workflows.benchmark.cases import BEFORE, CASES, OURS
 
-__all__ = ["BenchmarkConfig", "benchmark"]
+__all__ = ["BenchmarkConfig", "benchmark", "installed"]
 
 # What a file of results is known by, and what all that is in one must share.
 _SAME = ("settings", "hardware", "versions", "build")
@@ -120,7 +120,7 @@ def benchmark(
         here = pathlib.Path(miue_jax.__file__).parents[1]
         builds = {OURS: here}
         if config.against is not None:
-            builds[BEFORE] = stack.enter_context(_installed(config.against))
+            builds[BEFORE] = stack.enter_context(installed(config.against))
         about = [_asked(config, build, {"do": "describe"}) for build in builds.values()]
         accelerator = about[0]["hardware"]["backend"] != "cpu"
         names = _select(config.cases, accelerator=accelerator)
@@ -252,8 +252,25 @@ def _add(
 
 
 @contextlib.contextmanager
-def _installed(wheel: str) -> Iterator[pathlib.Path]:
-    """Installs a wheel, without what it depends on, in a temporary folder."""
+def installed(wheel: str) -> Iterator[pathlib.Path]:
+    """Installs a wheel, without what it depends on, in a temporary folder.
+
+    Args:
+      wheel: the file, of this package.
+
+    Yields:
+      The folder, for PYTHONPATH.
+
+    Raises:
+      ValueError: if it is no wheel of this package, or cannot be installed.
+
+    Example:
+      >>> from miue_jax.workflows.benchmark import run
+      >>> with run.installed("miue_jax-0.0.1-py3-none-any.whl") as folder:
+      ...     pass
+      Traceback (most recent call last):
+      ValueError: miue_jax-0.0.1-py3-none-any.whl: no such wheel
+    """
     path = pathlib.Path(wheel)
     if not path.is_file():
         raise ValueError(f"{wheel}: no such wheel" if wheel else "against: no wheel")
