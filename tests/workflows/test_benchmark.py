@@ -145,7 +145,7 @@ def asked(monkeypatch):
         yield pathlib.Path("/old")
 
     monkeypatch.setattr(run, "_process", process)
-    monkeypatch.setattr(run, "_installed", installed)
+    monkeypatch.setattr(run, "installed", installed)
     return log, answers
 
 
