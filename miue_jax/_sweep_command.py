@@ -46,7 +46,7 @@ class _Settings:
       defenses: columns: names, or names of the configuration.
       victims: protocols of the training, or names of the configuration.
       seeds: of the victims.
-      generator_seed: of every generator.
+      generator_seed: of every generator whose row has none of its own.
       num_shards: shards of the data; None for one per device.
       device_invariant: make results equal to the last bit on any number of devices of
         one kind.

@@ -292,6 +292,8 @@ def run(
         else:
             _report(config, job)
             delta = _generate(job, opened, config.checkpoint_every, progress=progress)
+            # The programs and the networks are gone, and the published images come.
+            host_memory.give_back()
             made = parallel.in_all(lambda: _build(config, job, delta, opened.path))
             changed = made is None or made.metadata["audit"]["max_change"]
             (unchanged,) = parallel.process_max(int(not changed))

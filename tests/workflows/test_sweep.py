@@ -437,6 +437,7 @@ FORMS = {
             "clean": None,
             "row": row("one_pixel", pixels=2, export="drop_negative"),
             "half": row("one_pixel", fraction=0.5),
+            "second": row("one_pixel", seed=1),
             "spec": generators.spec("mi_ue/paper", radius=4.0),
             "typed": generators.spec(_TYPED, mode=Mode.STRONG, inner=Inner(3)),
         },
@@ -459,6 +460,7 @@ FORMS = {
                 "generator": "random_noise/uniform",
                 "export": "truncate",
                 "fraction": 0.5,
+                "seed": 1,
                 "radius": 2.0,
             },
             "typed": {"name": _TYPED, "mode": "STRONG", "inner": {"low": 4}},
@@ -508,7 +510,7 @@ def test_settings_of_any_form_are_what_they_say():
     sweep = Sweep(**FORMS["mappings"])
     assert sweep.test.split == "test"
     assert sweep.generators["c"] == row(
-        "random_noise/uniform", radius=2.0, export="truncate", fraction=0.5
+        "random_noise/uniform", radius=2.0, export="truncate", fraction=0.5, seed=1
     )
     assert sweep.generators["typed"].generator.config.mode is Mode.STRONG
     assert sweep.generators["typed"].generator.config.inner == Inner(4)
@@ -621,6 +623,35 @@ def test_a_row_of_which_a_part_is_protected(tmp_path, config):
     assert "fraction" not in results["protected"]["all"]
     # Runs of the time before rows had one go on.
     assert "fraction" not in sweep.to_plain()["generators"]["all"]
+
+
+def test_rows_that_differ_in_their_seed(tmp_path, config):
+    rows = {"one": "random_noise", "zero": row("random_noise", seed=0)}
+    rows |= {"second": row("random_noise", seed=2)}
+    sweep = dataclasses.replace(
+        config, generators=rows, generator_seed=1, blocks=(), seeds=(0,)
+    )
+    results = _run(sweep, tmp_path / "run")
+    made = {
+        name: artifact.load(plan.artifact_path(tmp_path / "run", name))
+        for name in rows
+    }
+    seeds = {name: found.metadata["seed"] for name, found in made.items()}
+    assert seeds == {"one": 1, "zero": 0, "second": 2}
+    told = {name: row.get("seed") for name, row in results["protected"].items()}
+    assert told == {"one": None, "zero": 0, "second": 2}
+    assert "| second (generator seed 2) |" in table.render(results)
+    images = {found.dataset.images.tobytes() for found in made.values()}
+    assert len(images) == 3
+    # Runs of the time before rows had one go on.
+    assert "seed" not in sweep.to_plain()["generators"]["one"]
+    assert sweep.to_plain()["generators"]["zero"]["seed"] == 0
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64, 0.5, "first"])
+def test_a_seed_of_a_row_that_is_none(seed):
+    with pytest.raises(ValueError, match="seed of a row holds"):
+        row("one_pixel", seed=seed)
 
 
 @pytest.mark.parametrize("fraction", [0, -0.5, 1.5, "half"])

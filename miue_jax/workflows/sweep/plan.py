@@ -27,9 +27,11 @@ class Row:
       export: how the perturbation becomes whole gray levels, see `budget.quantize`.
       fraction: share of the images to protect, in (0, 1]; the others stay clean. They
         are drawn at random, the same ones for every seed of the generator.
+      seed: of the generator; None for the `generator_seed` of the sweep. Rows that
+        differ in it alone show how much depends on the draw of the generator.
 
     Raises:
-      ValueError: if the fraction is out of range.
+      ValueError: if the fraction or the seed is out of range.
 
     Example:
       >>> from miue_jax import generators
@@ -41,9 +43,12 @@ class Row:
     generator: GeneratorSpec
     export: protect.Export = "round"
     fraction: float = 1.0
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         _checks.check_number("fraction", self.fraction, "in (0, 1]")
+        if self.seed is not None:
+            _checks.check_seeds("seed of a row", (self.seed,))
 
 
 def row(
@@ -51,6 +56,7 @@ def row(
     *,
     export: protect.Export = "round",
     fraction: float = 1.0,
+    seed: int | None = None,
     **changes: Any,
 ) -> Row:
     """Makes a row of a sweep.
@@ -59,13 +65,15 @@ def row(
       generator: "name" or "name/preset", or what `generators.spec` takes.
       export: how the perturbation becomes whole gray levels, see `budget.quantize`.
       fraction: share of the images to protect, in (0, 1].
+      seed: of the generator; None for that of the sweep.
       **changes: settings that differ from the preset's.
 
     Returns:
       The row.
 
     Raises:
-      ValueError: if a name is unknown, or a setting or the fraction is not allowed.
+      ValueError: if a name is unknown, or a setting, the fraction or the seed is not
+        allowed.
 
     Example:
       >>> from miue_jax.workflows.sweep.plan import row
@@ -73,7 +81,7 @@ def row(
       4.0
     """
     spec = generators.spec(generator, **changes)
-    return Row(generator=spec, export=export, fraction=fraction)
+    return Row(generator=spec, export=export, fraction=fraction, seed=seed)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,7 +124,7 @@ class Sweep:
       seeds: of the victims.
       blocks: which cells run, in this order, the most informative ones first; none for
         all.
-      generator_seed: of every generator.
+      generator_seed: of every generator whose row has none of its own.
       num_shards: shards of the data; None for one per device.
       device_invariant: whether results are equal to the last bit on any number of
         devices of one kind.
@@ -179,8 +187,9 @@ def _plain(row: Row | None) -> dict[str, Any] | None:
     if row is None:
         return None
     plain = {**row.generator.to_plain(), "export": row.export}
-    # As it was before rows had one, where all images are protected.
-    return plain if row.fraction == 1 else {**plain, "fraction": row.fraction}
+    # As it was before rows had them, where all images are protected by one seed.
+    own = {"fraction": row.fraction} if row.fraction != 1 else {}
+    return plain | own | ({} if row.seed is None else {"seed": row.seed})
 
 
 def _source(given: Any, split: str = "train") -> DataSource:
@@ -236,12 +245,17 @@ def _row(given: Any) -> Row | None:
         return None
     if isinstance(given, Mapping):
         settings = dict(given)
-        export = settings.pop("export", "round")
-        fraction = settings.pop("fraction", 1.0)
+        own = {
+            name: settings.pop(name)
+            for name in ("export", "fraction", "seed")
+            if name in settings
+        }
         generator = settings.pop("generator", None)
-        if generator is None:
-            return row(settings, export=export, fraction=fraction)
-        return row(generator, export=export, fraction=fraction, **settings)
+        return (
+            row(settings, **own)
+            if generator is None
+            else row(generator, **own, **settings)
+        )
     if isinstance(given, str):
         name, known = given.partition("/")[0], ("clean", *generators.NAMES)
         if not generators.is_own(name) and name not in known:
@@ -365,7 +379,7 @@ def protection(sweep: Sweep, name: str) -> protect.ProtectConfig:
         generator=made.generator,
         select=protect.Selection(fraction=made.fraction),
         export=made.export,
-        seed=sweep.generator_seed,
+        seed=sweep.generator_seed if made.seed is None else made.seed,
         num_shards=sweep.num_shards,
         device_invariant=sweep.device_invariant,
         checkpoint_every=100,

@@ -55,6 +55,7 @@ def summarize(
                 "budget": str(_budget(made)),
                 **{k: made[k] for k in KEPT},
                 **_part(made),
+                **_draw(sweep, name, made),
             }
             for name, made in protected.items()
         },
@@ -96,6 +97,12 @@ def _part(made: Mapping[str, Any]) -> dict[str, float]:
     """The share of the images that is protected, where it is not all of them."""
     fraction = made.get("select", {}).get("fraction", 1.0)
     return {} if fraction == 1 else {"fraction": fraction}
+
+
+def _draw(sweep: Sweep, name: str, made: Mapping[str, Any]) -> dict[str, int]:
+    """The seed of the generator, where the row has one of its own."""
+    row = sweep.generators.get(name)
+    return {} if row is None or row.seed is None else {"seed": made["seed"]}
 
 
 def _join(

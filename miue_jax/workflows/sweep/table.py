@@ -66,8 +66,8 @@ def axes(results: Mapping[str, Any], victim: str) -> tuple[list[str], list[str]]
 def label(results: Mapping[str, Any], generator: str) -> str:
     """The name of a row: the generator, with what others would not expect of it.
 
-    That is a budget other than L-infinity 8, an export that does not round, and that
-    only a part of the images is protected.
+    That is a budget other than L-infinity 8, an export that does not round, that only
+    a part of the images is protected, and a seed of its own.
 
     Args:
       results: what `sweep` returned.
@@ -84,6 +84,8 @@ def label(results: Mapping[str, Any], generator: str) -> str:
         notes.append(made["export"])
     if (fraction := made.get("fraction", 1.0)) < 1:
         notes.append(f"{100 * fraction:g} % of the images")
+    if "seed" in made:
+        notes.append(f"generator seed {made['seed']}")
     return f"{generator} ({', '.join(notes)})" if notes else generator
 
 
