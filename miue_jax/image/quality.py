@@ -12,8 +12,8 @@ from miue_jax._rows import Rows, as_rows, at, blocks
 from miue_jax.budget import to_unit
 from miue_jax.image import ssim_window
 
-# Values that are worked on at once, some 40 bytes each: 512 images of 32x32 pixels.
-_CHUNK = 512 * 32 * 32 * 3
+# Values that are worked on at once, some 40 bytes each: 64 images of 32x32 pixels.
+_CHUNK = 64 * 32 * 32 * 3
 
 # SSIM is summed over tiles of so many windows a side: a blur is then a product with a
 # small matrix, on the CPU three times faster than with one of 512 pixels and ten times

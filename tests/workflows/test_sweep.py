@@ -633,8 +633,7 @@ def test_rows_that_differ_in_their_seed(tmp_path, config):
     )
     results = _run(sweep, tmp_path / "run")
     made = {
-        name: artifact.load(plan.artifact_path(tmp_path / "run", name))
-        for name in rows
+        name: artifact.load(plan.artifact_path(tmp_path / "run", name)) for name in rows
     }
     seeds = {name: found.metadata["seed"] for name, found in made.items()}
     assert seeds == {"one": 1, "zero": 0, "second": 2}

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import pytest
 from sweep_results import content, holder, write_data
 
+from miue_jax.data import bucket
 from miue_jax.workflows.sweep import launch, status
 from miue_jax.workflows.sweep.launch import Resources
 from miue_jax.workflows.sweep.launchers import local, slurm
@@ -142,6 +143,20 @@ def test_eight_cells_with_a_job_cancelled_and_a_node_drained(tmp_path, cluster):
     launch.launch(sweep, tmp_path / "local", local.launcher(1), progress=False)
     assert len(content(workdir)) == 4 + 6
     assert content(workdir) == content(tmp_path / "local")
+
+
+@pytest.mark.parametrize("remote", ["s3"], indirect=True)
+def test_a_sweep_in_a_bucket(tmp_path, cluster, remote, monkeypatch):
+    sweep = _sweep(tmp_path, (0,))
+    monkeypatch.chdir(tmp_path)
+    launcher = slurm.launcher(Resources(minutes=60), {"partition": "main"})
+    results = launch.launch(sweep, remote, launcher, progress=False)
+    assert (results["done"], results["failed"]) == (3, {})
+    # Its own files are here, for all nodes to see.
+    assert len(list((tmp_path / "miue-slurm").glob("*_log.err"))) == 2 + 3
+    launch.launch(sweep, tmp_path / "local", local.launcher(1), progress=False)
+    with bucket.local(remote) as copy:
+        assert content(copy, str(remote)) == content(tmp_path / "local")
 
 
 def test_what_slurm_refuses_is_one_line(tmp_path, cluster):

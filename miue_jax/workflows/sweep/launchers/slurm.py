@@ -2,14 +2,14 @@
 
 import functools
 import importlib.util
+import pathlib
 import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from miue_jax.data import bucket
-from miue_jax.data.bucket import Place
+from miue_jax.data.bucket import Address, Place
 from miue_jax.workflows.sweep import status
 from miue_jax.workflows.sweep.launch import Launcher, Resources, Submission
 from miue_jax.workflows.sweep.launchers import work
@@ -26,7 +26,9 @@ def launcher(
 
     A cell that is preempted or runs into its time limit is queued again and resumes.
     One that comes to nothing, such as one that diverges, is not. Victims whose
-    generator was lost leave the queue.
+    generator was lost leave the queue. Submitit's own files, the logs among them, lie in
+    ``.logs/slurm`` of the sweep's directory; where that is in a bucket, in ``miue-slurm``
+    of the current directory, which all nodes must see.
 
     Args:
       resources: what every cell asks for; None for a core.
@@ -58,7 +60,6 @@ def _submit(
     for command in ("sbatch", "srun", "squeue", "scancel"):
         if shutil.which(command) is None:
             raise ValueError(f"there is no Slurm on this machine: no {command}")
-    bucket.refuse(workdir=workdir)  # submitit keeps its own files there
     if resources.gpus != int(resources.gpus):
         raise ValueError(f"gpus is {resources.gpus}; Slurm takes whole numbers")
     if resources.tpus:
@@ -66,13 +67,17 @@ def _submit(
     _check_room(resources, options)
     from submitit.core.utils import FailedJobError
 
-    workdir = workdir.absolute()
+    if isinstance(workdir, Address):
+        logs = pathlib.Path.cwd() / "miue-slurm"
+    else:
+        workdir = workdir.absolute()
+        logs = workdir / ".logs" / "slurm"
     call = Cell(sweep.to_plain(), str(workdir), resources)
     ids: dict[str, str] = {}
     try:
         for after, group in _groups(tasks).items():
             depends = f"afterok:{ids[after]}" if after in ids else None
-            ids |= _submit_array(workdir, resources, options, call, group, depends)
+            ids |= _submit_array(logs, resources, options, call, group, depends)
     except FailedJobError as error:
         _cancel(ids.values())
         raise ValueError(f"Slurm: {_last_line(str(error))}") from error
@@ -81,9 +86,9 @@ def _submit(
         states = status.status(sweep, workdir).states
         lost = [name for name in ids if states[name] not in ("done", "failed")]
         if lost:
-            logs = workdir / ".logs" / "slurm" / f"{ids[lost[0]]}_0_log.err"
+            log = logs / f"{ids[lost[0]]}_0_log.err"
             more = f", and {len(lost) - 1} more" if len(lost) > 1 else ""
-            raise ValueError(f"{lost[0]}{more} left the queue unfinished; see {logs}")
+            raise ValueError(f"{lost[0]}{more} left the queue unfinished; see {log}")
 
     return Submission(
         lambda: not _queued(ids.values()),
@@ -142,7 +147,7 @@ def _groups(tasks: Sequence[Task]) -> dict[str | None, list[str]]:
 
 
 def _submit_array(
-    workdir: Place,
+    logs: pathlib.Path,
     resources: Resources,
     options: dict[str, str],
     call: Cell,
@@ -154,7 +159,7 @@ def _submit_array(
 
     if not names:
         return {}
-    executor = submitit.SlurmExecutor(folder=workdir / ".logs" / "slurm")
+    executor = submitit.SlurmExecutor(folder=logs)
     more = dict(options)
     if depends is not None:
         more |= {"dependency": depends, "kill-on-invalid-dep": "yes"}
