@@ -17,7 +17,6 @@ from miue_jax.data import DataSource
 from miue_jax.generators.perturbation_store import STORAGES
 from miue_jax.workflows.sweep.plan import Sweep, row
 
-
 # The draw of the generator is the largest source of spread.
 GENERATOR_SEEDS = (0, 1, 2)
 

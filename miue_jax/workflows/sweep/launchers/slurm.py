@@ -26,9 +26,9 @@ def launcher(
 
     A cell that is preempted or runs into its time limit is queued again and resumes.
     One that comes to nothing, such as one that diverges, is not. Victims whose
-    generator was lost leave the queue. Submitit's own files, the logs among them, lie in
-    ``.logs/slurm`` of the sweep's directory; where that is in a bucket, in ``miue-slurm``
-    of the current directory, which all nodes must see.
+    generator was lost leave the queue. Submitit's own files, the logs among them, lie
+    in ``.logs/slurm`` of the sweep's directory; where that is in a bucket, in
+    ``miue-slurm`` of the current directory, which all nodes must see.
 
     Args:
       resources: what every cell asks for; None for a core.
