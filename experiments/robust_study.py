@@ -82,6 +82,9 @@ CHANGES: dict[str, dict[str, Any]] = {
         "adversarial_step_size": 1.5,
         "adversarial_steps": 2,
     },
+    "surviving_steps_4": {"views": {"gradient": "surviving"}, "pgd_steps": 4},
+    "surviving_half": {"views": {"gradient": "surviving"}, "fraction": 0.5},
+    "surviving_smooth_4": {"views": {"gradient": "surviving"}, "smooth_radius": 4.0},
     "surviving_robust": {
         "views": {
             **dataclasses.asdict(views.PRESETS["robust"]),
@@ -123,8 +126,6 @@ CHANGES: dict[str, dict[str, Any]] = {
     "resnet18": {"model": "resnet18"},
     "vgg11": {"model": "vgg11"},
     "no_views": {"views": "none"},
-    "smooth_4": {"smooth_radius": 4.0},
-    "half": {"fraction": 0.5},
 }
 
 FIRST = ("jpeg_10", "none", "jpeg_50", "grayscale")

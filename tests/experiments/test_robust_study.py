@@ -35,7 +35,7 @@ def test_a_row_differs_from_the_base_in_what_its_name_says():
     assert changed["pgd_steps_4"] == {"pgd_steps"}
     assert changed["plain_0"] == {"views.jpeg"}
     assert changed["paired"] == {"entropy_weight", "similarity"}
-    assert changed["half"] == {"fraction"}
+    assert changed["surviving_half"] == {"views.gradient", "fraction"}
     assert all(changed.values())
 
 
