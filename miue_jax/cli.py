@@ -32,6 +32,7 @@ from miue_jax._run_options import (
     source_of,
     start,
 )
+from miue_jax.train import host_memory
 
 # JAX and the workflows are imported by the commands, so that the help is quick.
 
@@ -804,6 +805,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
       The exit status: 0, or 2 after bad input, which is reported in one line.
     """
     own_process = arguments is None
+    if own_process:
+        host_memory.keep_few_arenas()
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     name, *rest = arguments or ["--help"]
     prog = PROG if name.startswith("-") else f"{PROG} {name}"
