@@ -31,9 +31,9 @@ def keep_few_arenas() -> None:
     """Has all threads of the process share two heaps, before there are threads.
 
     The C library of Linux gives eight heaps to each core, and each keeps what was freed
-    in it: after XLA's compiler some 40 MB more than with two. It is a matter of the whole
-    process, thus for commands alone. ``MALLOC_ARENA_MAX`` in the environment has its
-    way; other systems need no call, and none is made there.
+    in it: after XLA's compiler some 40 MB more than with two. It is a matter of the
+    whole process, thus for commands alone. ``MALLOC_ARENA_MAX`` in the environment has
+    its way; other systems need no call, and none is made there.
 
     Example:
       >>> from miue_jax.train import host_memory
