@@ -49,6 +49,11 @@ def get_config() -> Sweep:
             )
         },
         seeds=(0, 1, 2),
-        blocks=(Block(seeds=(0,)), Block()),
+        blocks=(
+            Block(seeds=(0,)),
+            Block(generators=tuple(ALTERNATING)),
+            # Its first victim learned.
+            Block(generators=("bfloat16_0",)),
+        ),
         evaluate_every=2,
     )

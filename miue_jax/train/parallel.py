@@ -25,6 +25,9 @@ from miue_jax._checks import shown
 
 AXIS = "data"
 
+# Bytes of an array that `to_first_host` has on every host at once.
+_GATHERED = 1 << 26
+
 _Result = TypeVar("_Result")
 
 _ADDRESS = "JAX_COORDINATOR_ADDRESS"
@@ -264,6 +267,37 @@ def to_host(tree: Any) -> Any:
         return jax.device_get(leaf)
 
     return jax.tree.map(fetch, tree)
+
+
+def to_first_host(array: Any) -> np.ndarray | None:
+    """Gathers an array of all shards in the first process, some rows at a time.
+
+    The others hold no more than these rows. All processes must call it.
+
+    Args:
+      array: (G, n, ...), split over the devices by its first axis, or on every host.
+
+    Returns:
+      The array in the first process, None in the others.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from miue_jax.train import parallel
+      >>> parallel.to_first_host(jnp.arange(4).reshape(2, 2)).tolist()
+      [[0, 1], [2, 3]]
+    """
+    first = jax.process_index() == 0
+    split = isinstance(array, jax.Array) and not array.is_fully_replicated
+    if not split or jax.process_count() == 1:
+        return jax.device_get(array) if first else None
+    found = np.empty(array.shape, array.dtype) if first else None
+    at_once = max(1, _GATHERED // max(1, array.nbytes // array.shape[1]))
+    for start in range(0, array.shape[1], at_once):
+        rows = slice(start, start + at_once)
+        part = multihost_utils.process_allgather(array[:, rows], tiled=True)
+        if found is not None:
+            found[:, rows] = part
+    return found
 
 
 def process_max(*values: int) -> list[int]:

@@ -247,9 +247,9 @@ class Whole:
         self._saved.save(step, state)
 
     def stored(self, state: State) -> Any:
-        """What is stored of all images, on the host."""
+        """What is stored of all images, in the first process; None in the others."""
         assert self._stored is not None  # as something is stored
-        return parallel.to_host(self._stored(state))
+        return parallel.to_first_host(self._stored(state))
 
 
 class Windows:
@@ -402,7 +402,7 @@ class Windows:
         """What is stored of all images, once the last step is saved."""
         if self._stores is None:
             assert self._whole is not None  # as something is stored
-            return parallel.to_host(self._whole(state))
+            return parallel.to_first_host(self._whole(state))
         assert self._saved is not None  # as the last step is saved
         return self._stores.of_all(self._saved.latest_step or 0)
 

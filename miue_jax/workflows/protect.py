@@ -354,10 +354,10 @@ def _finished(
 
 
 def _build(
-    config: ProtectConfig, job: Job, delta: Rows, folder: pathlib.Path
+    config: ProtectConfig, job: Job, delta: Rows | None, folder: pathlib.Path
 ) -> artifact.Protected | None:
     """Makes the artifact, in the first process."""
-    if jax.process_index() != 0:
+    if jax.process_index() != 0 or delta is None:
         return None
     return artifact.build(
         job.clean if config.stream else host_data.whole(job.clean),
@@ -370,7 +370,9 @@ def _build(
     )
 
 
-def _save(path: pathlib.Path, made: artifact.Protected | None, delta: Rows) -> None:
+def _save(
+    path: pathlib.Path, made: artifact.Protected | None, delta: Rows | None
+) -> None:
     if made is not None:
         artifact.save(path, made, delta=delta, verify=False)
 
@@ -583,10 +585,11 @@ def _metadata(config: ProtectConfig, job: Job) -> dict[str, Any]:
 
 def _generate(
     job: Job, opened: run_directory.Run, checkpoint_every: int, *, progress: bool
-) -> Rows:
+) -> Rows | None:
     """Runs a generator's steps with checkpoints, metrics and a progress bar.
 
-    Returns the perturbation in the order of the data set, decoded as it is read.
+    Returns the perturbation in the order of the data set, decoded as it is read; None
+    where only another process has it.
     """
     generator, mesh, exact = job.generator, job.mesh, job.device_invariant
     key = parallel.run_key(job.identity["seed"], "generator", mesh)
@@ -646,6 +649,8 @@ def _generate(
         if exact:  # on one device, whatever a generator computes there
             state = parallel.to_host(state)
         stored = feed.stored(state)
+    if stored is None:
+        return None
     return generators.rows_per_example(
         generator, stored, job.clean.labels, job.selected
     )

@@ -226,6 +226,38 @@ def test_a_process_places_its_own_share_of_the_data_only(monkeypatch, cluster):
     clusters.finish(processes)
 
 
+_GATHERING = """
+import jax
+import numpy as np
+from miue_jax.train import parallel
+
+parallel.initialize_processes()
+mesh, rows = parallel.data_mesh(), 5
+whole = np.arange(2 * rows * 3, dtype=np.int8).reshape(2, rows, 3)
+own = jax.sharding.NamedSharding(mesh, parallel.DATA_SPEC)
+array = jax.make_array_from_callback(whole.shape, own, lambda at: whole[at])
+parallel._GATHERED = 2 * 2 * 3  # two rows of either shard; the last block has one
+seen = []
+gather = parallel.multihost_utils.process_allgather
+parallel.multihost_utils.process_allgather = lambda part, **more: (
+    seen.append(part.shape) or gather(part, **more)
+)
+found = parallel.to_first_host(array)
+assert seen == [(2, 2, 3), (2, 2, 3), (2, 1, 3)], seen
+if jax.process_index() == 0:
+    np.testing.assert_array_equal(found, whole)
+else:
+    assert found is None, found
+same = parallel.to_first_host(whole)
+assert (same is None) == (jax.process_index() > 0)
+"""
+
+
+def test_the_first_process_alone_has_all_rows(start):
+    environments = clusters.cluster()
+    clusters.finish([start(program=_GATHERING, env=env) for env in environments])
+
+
 def test_a_process_to_which_no_other_comes_says_so_in_time(tmp_path, start):
     (_, second) = clusters.cluster()
     process = start(
