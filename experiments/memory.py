@@ -3,8 +3,8 @@
     python experiments/memory.py --base ../before --model linear --width None \
         --storages int8 --stream --json results/memory_cpu.json
 
-The result on one core is results/memory_cpu.json: with int8 0.43 of the memory before
-for 50,000 images of 32x32 and 0.35 for 5,000 of 128x128, with --stream 0.36 and 0.24.
+The result on one core is results/memory_cpu.json: with int8 0.38 of the memory before
+for 50,000 images of 32x32 and 0.34 for 5,000 of 128x128, with --stream 0.30 and 0.22.
 It takes about ten minutes of a core.
 
 Makes random images with ten balanced classes, 50,000 of 32x32 pixels and 5,000 of
