@@ -22,10 +22,13 @@ _CHANGES = {
     "surviving_plain_30": "30 % plain",
     "surviving_noise_4": "noise for the surrogate",
     "surviving_mixed": "30 % similarity",
+    "surviving_steps_4": "four steps a visit",
     "base": "identity's gradient",
     "base_again": "the same, rounded otherwise",
     "steps_to_0_6": "... and steps down to 0.6",
     "epochs_30": "... and 30 epochs",
+    "pgd_steps_4": "... and four steps",
+    "quality_5_20": "... and quality 5 to 20",
     "batch_mixed": "identity, 30 % similarity",
     "views_robust_visit": "identity, all views, once a visit",
 }
