@@ -147,7 +147,7 @@ def test_chunks_hold_few_large_images_and_many_small_ones(monkeypatch):
         return compiled(clean, images)
 
     monkeypatch.setattr(quality, "_psnr", counting)
-    for count, size, most in ((3, 512, 2), (3, 300, 3), (600, 32, 512), (20, 11, 20)):
+    for count, size, most in ((3, 512, 1), (6, 128, 4), (100, 32, 64), (20, 11, 20)):
         counts.clear()
         clean = _images(count, size)
         quality.psnr(clean, 255 - clean)
