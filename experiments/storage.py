@@ -6,7 +6,7 @@
 DATA is CIFAR-10: `cifar10` (TFDS), an image folder, the original binary archive or a
 .npz file of its arrays. The result is results/storage_cpu.json: victims of three seeds
 of the generator have 13.3, 10.4, 10.1 % with float32, 13.0, 18.5, 10.3 % with int8 and
-15.7, 10.7, 13.8 % with bfloat16, whose first is the median of three victims (15.7,
+16.9, 10.7, 13.8 % with bfloat16, whose first is the median of three victims (15.7,
 16.9, 52.9). It takes about six minutes of a core for a generator and two to three for
 each victim.
 
