@@ -83,6 +83,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "adversarial_steps": 2,
     },
     "surviving_steps_4": {"views": {"gradient": "surviving"}, "pgd_steps": 4},
+    "surviving_epochs_8": {"views": {"gradient": "surviving"}, "epochs": 8},
     "surviving_half": {"views": {"gradient": "surviving"}, "fraction": 0.5},
     "surviving_smooth_4": {"views": {"gradient": "surviving"}, "smooth_radius": 4.0},
     "surviving_robust": {

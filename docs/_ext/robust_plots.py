@@ -27,6 +27,7 @@ _CHANGES = {
     "base_again": "the same, rounded otherwise",
     "steps_to_0_6": "... and steps down to 0.6",
     "epochs_30": "... and 30 epochs",
+    "epochs_8": "... and 8 epochs",
     "pgd_steps_4": "... and four steps",
     "quality_5_20": "... and quality 5 to 20",
     "batch_mixed": "identity, 30 % similarity",
