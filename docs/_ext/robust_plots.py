@@ -22,6 +22,7 @@ _CHANGES = {
     "surviving_plain_30": "30 % plain",
     "surviving_noise_4": "noise for the surrogate",
     "surviving_mixed": "30 % similarity",
+    "surviving_epochs_8": "8 epochs",
     "surviving_steps_4": "four steps a visit",
     "base": "identity's gradient",
     "base_again": "the same, rounded otherwise",
