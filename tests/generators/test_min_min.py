@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from miue_jax import generators
-from miue_jax.generators import min_min, perturbation_steps, surrogate
-from miue_jax.generators.min_min import MinMinConfig
+from miue_jax.generators import perturbation_steps, surrogate
+from miue_jax.generators.min_min import MinMinConfig, visit
 from miue_jax.generators.perturbation_store import PerturbationStore
 from miue_jax.train import loop, parallel, sampling
 
@@ -191,7 +191,7 @@ CONFIG = MinMinConfig()
 def _draw(seed: int = 0, **changes):
     images = jax.random.uniform(jax.random.key(9), (2, 16, 8, 8, 3), minval=0.2)
     config = dataclasses.replace(CONFIG, **changes)
-    view = min_min._draw_view(jax.random.key(seed), jnp.array([0, 1]), images, config)
+    view = visit._draw_view(jax.random.key(seed), jnp.array([0, 1]), images, config)
     return np.asarray(images).reshape(-1, 8, 8, 3), view
 
 
