@@ -5,7 +5,9 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any
+
+from tyro.conf import arg
 
 from miue_jax import _checks, _command_line, _lost_process, _own
 from miue_jax._command_line import load_config
@@ -151,6 +153,21 @@ def shown_in_tensorboard(
                 if launched or jax.process_index() == 0:
                     stack.enter_context(tensorboard.mirrored(workdir))
         yield
+
+
+def with_fields(base: type, **values: Any) -> type:
+    """Adds typed settings to options: `generator=config` makes --generator.FIELD."""
+    fields = []
+    for name, value in values.items():
+        kind: Any = value if isinstance(value, type) else type(value)
+        default: Any = dataclasses.MISSING if kind is value else value
+        field = dataclasses.field(default=default)
+        fields.append((f"{name}_settings", Annotated[kind, arg(name=name)], field))
+    made = dataclasses.make_dataclass(
+        base.__name__.strip("_"), fields, bases=(base,), frozen=True, kw_only=True
+    )
+    made.__doc__ = base.__doc__
+    return made
 
 
 def start(*, alone: bool = False) -> None:

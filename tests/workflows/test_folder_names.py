@@ -2,7 +2,7 @@
 
 import pytest
 
-from miue_jax import cli
+from miue_jax import _folder_command, _protect_command
 
 FOLDER = [
     "IN OUT",
@@ -78,20 +78,22 @@ DATA = [
 
 @pytest.mark.parametrize("line", FOLDER)
 def test_it_is_asked_for_a_folder(line):
-    assert cli._names_folders(line.split())
+    assert _protect_command._names_folders(line.split())
 
 
 @pytest.mark.parametrize("line", DATA)
 def test_it_is_asked_for_a_data_set(line):
-    assert not cli._names_folders(line.split())
+    assert not _protect_command._names_folders(line.split())
 
 
 def test_every_option_of_a_generator_belongs_to_data_sets():
     # User-defined generators may have options of any kind.
-    assert not cli._names_folders(["--generator.strength", "1", "2", "3", "DATA"])
+    assert not _protect_command._names_folders(
+        ["--generator.strength", "1", "2", "3", "DATA"]
+    )
 
 
 def test_both_forms_know_what_they_share():
-    folder = cli._option_names(cli._ProtectFolder)
-    data = cli._option_names(cli._Protect)
+    folder = _protect_command._option_names(_folder_command.FolderOptions)
+    data = _protect_command._option_names(_protect_command.ProtectOptions)
     assert folder & data == {"--quiet", "--seed", "--workdir"}
