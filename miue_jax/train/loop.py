@@ -132,6 +132,8 @@ def advance(
       >>> int(state.step), metrics.values(means)
       (5, {'step': 2.0})
     """
+    # Its metrics are looked at first, then it is compiled: it is traced once for both.
+    step = jax.jit(step, inline=True)
 
     def loop(
         key: jax.Array, state: State, data: Shards, stop: jax.Array, totals: Metrics

@@ -66,6 +66,30 @@ def test_a_stop_between_two_marks_keeps_the_sums_of_the_means(tmp_path, monkeypa
     assert go(tmp_path / "stopped", seconds_a_call=1e3) == whole
 
 
+@pytest.mark.parametrize("device_invariant", [False, True])
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_step_is_traced_once(devices, device_invariant):
+    """For its metrics and for the loop, which takes seconds for a deep network."""
+    mesh = parallel.data_mesh(jax.devices()[:devices])
+    dealt = sampling.deal(np.zeros((4, 1, 1, 1), np.uint8), np.arange(4) % 2, devices)
+    traced = []
+
+    def step(key, state, data):
+        traced.append(state.step)
+        return state._replace(step=state.step + 1), {"step": means.mean_of(state.step)}
+
+    advance = loop.advance(step, mesh, device_invariant=device_invariant)
+    data = parallel.place(dealt, mesh, parallel.DATA_SPEC)
+    key = parallel.run_key(0, "test", mesh)
+    state = parallel.State(jnp.int32(0), None, None)
+    state = parallel.place(state, mesh, parallel.STATE_SPEC)
+    state, totals = advance(key, state, data, 3)
+    state, totals = advance(key, state, data, 5, totals)
+    assert int(state.step) == 5
+    assert means.values(totals) == {"step": 2.0}
+    assert len(traced) == 1
+
+
 def test_signals_are_collected_and_handlers_put_back():
     before = signal.getsignal(signal.SIGTERM)
 
