@@ -3,8 +3,10 @@
 import dataclasses
 import os
 import pathlib
+from typing import Any
 
 from miue_jax._checks import check_choice, check_number, shown, unknown
+from miue_jax._rows import RandomRows
 from miue_jax.data import (
     arrays,
     bucket,
@@ -18,9 +20,11 @@ from miue_jax.data import (
 from miue_jax.data.dataset import (
     Dataset,
     class_indices,
+    file_names,
     fingerprint,
     subset,
     validate,
+    with_names,
 )
 
 __all__ = [
@@ -205,7 +209,7 @@ def stream(
       The data set. Slices of its images are arrays.
 
     Raises:
-      ValueError: as `load`; or if the data are in a bucket.
+      ValueError: as `load`.
 
     Example:
       >>> from miue_jax import data
@@ -214,9 +218,10 @@ def stream(
     """
     _check_part(split, per_class, seed)
     name = os.fspath(name_or_path)
-    bucket.refuse(data=name)
     path, exists = _look_up(name)
-    if name != "shapes" and exists:
+    if bucket.is_address(name):
+        dataset = _stream_copy(name, split, verify=verify)
+    elif name != "shapes" and exists:
         dataset = _load_path(path, split, streamed=True, verify=verify)
     elif (
         name != "shapes"
@@ -230,6 +235,21 @@ def stream(
     if per_class is None:
         return dataset
     return subset(dataset, per_class=per_class, seed=seed)
+
+
+def _stream_copy(name: str, split: str, *, verify: bool) -> Dataset:
+    """Opens a local copy of data in a bucket, which lasts as long as the images."""
+    address = bucket.place(name)
+    assert isinstance(address, bucket.Address)  # as the name is one
+    copy = bucket.Copy(address)
+    with copy.naming():
+        if not copy.path.exists():
+            raise ValueError(f"{copy.path}: no such file or folder")
+        dataset = _load_path(copy.path, split, streamed=True, verify=verify)
+    images: Any = dataset.images
+    if isinstance(images, RandomRows):
+        images = copy.rows(images)
+    return with_names(dataset._replace(images=images), file_names(dataset))
 
 
 def _check_part(split: object, per_class: object, seed: object) -> None:

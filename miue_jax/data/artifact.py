@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 
 from miue_jax import _json
 from miue_jax._checks import shown
-from miue_jax._rows import Rows, as_rows, blocks
+from miue_jax._rows import RandomRows, Rows, as_rows, blocks
 from miue_jax.budget import Budget, audit, check_within, quantize
 from miue_jax.data import atomic, bucket, npz, public
 from miue_jax.data.bucket import Address, Place
@@ -221,7 +221,8 @@ def load(
 
     Args:
       path: the ``.npz`` file, also in a bucket.
-      stream: whether to read its images when they are needed, of a local file.
+      stream: whether to read its images when they are needed; of a file in a bucket,
+        from a local copy.
       verify: whether to check the images against the metadata, which reads and hashes
         them; superfluous where another process has.
 
@@ -245,8 +246,16 @@ def load(
       ...     artifact.load(f"{folder}/protected.npz").metadata["radius"]
       8.0
     """
+    where = bucket.place(path)
+    if stream and isinstance(where, Address):
+        copy = bucket.Copy(where)
+        with copy.naming():
+            if not copy.path.exists():
+                raise ValueError(f"{copy.path}: no such file")
+            found = load(copy.path, stream=True, verify=verify)
+        images = copy.rows(cast("RandomRows", found.dataset.images))
+        return found._replace(dataset=of_rows(images, *found.dataset[1:]))
     if stream:
-        bucket.refuse(path=path)
         local = os.fspath(cast("str", path))
         arrays: dict[str, Any] = dict(npz.read(local, except_for=("images",)))
         if "images" in npz.names(local):
@@ -273,12 +282,16 @@ def load(
     return Protected(dataset, metadata)
 
 
-def in_file(path: pathlib.Path, protected: Protected) -> Protected:
+def in_file(
+    path: pathlib.Path, protected: Protected, address: Address | None = None
+) -> Protected:
     """Takes the images of an artifact from its file, when they are needed.
 
     Args:
       path: where it was saved.
       protected: what was saved.
+      address: of the same file in a bucket, if `path` is a copy that will be removed;
+        then another one lasts as long as the images.
 
     Returns:
       The same artifact.
@@ -297,7 +310,11 @@ def in_file(path: pathlib.Path, protected: Protected) -> Protected:
       ...     artifact.in_file(path, protected).dataset.images[1:3].shape
       (2, 32, 32, 3)
     """
-    images = npz.rows_of_member(path, "images")
+    if address is None:
+        images = npz.rows_of_member(path, "images")
+    else:
+        copy = bucket.Copy(address, path)
+        images = copy.rows(npz.rows_of_member(copy.path, "images"))
     dataset = of_rows(images, *protected.dataset[1:])
     return protected._replace(dataset=dataset)
 

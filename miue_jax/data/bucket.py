@@ -8,21 +8,29 @@ credentials and endpoints as its users know it.
 import contextlib
 import dataclasses
 import errno
+import fcntl
 import functools
 import importlib.util
 import os
 import pathlib
 import re
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from miue_jax import _checks
+import numpy as np
 
-__all__ = ["Address", "Place", "is_address", "local", "place"]
+from miue_jax import _checks
+from miue_jax._rows import RandomRows
+
+__all__ = ["Address", "Copy", "Place", "is_address", "local", "place"]
 
 # How the names of local copies begin, in the system's temporary folder.
 SCRATCH = "miue-bucket-"
+# Locked in a copy by the process that uses it.
+_MARK = ".in-use"
 
 # What reads a scheme, and the extra that installs it.
 _PACKAGES = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gcs")}
@@ -354,13 +362,87 @@ def scratch(address: Address) -> Iterator[pathlib.Path]:
     Yields:
       The path; nothing is there.
     """
-    with tempfile.TemporaryDirectory(prefix=SCRATCH) as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix=SCRATCH) as folder,
+        _marked(pathlib.Path(folder)),
+    ):
         path = pathlib.Path(folder).resolve() / address.name
-        try:
+        with _naming(path, address):
             yield path
-        except Exception as error:
-            _rename(error, str(path), str(address))
-            raise
+
+
+@contextlib.contextmanager
+def _naming(path: pathlib.Path, address: Address) -> Iterator[None]:
+    """Names an address in errors in place of its local path."""
+    try:
+        yield
+    except Exception as error:
+        _rename(error, str(path), str(address))
+        raise
+
+
+class Copy:
+    """A local copy that is removed with the last reference to it.
+
+    Args:
+      address: of a file or a folder in a bucket.
+      file: what the copy is made from without asking the bucket; None to bring it here.
+
+    Attributes:
+      address: as given.
+      path: of the copy; where there is nothing, it is missing.
+
+    Raises:
+      OSError: naming the address, if the bucket is missing, refuses or cannot be
+        reached.
+    """
+
+    def __init__(self, address: Address, file: pathlib.Path | None = None):
+        self.address = address
+        with contextlib.ExitStack() as stack:
+            if file is None:
+                remove_copies()
+                self.path = stack.enter_context(local(address))
+            else:
+                self.path = stack.enter_context(scratch(address))
+                try:
+                    os.link(file, self.path)
+                except OSError:  # not on every file system
+                    shutil.copyfile(file, self.path)
+            weakref.finalize(self, stack.pop_all().close)
+
+    def naming(self) -> contextlib.AbstractContextManager[None]:
+        """Names the address in errors in place of the path, while the context lasts."""
+        return _naming(self.path, self.address)
+
+    def rows(self, rows: RandomRows) -> RandomRows:
+        """The same rows, read from the copy, which lasts as long as they do."""
+
+        def gather(numbers: np.ndarray, out: np.ndarray) -> None:
+            with self.naming():
+                rows.gather(numbers, out)
+
+        return RandomRows.of(rows.shape, rows.dtype, gather)
+
+
+@contextlib.contextmanager
+def _marked(folder: pathlib.Path) -> Iterator[None]:
+    """Marks a copy as in use, as long as this process lives."""
+    with (folder / _MARK).open("w") as mark:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(mark, fcntl.LOCK_EX)
+        yield
+
+
+def remove_copies() -> None:
+    """Removes the copies of this user's processes that were killed."""
+    for folder in pathlib.Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"):
+        with contextlib.suppress(OSError):
+            if folder.stat().st_uid != os.getuid():
+                continue
+            with (folder / _MARK).open() as mark:
+                fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _rename(error: BaseException, path: str, address: str) -> None:

@@ -8,12 +8,8 @@ part of them arrives is a state that a kill could have left in a local directory
 
 import contextlib
 import dataclasses
-import fcntl
-import os
 import pathlib
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator
 
 from miue_jax.data import bucket
@@ -23,8 +19,8 @@ from miue_jax.train import lease
 # The folder of the lock's objects.
 LOCK = ".lock"
 
-# Brought here only when they are needed: a run that is done needs none.
-_CHECKPOINTS = "checkpoints"
+# Folders brought here only when they are needed: a run that is done needs none.
+_LATER = {"checkpoints", "rows"}
 # What makes a checkpoint count.
 _DIGESTS = "sha256.json"
 # What a checkpoint says of such a file is about its beginning.
@@ -107,7 +103,7 @@ def _order(name: str, state: tuple[int, int]) -> tuple[bool, int, bool]:
 
 @contextlib.contextmanager
 def open_mirror(address: Address) -> Iterator[Mirror]:
-    """Locks a run directory in a bucket, and brings here all but its checkpoints.
+    """Locks a run directory in a bucket, and brings here all but what it resumes from.
 
     Args:
       address: of the directory.
@@ -120,16 +116,12 @@ def open_mirror(address: Address) -> Iterator[Mirror]:
       OSError: naming the address, if the bucket is missing, refuses or cannot be
         reached.
     """
-    _remove_copies()
-    with (
-        lease.hold(address / LOCK) as held,
-        bucket.scratch(address) as path,
-        _marked(path.parent),
-    ):
+    bucket.remove_copies()
+    with lease.hold(address / LOCK) as held, bucket.scratch(address) as path:
         copy = Mirror(path, address, held, dict.fromkeys(visible(address)))
         held.remains = bool(copy.known)
         for name in copy.known:
-            if _CHECKPOINTS not in name.split("/"):
+            if _LATER.isdisjoint(name.split("/")):
                 copy._fetch(name)
         yield copy
 
@@ -149,23 +141,3 @@ def visible(address: Address) -> list[str]:
     """
     names = bucket.listing(address)
     return [name for name in names if name and not _PASSING.fullmatch(name)]
-
-
-@contextlib.contextmanager
-def _marked(folder: pathlib.Path) -> Iterator[None]:
-    """Marks a copy as in use, as long as this process lives."""
-    with (folder / LOCK).open("w") as mark:
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(mark, fcntl.LOCK_EX)
-        yield
-
-
-def _remove_copies() -> None:
-    """Removes the copies of this user's processes that were killed."""
-    for folder in pathlib.Path(tempfile.gettempdir()).glob(f"{bucket.SCRATCH}*"):
-        with contextlib.suppress(OSError):
-            if folder.stat().st_uid != os.getuid():
-                continue
-            with (folder / LOCK).open() as mark:
-                fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)

@@ -233,8 +233,6 @@ def run(
       ...     (workdir / evaluate.RESULTS).exists()
       True
     """
-    if config.stream:
-        bucket.refuse(workdir=workdir)
     train_set, test_set = parallel.in_all(lambda: _open(config))
     with parallel.together():
         job = prepare(config, train_set, test_set)

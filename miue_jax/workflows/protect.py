@@ -267,8 +267,6 @@ def run(
       ...     (workdir / protect.ARTIFACT).exists()
       True
     """
-    if config.stream:
-        bucket.refuse(workdir=workdir)
     clean = parallel.in_all(lambda: _open(config))
     with parallel.together():
         job = prepare(config, clean)
@@ -304,8 +302,10 @@ def run(
                     "steps"
                 )
             parallel.in_all(lambda: _save(path, made, delta))
-            if config.stream and made is not None:
-                made = artifact.in_file(path, made)
+        if config.stream and made is not None:
+            place = workdir / ARTIFACT
+            address = place if isinstance(place, bucket.Address) else None
+            made = artifact.in_file(path, made, address)
         with parallel.together():
             return made or artifact.load(path, stream=True, verify=False)
 
@@ -606,6 +606,7 @@ def _generate(
     report_every = max(1, generator.num_steps // 100)
     lines, folder = opened.path / "metrics.jsonl", opened.path / "checkpoints"
     opened.fetch(folder)
+    opened.fetch(opened.path / windows.STORE)
     with (
         feed_of(job, opened, key) as feed,
         checkpoints.Checkpoints(

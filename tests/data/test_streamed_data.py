@@ -183,11 +183,6 @@ def test_what_has_no_rows_on_disk_is_loaded():
     assert isinstance(data.stream("shapes", per_class=1).images, np.ndarray)
 
 
-def test_buckets_are_refused():
-    with pytest.raises(ValueError, match=r"data is s3://.*; allowed here"):
-        data.stream("s3://bucket/data.npz")
-
-
 def test_without_grain_the_message_says_what_to_install(pictures, monkeypatch):
     monkeypatch.setattr(records.importlib.util, "find_spec", lambda name: None)
     for place in (pictures, pictures / "train"):

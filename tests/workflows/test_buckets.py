@@ -279,6 +279,8 @@ def test_two_processes_share_a_sweep(remote, sweep, data, monkeypatch):
         ["protect", "DATA", "--generator", "random_noise", "--workdir", "ADDRESS"],
         ["protect", "ADDRESS", "--generator", "random_noise", "--workdir", "run"],
         ["evaluate", "DATA", "DATA", "--victim.model", "linear", "--workdir=ADDRESS"],
+        ["protect", "DATA", "--generator.model=mlp2", "--stream", "--workdir=ADDRESS"],
+        ["protect", "ADDRESS", "--stream", "--workdir", "run"],
         ["sweep", "DATA", "--workdir", "ADDRESS"],
         ["sweep", "status", "--workdir", "ADDRESS"],
         ["export", "ADDRESS", "--png", "png"],

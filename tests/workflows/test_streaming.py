@@ -294,14 +294,6 @@ def test_a_folder_by_command(tmp_path, miue, narrow):
             ["protect", "{data}", "--generator=random_noise"],
             "'random_noise' needs all images at once; allowed with stream: mi_ue, err",
         ),
-        (
-            ["protect", "{data}", "--workdir=s3://bucket/run"],
-            "workdir is s3://bucket/run; allowed here: a local path",
-        ),
-        (
-            ["protect", "s3://bucket/data.npz"],
-            "data is s3://bucket/data.npz; allowed here: a local path",
-        ),
         (["protect", "{packed}"], "packed.npz: images is compressed"),
         (
             ["evaluate", "{data}", "{data}", "--defense=bit_depth-3"],
