@@ -53,6 +53,10 @@ def test_the_most_telling_cells_come_first_and_final_rows_get_all():
     assert {cell.generator for cell in final} == {"base"}
     assert {cell.defense for cell in final} == set(robust_study.DEFENSES)
     assert {cell.victim for cell in final} > set(robust_study.OTHERS)
+    # Victims on clean images do not depend on the seed of a generator.
+    both = plan.cells(robust_study.study(source, source, 0, ("base",)))
+    trained_on = {cell.generator for cell in both if cell.victim in robust_study.OTHERS}
+    assert trained_on == {"clean", "base"}
 
 
 def test_bad_data_leave_nothing(tmp_path):
