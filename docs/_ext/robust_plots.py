@@ -24,6 +24,7 @@ _CHANGES = {
     "surviving_mixed": "30 % similarity",
     "surviving_epochs_8": "8 epochs",
     "surviving_steps_4": "four steps a visit",
+    "surviving_smooth_4": "4 levels where it is smooth",
     "base": "identity's gradient",
     "base_again": "the same, rounded otherwise",
     "steps_to_0_6": "... and steps down to 0.6",

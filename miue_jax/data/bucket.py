@@ -395,6 +395,16 @@ class Copy:
     Raises:
       OSError: naming the address, if the bucket is missing, refuses or cannot be
         reached.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> from miue_jax.data import bucket
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     file = pathlib.Path(folder) / "a.npz"
+      ...     _ = file.write_bytes(b"rows")
+      ...     copy = bucket.Copy(bucket.Address("s3", "pictures/a.npz"), file)
+      >>> copy.path.name, copy.path.read_bytes()
+      ('a.npz', b'rows')
     """
 
     def __init__(self, address: Address, file: pathlib.Path | None = None):
