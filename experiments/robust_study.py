@@ -71,6 +71,16 @@ CHANGES: dict[str, dict[str, Any]] = {
     "gradient_surviving": {"views": {"gradient": "surviving"}},
     "surviving_to_0_6": {"views": {"gradient": "surviving"}, "step_size_end": 0.6},
     "surviving_mixed": {"views": {"gradient": "surviving"}, "entropy_weight": 0.7},
+    "surviving_class_means": {
+        "views": {"gradient": "surviving"},
+        "entropy_weight": 0.7,
+        "similarity": "class_means",
+    },
+    "surviving_paired": {
+        "views": {"gradient": "surviving"},
+        "entropy_weight": 0.7,
+        "similarity": "paired",
+    },
     "surviving_plain_30": {"views": {"gradient": "surviving", "jpeg": 0.55}},
     "surviving_noise_4": {
         "views": {"gradient": "surviving"},

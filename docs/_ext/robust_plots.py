@@ -27,6 +27,7 @@ _CHANGES = {
     "surviving_smooth_4": "4 levels where it is smooth",
     "base": "identity's gradient",
     "base_again": "the same, rounded otherwise",
+    "gradient_soft": "soft rounding",
     "steps_to_0_6": "... and steps down to 0.6",
     "epochs_30": "... and 30 epochs",
     "epochs_8": "... and 8 epochs",
